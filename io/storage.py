@@ -1,0 +1,200 @@
+"""Object storage by URI: local paths, `gs://` and `s3://`.
+
+Five verbs are all that the commit protocol and the readers need: `find`, `stat`, `open_input`,
+`create` and `delete`. `create` is the one that everything rests on: it makes the whole object or
+nothing, and only if nothing has that name yet. Each store has its own way to promise that:
+
+- a local file is written under a temporary name, synced, and linked to its own name (`link(2)`
+  fails where the name exists);
+- Google Cloud Storage refuses the upload by the precondition `ifGenerationMatch=0`;
+- Amazon S3 refuses it by `If-None-Match: *`.
+
+The clients of the object stores are imported only when a URI of theirs is used.
+"""
+
+import errno
+import functools
+import glob as globbing
+import os
+import uuid
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+
+from ledgerbeam.io.errors import UserError
+
+
+class FileInfo(NamedTuple):
+    """An object as it stood when it was looked at.
+
+    Attributes:
+        uri: where it is.
+        size: bytes.
+        version: changes whenever the content does (generation, ETag, or modification time in
+            nanoseconds for a local file).
+    """
+
+    uri: str
+    size: int
+    version: str
+
+
+class Store(Protocol):
+    """What a kind of storage has to offer. All methods raise `UserError` where access fails."""
+
+    def find(self, pattern: str) -> list[FileInfo]:
+        """Objects whose URI matches `pattern` (`*`, `?`, `[…]`, and `**` for any depth), by URI.
+
+        A pattern without any of these is the object of that name, or no object.
+        """
+
+    def open_input(self, uri: str) -> pa.NativeFile:
+        """A seekable reader. Reading a range costs about that range, not the whole object."""
+
+    def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
+        """Make the object, whole, unless one exists. False where one existed: it is untouched."""
+
+    def delete(self, uri: str) -> None:
+        """Remove the object. No error where there is none."""
+
+
+class LocalStore:
+    """Files of this machine, as plain paths or `file://` URIs."""
+
+    def find(self, pattern: str) -> list[FileInfo]:
+        """See `Store.find`."""
+        pattern = local_path(pattern)
+        if globbing.has_magic(pattern):
+            paths = globbing.glob(pattern, recursive=True, include_hidden=False)
+        else:
+            paths = [pattern] if os.path.exists(pattern) else []
+        found = []
+        for path in sorted(paths):
+            if not os.path.isdir(path):
+                stat = os.stat(path)
+                found.append(FileInfo(path, stat.st_size, str(stat.st_mtime_ns)))
+        return found
+
+    def open_input(self, uri: str) -> pa.NativeFile:
+        """See `Store.open_input`."""
+        path = local_path(uri)
+        try:
+            return pa.OSFile(path, "rb")
+        except OSError as error:
+            raise _local_error("read", path, error) from error
+
+    def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
+        """See `Store.create`. Relies on `link(2)` being atomic and on `fsync(2)`."""
+        path = Path(local_path(uri))
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _local_error("write", str(path), error) from error
+        return True
+
+    def delete(self, uri: str) -> None:
+        """See `Store.delete`."""
+        try:
+            Path(local_path(uri)).unlink(missing_ok=True)
+        except OSError as error:
+            raise _local_error("delete", uri, error) from error
+
+
+def local_path(uri: str) -> str:
+    """The path of a `file://` URI, or `uri` itself where it is a path already."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` names a file of this machine."""
+    return _scheme(uri) == "file"
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri/name/…`, with single slashes."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def base_name(uri: str) -> str:
+    """What follows the last slash."""
+    return uri.rsplit("/", 1)[-1]
+
+
+def find(pattern: str) -> list[FileInfo]:
+    """Objects that match `pattern`, ordered by URI; see `Store.find`."""
+    return _store(_scheme(pattern)).find(pattern)
+
+
+def open_input(uri: str) -> pa.NativeFile:
+    """A seekable reader of the object; see `Store.open_input`."""
+    return _store(_scheme(uri)).open_input(uri)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object."""
+    with open_input(uri) as file:
+        return bytes(file.read())
+
+
+def create(uri: str, data: bytes | pa.Buffer) -> bool:
+    """Make the object unless one exists; see `Store.create`."""
+    return _store(_scheme(uri)).create(uri, data)
+
+
+def delete(uri: str) -> None:
+    """Remove the object; see `Store.delete`."""
+    _store(_scheme(uri)).delete(uri)
+
+
+def _scheme(uri: str) -> str:
+    return uri.split("://", 1)[0] if "://" in uri else "file"
+
+
+@functools.cache
+def _store(scheme: str) -> Store:
+    try:
+        if scheme == "file":
+            return LocalStore()
+        if scheme == "gs":
+            from ledgerbeam.io.gcs import GoogleCloudStore
+
+            return GoogleCloudStore()
+        if scheme == "s3":
+            from ledgerbeam.io.s3 import S3Store
+
+            return S3Store()
+    except ModuleNotFoundError as error:
+        extra = {"gs": "gcp", "s3": "aws"}[scheme]
+        raise UserError(
+            f"{scheme}:// needs the package {error.name}, which is not installed: "
+            f"pip install 'ledgerbeam[{extra}]'"
+        ) from error
+    raise UserError(
+        f"no storage is known for {scheme}://: use a local path, file://, gs:// or s3://"
+    )
+
+
+def _local_error(verb: str, path: str, error: OSError) -> UserError:
+    advice = {
+        errno.ENOENT: "check the path",
+        errno.EACCES: "check the permissions",
+        errno.EROFS: "the file system is read-only, choose another place",
+        errno.ENOSPC: "free some space on that disk, then run again",
+        errno.EDQUOT: "the quota is used up, free some space, then run again",
+        errno.ENOTDIR: "a part of the path is a file, choose another place",
+        errno.EISDIR: "it is a folder, name a file",
+    }.get(error.errno or 0, "see the reason")
+    return UserError(f"cannot {verb} {path}: {error.strerror or error}: {advice}")

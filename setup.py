@@ -1,0 +1,5 @@
+"""Entry point for Beam's `--setup_file`; everything is declared in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
