@@ -1,0 +1,1 @@
+"""The framework: what a batch process is, how it becomes a pipeline, how that is launched."""

@@ -1,0 +1,1 @@
+"""Datasets: contracts, readers, object storage, the commit protocol."""

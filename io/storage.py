@@ -16,6 +16,7 @@ import errno
 import functools
 import glob as globbing
 import os
+import stat
 import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -50,6 +51,9 @@ class Store(Protocol):
         A pattern without any of these is the object of that name, or no object.
         """
 
+    def stat(self, uri: str) -> FileInfo | None:
+        """The object of exactly that name, or None."""
+
     def open_input(self, uri: str) -> pa.NativeFile:
         """A seekable reader. Reading a range costs about that range, not the whole object."""
 
@@ -66,16 +70,22 @@ class LocalStore:
     def find(self, pattern: str) -> list[FileInfo]:
         """See `Store.find`."""
         pattern = local_path(pattern)
-        if globbing.has_magic(pattern):
-            paths = globbing.glob(pattern, recursive=True, include_hidden=False)
-        else:
-            paths = [pattern] if os.path.exists(pattern) else []
-        found = []
-        for path in sorted(paths):
-            if not os.path.isdir(path):
-                stat = os.stat(path)
-                found.append(FileInfo(path, stat.st_size, str(stat.st_mtime_ns)))
-        return found
+        magic = globbing.has_magic(pattern)
+        paths = globbing.glob(pattern, recursive=True) if magic else [pattern]
+        return [info for path in sorted(paths) if (info := self.stat(path)) is not None]
+
+    def stat(self, uri: str) -> FileInfo | None:
+        """See `Store.stat`."""
+        path = local_path(uri)
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _local_error("read", path, error) from error
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        return FileInfo(path, status.st_size, str(status.st_mtime_ns))
 
     def open_input(self, uri: str) -> pa.NativeFile:
         """See `Store.open_input`."""
@@ -128,6 +138,16 @@ def join(uri: str, *names: str) -> str:
     return "/".join([uri.rstrip("/"), *names])
 
 
+def escape(uri: str) -> str:
+    """A pattern that matches just `uri`, to which more can be joined."""
+    return globbing.escape(uri)
+
+
+def absolute(uri: str) -> str:
+    """`uri` itself, or the absolute path of a local one: workers may run in other folders."""
+    return os.path.abspath(local_path(uri)) if is_local(uri) else uri.rstrip("/")
+
+
 def base_name(uri: str) -> str:
     """What follows the last slash."""
     return uri.rsplit("/", 1)[-1]
@@ -136,6 +156,11 @@ def base_name(uri: str) -> str:
 def find(pattern: str) -> list[FileInfo]:
     """Objects that match `pattern`, ordered by URI; see `Store.find`."""
     return _store(_scheme(pattern)).find(pattern)
+
+
+def stat_of(uri: str) -> FileInfo | None:
+    """The object of exactly that name, or None; see `Store.stat`."""
+    return _store(_scheme(uri)).stat(uri)
 
 
 def open_input(uri: str) -> pa.NativeFile:

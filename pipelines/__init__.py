@@ -1,0 +1,1 @@
+"""One module a workload: its parameters, its definition, its `main`."""

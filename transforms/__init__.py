@@ -1,0 +1,1 @@
+"""Beam transforms over Arrow tables: keyed shuffle, execution per component, work in flight."""

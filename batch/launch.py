@@ -1,0 +1,245 @@
+"""Running a keyed process as a pipeline, from a command line to an exit status."""
+
+import datetime
+import hashlib
+import json
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineState
+
+from ledgerbeam import __version__
+from ledgerbeam.batch.arguments import LOCAL_RUNNERS, Arguments, parse_arguments, runner_of
+from ledgerbeam.batch.keyed import KeyedBatch, Plan
+from ledgerbeam.batch.process import KeyedProcess, Parameters
+from ledgerbeam.batch.report import Progress, print_summary
+from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import (
+    AttemptRecord,
+    Manifest,
+    attempts,
+    commits,
+    find_manifest,
+    load_manifest,
+    start_attempt,
+)
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.inputs import ColumnNames, Input, plan_input, shard_count
+from ledgerbeam.io.spill import SpillDirectory
+
+ROWS_A_SHARD = 320_000
+
+# Parameters that change what is done with a result, but not the result.
+_WITHOUT_EFFECT = {"output", "max_rejects", "run_number", "reason"}
+
+
+def run_module(
+    process_type: type[KeyedProcess], description: str, arguments: Sequence[str] | None
+) -> int:
+    """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        parsed = parse_arguments(
+            process_type.parameters_type,
+            process_type.name,
+            description,
+            sys.argv[1:] if arguments is None else arguments,
+        )
+        manifest = run(process_type(parsed.parameters), parsed.beam_flags)  # type: ignore[call-arg]
+    except UserError as error:
+        print(f"{process_type.name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{process_type.name}: interrupted: nothing published", file=sys.stderr)
+        return 130
+    _print_result(manifest, parsed, time.monotonic() - started)
+    return 0
+
+
+def run(process: KeyedProcess, beam_flags: Sequence[str] = ()) -> Manifest:
+    """Run a process to its publication, on the runner that the flags name.
+
+    An instance that is published already, from the same input and parameters, is left as it is.
+
+    Args:
+        process: the definition with its parameters.
+        beam_flags: for Beam; without `--runner` the local runner is used.
+
+    Returns:
+        The manifest of the published instance.
+
+    Raises:
+        UserError: what the user can mend; nothing is published.
+    """
+    options = PipelineOptions(list(beam_flags))
+    is_local = runner_of(beam_flags).lower() in LOCAL_RUNNERS
+    if is_local:
+        _check_running_mode(options)
+    parameters = process.parameters
+    if parameters.run_number > 1 and not parameters.reason:
+        raise UserError(f"--run-number={parameters.run_number} needs a --reason")
+    planned = plan_input(
+        storage.absolute(process.input_pattern),
+        process.contract,
+        columns=ColumnNames.parse(parameters.columns),
+        format=parameters.format,
+    )
+    draft = _draft(process, planned)
+    instance_uri = storage.join(storage.absolute(parameters.output), process.name, draft.instance)
+    published = find_manifest(instance_uri)
+    if published is not None:
+        return _published_before(instance_uri, published, draft)
+    earlier = [r.number for r in attempts(instance_uri) if r.fingerprint == draft.fingerprint]
+    attempt = start_attempt(instance_uri, draft)
+    with ExitStack() as stack:
+        spill = stack.enter_context(SpillDirectory()).path if is_local else None
+        committed = tuple(commits(instance_uri, earlier).values())
+        plan = Plan(process, planned.splits, attempt, committed, spill)
+        stack.enter_context(Progress(plan))
+        _run_pipeline(plan, options, is_local)
+    return load_manifest(instance_uri)
+
+
+def _draft(process: KeyedProcess, planned: Input) -> AttemptRecord:
+    parameters: Parameters = process.parameters
+    shown = parameters.model_dump(mode="json")
+    shards = parameters.shards or shard_count(planned.estimated_rows, ROWS_A_SHARD)
+    decisive = {
+        "process": process.name,
+        "parameters": {k: v for k, v in shown.items() if k not in _WITHOUT_EFFECT},
+        "inputs": planned.files,
+        "shards": shards,
+    }
+    instance = process.business_date.isoformat()
+    if parameters.run_number > 1:
+        instance += f"-run-{parameters.run_number}"
+    return AttemptRecord(
+        process=process.name,
+        instance=instance,
+        number=1,
+        started_at=datetime.datetime.now(datetime.UTC),
+        code_version=__version__,
+        parameters=shown,
+        inputs=list(planned.files),
+        shards=shards,
+        fingerprint=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _published_before(
+    instance_uri: str, published: Manifest, draft: AttemptRecord
+) -> Manifest:
+    if published.attempt.fingerprint == draft.fingerprint:
+        return published
+    number = draft.parameters["run_number"] + 1
+    raise UserError(
+        f"{instance_uri}: published already, from other input or with other parameters: read "
+        f"that, or run again with --run-number={number} --reason=WHY"
+    )
+
+
+def _check_running_mode(options: PipelineOptions) -> None:
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise UserError(
+            "--direct_running_mode=multi_threading loses elements without an error in Beam 2.77: "
+            "leave it out (work is done in threads anyway), or use multi_processing"
+        )
+
+
+def _run_pipeline(plan: Plan, options: PipelineOptions, is_local: bool) -> None:
+    # Beam logs an error once a layer; it is told once, in the end, as one line.
+    beam_log = logging.getLogger("apache_beam")
+    level = beam_log.level
+    beam_log.setLevel(logging.CRITICAL)
+    try:
+        pipeline = beam.Pipeline(local_runner(options) if is_local else None, options)
+        _ = pipeline | plan.process.name >> KeyedBatch(plan)
+        result = pipeline.run()
+        state = result.wait_until_finish()
+    except UserError as error:
+        raise UserError(_without_step(str(error))) from error
+    except Exception as error:
+        message = _user_error_in(error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    finally:
+        beam_log.setLevel(level)
+    if state != PipelineState.DONE:
+        raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
+
+
+def local_runner(options: PipelineOptions) -> FnApiRunner:
+    """The local Fn API runner, pinned: Beam's `DirectRunner` may choose another one."""
+    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
+        return FnApiRunner()
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+    # Worker processes are sent no options otherwise.
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def _user_error_in(error: Exception) -> str | None:
+    """The line of a `UserError` that a worker raised: runners hand on its text alone."""
+    text = str(error)
+    found = re.findall(rf"{UserError.__name__}: (.*)", text.replace("\\n", "\n"))
+    return _without_step(found[-1]) if found else None
+
+
+def _without_step(message: str) -> str:
+    return re.sub(r" \[while running '[^']*'\]", "", message)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_result(manifest: Manifest, arguments: Arguments, seconds: float) -> None:
+    published = instance_uri(manifest)
+    if sys.stdout.isatty() or not arguments.json:
+        print_summary(manifest, published, seconds)
+    if arguments.json:
+        print(json.dumps(_result(manifest, published, seconds)), flush=True)
+
+
+def instance_uri(manifest: Manifest) -> str:
+    """Where the manifest's instance is."""
+    output = str(manifest.attempt.parameters["output"])
+    return storage.join(
+        storage.absolute(output), manifest.attempt.process, manifest.attempt.instance
+    )
+
+
+def _result(manifest: Manifest, published: str, seconds: float) -> dict[str, Any]:
+    counts = {"rows_in", "rows_out", "rejected", "other_dates", "components"}
+    totals = manifest.totals
+    return {
+        "published": published,
+        "attempt": manifest.attempt.number,
+        "counts": {
+            name: value
+            for name, value in totals.items()
+            if name in counts or name.startswith("distinct_")
+        },
+        "totals": {
+            name: value
+            for name, value in totals.items()
+            if name not in counts and not name.startswith("distinct_")
+        },
+        "controls_balance": all(control.balances for control in manifest.controls),
+        "seconds": round(seconds, 3),
+    }

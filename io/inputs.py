@@ -1,0 +1,409 @@
+"""Planning a read: which files there are, what columns they have, and how they are split.
+
+A plan is made once, where the pipeline is built. It pins the version of each file, so that every
+attempt reads the same bytes or stops.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import fastavro
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ledgerbeam.io import storage
+from ledgerbeam.io.contract import Contract, Field
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.storage import FileInfo
+
+ROWS_A_SPLIT = 500_000
+BYTES_A_SPLIT = 32 << 20
+FORMATS = ("csv", "jsonl", "parquet", "avro")
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".avro": "avro",
+}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+# Rough sizes, used for nothing but the number of shards.
+_TEXT_BYTES_A_ROW = {"csv": 50, "jsonl": 130, "avro": 30}
+_TEXT_COMPRESSION_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a file that is read by one worker, in one go.
+
+    Attributes:
+        index: position among all splits of the input.
+        file: the file, with the version that must be read.
+        format: one of `FORMATS`.
+        compression: `gzip`, `zstd` or None; for text only.
+        start: the first byte of text (a line that starts in front of it belongs to the split
+            before), or the first row group.
+        end: the byte or the row group behind the last; None for the whole rest.
+        first_row: rows of the file in front of this split, where that is known; None for text.
+        header: names of a text file's columns; of CSV in their order.
+        has_header: whether the file's first line holds these names.
+        fields: the columns to read.
+    """
+
+    index: int
+    file: FileInfo
+    format: str
+    compression: str | None
+    start: int
+    end: int | None
+    first_row: int | None
+    header: tuple[str, ...]
+    has_header: bool
+    fields: tuple[Field, ...]
+
+
+class Input(NamedTuple):
+    """A dataset, ready to be read.
+
+    Attributes:
+        splits: in the order of the files' URIs.
+        fields: its columns, in the order of the first file.
+        files: as they were when the plan was made.
+        estimated_rows: exact for Parquet, a guess for other formats.
+    """
+
+    splits: tuple[Split, ...]
+    fields: tuple[Field, ...]
+    files: tuple[FileInfo, ...]
+    estimated_rows: int
+
+
+class ColumnNames(NamedTuple):
+    """What `--columns` says.
+
+    Attributes:
+        header: names in order, for CSV files without a header; empty for files with one.
+        renames: name of the workload by name in the file.
+    """
+
+    header: tuple[str, ...] = ()
+    renames: Mapping[str, str] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> "ColumnNames":
+        """Parse `a,b,_` (no header, `_` is left out) or `a=A,_=B` (renames).
+
+        Raises:
+            UserError: the two forms are mixed, or a name comes twice.
+        """
+        if not text:
+            return cls()
+        entries = [entry.strip() for entry in text.split(",")]
+        pairs = [entry.partition("=") for entry in entries]
+        names = [name for name, _, _ in pairs if name != "_"]
+        if not all(name for name, _, _ in pairs) or len(set(names)) < len(names):
+            raise UserError(f"--columns={text}: an empty name, or one that comes twice")
+        if not any(sign for _, sign, _ in pairs):
+            left_out = iter(range(len(entries)))
+            sources = [f"_{next(left_out)}" if name == "_" else name for name in entries]
+            return cls(tuple(sources), {s: "_" for s in sources if s not in entries})
+        if not all(sign for _, sign, _ in pairs):
+            raise UserError(
+                f"--columns={text}: either all names in order (a,b,_) for files without a "
+                "header, or renames (a=A,b=B), not both"
+            )
+        return cls((), {source: name for name, _, source in pairs})
+
+
+class _FilePlan(NamedTuple):
+    fields: tuple[Field, ...]
+    header: tuple[str, ...]
+    ranges: list[tuple[int, int | None, int | None]]  # start, end, first row
+    rows: int
+
+
+def plan_input(
+    pattern: str,
+    contract: Contract,
+    *,
+    columns: ColumnNames | None = None,
+    format: str | None = None,  # noqa: A002 - the flag's own name
+    bytes_a_split: int = BYTES_A_SPLIT,
+    rows_a_split: int = ROWS_A_SPLIT,
+) -> Input:
+    """Look at the files that match and cut them into splits.
+
+    Args:
+        pattern: URI of a file, or a glob; several are separated by commas.
+        contract: what the columns must be.
+        columns: names for files without a header, and renames.
+        format: one of `FORMATS`, where file names don't tell.
+        bytes_a_split: for uncompressed text.
+        rows_a_split: for Parquet, rounded up to whole row groups.
+
+    Raises:
+        UserError: no file, an unknown format, a damaged file, a wrong schema, or files that
+            differ in their columns.
+    """
+    columns = columns or ColumnNames()
+    files = _find_files(pattern)
+
+    def plan(file: FileInfo) -> _FilePlan:
+        return _plan_file(file, contract, columns, format, bytes_a_split, rows_a_split)
+
+    with ThreadPoolExecutor(16) as pool:
+        plans = list(pool.map(plan, files))
+    fields = plans[0].fields
+    expected = {(field.name, field.type) for field in fields}
+    splits: list[Split] = []
+    for file, planned in zip(files, plans, strict=True):
+        differing = expected ^ {(field.name, field.type) for field in planned.fields}
+        if differing:
+            names = ", ".join(sorted({name for name, _ in differing}))
+            raise UserError(
+                f"{file.uri}: wrong schema: its columns differ from those of {files[0].uri} "
+                f"in {names}: give files of one schema"
+            )
+        by_name = {field.name: field for field in planned.fields}
+        ordered = tuple(by_name[field.name] for field in fields)
+        kind, compression = _format_of(file.uri, format)
+        for start, end, first_row in planned.ranges:
+            splits.append(
+                Split(
+                    index=len(splits),
+                    file=file,
+                    format=kind,
+                    compression=compression,
+                    start=start,
+                    end=end,
+                    first_row=first_row,
+                    header=planned.header,
+                    has_header=not columns.header,
+                    fields=ordered,
+                )
+            )
+    return Input(tuple(splits), fields, tuple(files), sum(planned.rows for planned in plans))
+
+
+def _find_files(pattern: str) -> list[FileInfo]:
+    files: dict[str, FileInfo] = {}
+    for part in pattern.split(","):
+        found = storage.find(part)
+        if not found:
+            raise UserError(f"{part}: no such file: check the path or the pattern")
+        files |= {file.uri: file for file in found}
+    return [files[uri] for uri in sorted(files)]
+
+
+def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:
+    name = storage.base_name(uri).lower()
+    compression = None
+    for suffix, known in _COMPRESSIONS.items():
+        if name.endswith(suffix):
+            name, compression = name.removesuffix(suffix), known
+    by_name = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+    kind = format_ or by_name
+    if kind is None:
+        raise UserError(
+            f"{uri}: its name doesn't tell its format: say --format, one of {', '.join(FORMATS)}"
+        )
+    if compression and kind in ("parquet", "avro"):
+        raise UserError(f"{uri}: {kind} is compressed inside: unpack the file")
+    return kind, compression
+
+
+def _plan_file(
+    file: FileInfo,
+    contract: Contract,
+    columns: ColumnNames,
+    format_: str | None,
+    bytes_a_split: int,
+    rows_a_split: int,
+) -> _FilePlan:
+    kind, compression = _format_of(file.uri, format_)
+    if columns.header and kind != "csv":
+        raise UserError(
+            f"{file.uri}: --columns with names in order is for CSV without a header, not for "
+            f"{kind}: rename with --columns=NAME=NAME_IN_THE_FILE"
+        )
+    header: tuple[str, ...] = ()
+    ranges: list[tuple[int, int | None, int | None]] = [(0, None, None)]
+    types: dict[str, pa.DataType | None]
+    if kind == "parquet":
+        with storage.open_input(file.uri) as source:
+            metadata = read_parquet_footer(file.uri, source).metadata
+        schema = metadata.schema.to_arrow_schema()
+        types = dict(zip(schema.names, schema.types, strict=True))
+        ranges = _row_group_ranges(metadata, rows_a_split)
+        rows = metadata.num_rows
+    elif kind == "avro":
+        types = {**avro_types(file.uri)}
+        rows = file.size // _TEXT_BYTES_A_ROW[kind]
+    else:
+        if kind == "csv":
+            header = columns.header or _csv_header(file, compression)
+            types = dict.fromkeys(header)
+        else:
+            types = _json_types(file, compression, contract, columns.renames)
+            header = tuple(types)
+        if compression is None:
+            ranges = [
+                (start, min(start + bytes_a_split, file.size), None)
+                for start in range(0, max(file.size, 1), bytes_a_split)
+            ]
+        rows = file.size // _TEXT_BYTES_A_ROW[kind]
+        rows *= _TEXT_COMPRESSION_RATIO if compression else 1
+    fields = contract.resolve(file.uri, types, columns.renames)
+    return _FilePlan(fields, header, ranges, rows)
+
+
+def read_parquet_footer(uri: str, source: pa.NativeFile, **options: Any) -> pq.ParquetFile:
+    """The open Parquet file.
+
+    Raises:
+        UserError: it isn't Parquet, or is truncated.
+    """
+    try:
+        return pq.ParquetFile(source, **options)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(uri, "Parquet", error) from error
+
+
+def damaged(uri: str, format_: str, error: Exception) -> UserError:
+    """The error for a file that can't be read to its end."""
+    return UserError(
+        f"{uri}: damaged or truncated {format_} file: {error}: get the file again from its source"
+    )
+
+
+def _row_group_ranges(
+    metadata: pq.FileMetaData, rows_a_split: int
+) -> list[tuple[int, int | None, int | None]]:
+    ranges: list[tuple[int, int | None, int | None]] = []
+    start = first_row = rows = 0
+    for group in range(metadata.num_row_groups):
+        rows += metadata.row_group(group).num_rows
+        if rows >= rows_a_split or group == metadata.num_row_groups - 1:
+            ranges.append((start, group + 1, first_row))
+            start, first_row, rows = group + 1, first_row + rows, 0
+    return ranges or [(0, 0, 0)]
+
+
+def open_text(uri: str, compression: str | None) -> pa.NativeFile:
+    """The text of a file, decompressed as it is read."""
+    source = storage.open_input(uri)
+    return pa.CompressedInputStream(source, compression) if compression else source
+
+
+def _first_line(file: FileInfo, compression: str | None) -> str:
+    data = b""
+    try:
+        with open_text(file.uri, compression) as text:
+            while b"\n" not in data and (block := text.read(64 << 10)):
+                data += block
+    except OSError as error:
+        raise damaged(file.uri, compression or "text", error) from error
+    line = data.partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.uri}, line 1: not UTF-8: {error.reason}: convert it") from error
+
+
+def _csv_header(file: FileInfo, compression: str | None) -> tuple[str, ...]:
+    line = _first_line(file, compression)
+    if not line:
+        raise UserError(
+            f"{file.uri}: wrong schema: no header line: an empty file without a header needs "
+            "--columns"
+        )
+    names = tuple(next(csv.reader([line])))
+    if len(set(names)) < len(names):
+        raise UserError(f"{file.uri}, line 1: a column name comes twice: {', '.join(names)}")
+    return names
+
+
+def _json_types(
+    file: FileInfo, compression: str | None, contract: Contract, renames: Mapping[str, str]
+) -> dict[str, pa.DataType | None]:
+    """The keys of the first record; of an empty file, the columns that the contract requires."""
+    line = _first_line(file, compression)
+    if not line.strip():
+        sources = {name: source for source, name in renames.items()}
+        required = [column.name for column in contract.columns if column.required]
+        return dict.fromkeys(sources.get(name, name) for name in required)
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f"{file.uri}, line 1: not JSON: {error}: the columns are taken from the first line: "
+            "correct it"
+        ) from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file.uri}, line 1: not a JSON object: write one object a line")
+    return dict.fromkeys(record)
+
+
+_AVRO_TYPES: Mapping[str, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "bytes": pa.binary(),
+    "enum": pa.string(),
+}
+
+
+def avro_types(uri: str) -> dict[str, pa.DataType]:
+    """The Arrow type of each column of an Avro file.
+
+    Raises:
+        UserError: it isn't Avro, is truncated, or has a column of a type that isn't read.
+    """
+    with storage.open_input(uri) as source:
+        try:
+            schema = fastavro.reader(source).writer_schema
+        except (ValueError, EOFError, OSError) as error:
+            raise damaged(uri, "Avro", error) from error
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        raise UserError(f"{uri}: wrong schema: Avro of {schema!r}, not of records")
+    return {field["name"]: _avro_type(uri, field) for field in schema["fields"]}
+
+
+def _avro_type(uri: str, field: Mapping[str, Any]) -> pa.DataType:
+    type_: Any = field["type"]
+    if isinstance(type_, list):
+        others = [branch for branch in type_ if branch != "null"]
+        type_ = others[0] if len(others) == 1 else type_
+    if isinstance(type_, dict):
+        logical = type_.get("logicalType")
+        if logical == "decimal":
+            return pa.decimal128(type_["precision"], type_.get("scale", 0))
+        if logical == "date":
+            return pa.date32()
+        if logical is None or type_["type"] == "string":
+            type_ = type_["type"]
+    if isinstance(type_, str) and type_ in _AVRO_TYPES:
+        return _AVRO_TYPES[type_]
+    raise UserError(
+        f"{uri}: wrong schema: {field['name']} has the Avro type {field['type']}, which is not "
+        f"read: leave it out with --columns=_={field['name']}"
+    )
+
+
+def shard_count(rows: int, rows_a_shard: int) -> int:
+    """Shards for an estimated number of rows; at least 1, at most 65,536."""
+    return max(1, min(-(-rows // rows_a_shard), 1 << 16))
+
+
+def names_of(fields: Sequence[Field]) -> list[str]:
+    """The names that the output gives the fields."""
+    return [field.name for field in fields]

@@ -1,0 +1,200 @@
+"""Objects of Amazon S3, and of what speaks its protocol, as `s3://BUCKET/NAME`.
+
+Endpoint, region and credentials come from where boto3 looks: the environment (`AWS_ENDPOINT_URL`,
+`AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, …), `~/.aws`, or the machine's role.
+"""
+
+import functools
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pyarrow as pa
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from ledgerbeam.io import objects
+from ledgerbeam.io.storage import FileInfo
+
+_ATTEMPTS = 4
+
+
+class S3Store:
+    """Objects of S3. Its version of an object is the ETag."""
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        # A session of its own: the default one must not be used by several threads.
+        return boto3.session.Session().client(
+            "s3",
+            config=Config(
+                connect_timeout=objects.CONNECT_SECONDS,
+                read_timeout=objects.READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            ),
+        )
+
+    def find(self, pattern: str) -> list[FileInfo]:
+        """See `Store.find`.
+
+        Raises:
+            UserError: the bucket can't be listed.
+        """
+        bucket, name = objects.split(pattern)
+        prefix = objects.literal_prefix(name)
+        if prefix == name:
+            info = self.stat(pattern)
+            return [] if info is None else [info]
+        with _client_errors("list", pattern):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix
+            )
+            return sorted(
+                FileInfo(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"])
+                for page in pages
+                for entry in page.get("Contents", [])
+                if objects.matches(entry["Key"], name)
+            )
+
+    def stat(self, uri: str) -> FileInfo | None:
+        """See `Store.stat`.
+
+        Raises:
+            UserError: the store can't be asked.
+        """
+        head = self._head(uri)
+        return None if head is None else FileInfo(uri, head["ContentLength"], head["ETag"])
+
+    def open_input(self, uri: str) -> pa.NativeFile:
+        """See `Store.open_input`. What is read has the ETag that was there on opening.
+
+        Raises:
+            UserError: there is no such object or it can't be read; later, while reading, also
+                where it has been replaced or deleted.
+        """
+        head = self._head(uri)
+        if head is None:
+            raise objects.missing_error(uri)
+        bucket, name = objects.split(uri)
+
+        def fetch(start: int, end: int) -> bytes:
+            with _client_errors("read", uri):
+                try:
+                    return self._get_range(bucket, name, head["ETag"], start, end)
+                except ClientError as error:
+                    if _status(error) in (404, 412):
+                        raise objects.changed_error(uri, head["ETag"]) from error
+                    raise
+
+        return pa.PythonFile(objects.RangeReader(fetch, head["ContentLength"]), mode="r")
+
+    def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
+        """See `Store.create`. Relies on the precondition `If-None-Match: *`.
+
+        Raises:
+            UserError: the store refused or did not answer; in the latter case the object may have
+                been made.
+        """
+        bucket, name = objects.split(uri)
+        # Where the answer to an upload is lost the client tries again, and finds its own object.
+        # Equal bytes would not tell that from another writer's; a token of this call does.
+        token = uuid.uuid4().hex
+        with _client_errors("write", uri):
+            for pause in (0.2, 0.5, 1.0, 2.0, None):
+                try:
+                    self._client.put_object(
+                        Bucket=bucket,
+                        Key=name,
+                        Body=pa.BufferReader(data),
+                        ContentType="application/octet-stream",
+                        IfNoneMatch="*",
+                        Metadata={objects.CREATED_BY: token},
+                    )
+                except ClientError as error:
+                    if _status(error) == 412:
+                        head = self._head(uri)
+                        return (
+                            head is not None and head["Metadata"].get(objects.CREATED_BY) == token
+                        )
+                    # 409: another upload or a deletion was going on, and nothing is decided.
+                    if _status(error) != 409 or pause is None:
+                        raise
+                    time.sleep(pause)
+                else:
+                    break
+        return True
+
+    def delete(self, uri: str) -> None:
+        """See `Store.delete`.
+
+        Raises:
+            UserError: the store refused or did not answer.
+        """
+        bucket, name = objects.split(uri)
+        with _client_errors("delete", uri):
+            self._client.delete_object(Bucket=bucket, Key=name)
+
+    def _head(self, uri: str) -> dict[str, Any] | None:
+        bucket, name = objects.split(uri)
+        with _client_errors("read", uri):
+            try:
+                head: dict[str, Any] = self._client.head_object(Bucket=bucket, Key=name)
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+            return head
+
+    def _get_range(self, bucket: str, name: str, etag: str, start: int, end: int) -> bytes:
+        # The client tries a request again, but not the reading of its answer.
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                response = self._client.get_object(
+                    Bucket=bucket, Key=name, Range=f"bytes={start}-{end - 1}", IfMatch=etag
+                )
+                data: bytes = response["Body"].read()
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                break
+        return data
+
+
+@contextmanager
+def _client_errors(verb: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise objects.access_error(verb, uri, error, _advice(error)) from error
+
+
+def _status(error: ClientError) -> int:
+    status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return status
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
+    if not isinstance(error, ClientError):
+        return "check the network, the AWS_… variables and ~/.aws, then run again"
+    return {
+        400: "see the reason",
+        401: "the credentials are not valid, log in again",
+        403: "allow this account s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and "
+        "s3:DeleteObject on its objects",
+        404: "check the name of the bucket",
+        301: "set AWS_DEFAULT_REGION to the region of the bucket",
+    }.get(_status(error), "the store is busy or out of order, run again later")

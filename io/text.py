@@ -1,0 +1,263 @@
+"""CSV and JSON lines: blocks of whole lines, parsed into tables of strings.
+
+A record is one line, in both formats: that is what makes a file splittable at any byte and lets
+a refused row be named by its line number. A quoted newline is therefore refused with its line.
+Values stay text here; the contract gives them types.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.inputs import Split, damaged, open_text
+
+BLOCK_BYTES = 4 << 20
+LONGEST_LINE = 64 << 20
+
+
+class Refusal(NamedTuple):
+    """A row that is not taken.
+
+    Attributes:
+        row: line of the split (text) or row of the split, from 0.
+        raw: the row as it stood: the line of a text file, else the row as a JSON object.
+        reason: what is wrong with it.
+    """
+
+    row: int
+    raw: str
+    reason: str
+
+
+class TextBlock(NamedTuple):
+    """Consecutive lines of a split.
+
+    Attributes:
+        table: one string column for each column of the file that is wanted.
+        lines: int64 `(rows,)`, the line of the split that each row stands in, from 0.
+        refusals: lines that could not be parsed at all.
+        data: the lines' bytes.
+        first_line: the line of the split that the block begins with.
+        line_count: lines in the block, blank ones included.
+    """
+
+    table: pa.Table
+    lines: npt.NDArray[np.int64]
+    refusals: list[Refusal]
+    data: bytes
+    first_line: int
+    line_count: int
+
+    def raw(self, rows: list[int]) -> list[str]:
+        """The lines that the given rows of the table stand in."""
+        lines = self.data.split(b"\n")
+        numbers = (self.lines[rows] - self.first_line).tolist()
+        return [_readable(lines[number]) for number in numbers]
+
+
+def read_text(split: Split) -> Iterator[TextBlock]:
+    """The lines of a split, as tables.
+
+    Raises:
+        UserError: a damaged compressed file, or a line longer than `LONGEST_LINE` bytes.
+    """
+    first_line = 0
+    parse = _parse_csv if split.format == "csv" else _parse_json_lines
+    for data in _blocks_of_lines(split):
+        count = data.count(b"\n") + (not data.endswith(b"\n"))
+        skip = first_line == 0 and split.start == 0 and split.format == "csv" and split.has_header
+        body = data.partition(b"\n")[2] if skip else data
+        table, lines, refusals = parse(split, body)
+        offset = first_line + skip
+        yield TextBlock(
+            table,
+            lines + offset,
+            [refusal._replace(row=refusal.row + offset) for refusal in refusals],
+            data,
+            first_line,
+            count,
+        )
+        first_line += count
+
+
+def _blocks_of_lines(split: Split) -> Iterator[bytes]:
+    """The split's bytes in blocks that end where a line ends."""
+    position = split.start
+    rest = b""
+    with open_text(split.file.uri, split.compression) as text:
+        if split.start:
+            # The line that the split's first byte stands in belongs to the split before, unless
+            # it begins just there.
+            text.seek(split.start - 1)
+            position -= 1
+        first = True
+        while True:
+            try:
+                block = text.read(BLOCK_BYTES)
+            except OSError as error:
+                raise damaged(split.file.uri, split.compression or "text", error) from error
+            if not block:
+                break
+            if first and split.start:
+                first = False
+                _, newline, after = block.partition(b"\n")
+                if not newline:
+                    if len(block) < BLOCK_BYTES:
+                        return
+                    raise _line_too_long(split)
+                position += len(block) - len(after)
+                if split.end is not None and position >= split.end:
+                    return
+                block = after
+            elif first:
+                first = False
+                if block.startswith(b"\xef\xbb\xbf"):
+                    block = block[3:]
+                    position += 3
+            rest += block
+            if split.end is not None and position + len(rest) >= split.end:
+                # The last line of the split is the one that its last byte stands in.
+                cut = rest.find(b"\n", max(split.end - position - 1, 0)) + 1
+                if cut:
+                    yield rest[:cut]
+                    return
+            else:
+                cut = rest.rfind(b"\n") + 1
+                if cut:
+                    yield rest[:cut]
+                    position += cut
+                    rest = rest[cut:]
+            if len(rest) > LONGEST_LINE:
+                raise _line_too_long(split)
+    if rest:
+        yield rest
+
+
+def _line_too_long(split: Split) -> UserError:
+    return UserError(
+        f"{split.file.uri}: a line is longer than {LONGEST_LINE >> 20} MiB: is it {split.format}?"
+    )
+
+
+_Parsed = tuple[pa.Table, npt.NDArray[np.int64], list[Refusal]]
+
+
+def _parse_csv(split: Split, data: bytes) -> _Parsed:
+    """Parse whole blocks by Arrow where each line is a row, else line by line.
+
+    Arrow takes a lone carriage return for the end of a row, and joins lines at an open quote.
+    Without the former no row can be too many, so that as many rows as lines means that every line
+    is a row of its own.
+    """
+    wanted = [field.source for field in split.fields]
+    line_count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    if data and data.count(b"\r") == data.count(b"\r\n"):
+        try:
+            table = pa_csv.read_csv(
+                pa.py_buffer(data),
+                pa_csv.ReadOptions(
+                    use_threads=False, block_size=len(data) + 1, column_names=list(split.header)
+                ),
+                pa_csv.ParseOptions(newlines_in_values=False),
+                pa_csv.ConvertOptions(
+                    include_columns=wanted,
+                    column_types=dict.fromkeys(split.header, pa.string()),
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid:
+            pass  # some line is broken: find out which
+        else:
+            if table.num_rows == line_count:
+                return table, np.arange(line_count, dtype=np.int64), []
+    return _parse_csv_by_line(split, data, wanted)
+
+
+def _parse_csv_by_line(split: Split, data: bytes, wanted: list[str]) -> _Parsed:
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    refusals: list[Refusal] = []
+    for number, line in enumerate(data.split(b"\n")):
+        if not line.rstrip(b"\r"):
+            continue
+        try:
+            values = next(csv.reader([line.decode().removesuffix("\r")], strict=True))
+            if len(values) != len(split.header):
+                raise ValueError(f"{len(values)} columns instead of {len(split.header)}")
+        except UnicodeDecodeError as error:
+            refusals.append(Refusal(number, _readable(line), f"not UTF-8: {error.reason}"))
+        except (ValueError, csv.Error) as error:
+            reason = str(error).replace("unexpected end of data", "an open quote")
+            refusals.append(Refusal(number, _readable(line), reason))
+        else:
+            rows.append(values)
+            lines.append(number)
+    by_name = dict(zip(split.header, zip(*rows, strict=True), strict=True)) if rows else {}
+    table = pa.table({name: pa.array(by_name.get(name, ()), pa.string()) for name in wanted})
+    return table, np.array(lines, np.int64), refusals
+
+
+def _parse_json_lines(split: Split, data: bytes) -> _Parsed:
+    wanted = [field.source for field in split.fields]
+    known = set(split.header)
+    columns: dict[str, list[str | None]] = {name: [] for name in wanted}
+    lines: list[int] = []
+    refusals: list[Refusal] = []
+    for number, line in enumerate(data.split(b"\n")):
+        if not line.strip():
+            continue
+        try:
+            record = _json_record(line, known)
+            values = [_json_text(name, record.get(name)) for name in wanted]
+        except ValueError as error:
+            refusals.append(Refusal(number, _readable(line), str(error)))
+            continue
+        for name, value in zip(wanted, values, strict=True):
+            columns[name].append(value)
+        lines.append(number)
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return table, np.array(lines, np.int64), refusals
+
+
+def _json_record(line: bytes, known: set[str]) -> dict[str, object]:
+    try:
+        # Numbers stay text: a float would change an amount.
+        record = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=_no_repeats)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a refusal, not a defect
+    unknown = record.keys() - known
+    if unknown:
+        raise ValueError(f"unknown field {min(unknown)!r}: the first line of the file has it not")
+    return record
+
+
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {twice!r} comes twice")
+    return record
+
+
+def _json_text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    raise ValueError(f"{name} is a list or an object, not a value")
+
+
+def _readable(line: bytes) -> str:
+    return line.removesuffix(b"\r").decode(errors="backslashreplace")

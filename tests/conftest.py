@@ -1,0 +1,47 @@
+"""Fixtures that all tests share."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests import object_stores
+
+from ledgerbeam.io import storage
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The URI of a bucket of Cloud Storage, found by this process and by those it starts."""
+    with object_stores.google_cloud_storage() as store:
+        yield from _in_use(store)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URI of a bucket of S3, found by this process and by those it starts."""
+    with object_stores.amazon_s3() as store:
+        yield from _in_use(store)
+
+
+@pytest.fixture(
+    params=[
+        "local",
+        pytest.param("gs", marks=pytest.mark.slow),
+        pytest.param("s3", marks=pytest.mark.slow),
+    ]
+)
+def root(request: pytest.FixtureRequest) -> str:
+    """The URI of a place that holds nothing, on each kind of storage."""
+    if request.param == "local":
+        return str(request.getfixturevalue("tmp_path"))
+    bucket = request.getfixturevalue({"gs": "gcs", "s3": "s3"}[request.param])
+    return f"{bucket}/{uuid.uuid4().hex}"
+
+
+def _in_use(store: object_stores.ObjectStore) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        storage._store.cache_clear()
+        yield store.bucket
+    storage._store.cache_clear()

@@ -1,0 +1,520 @@
+"""The contract of a store, held against every kind of storage: real servers, real faults."""
+
+import io
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests import object_stores
+
+from ledgerbeam.io import objects, storage
+from ledgerbeam.io.errors import UserError
+
+SLOW = pytest.mark.slow
+REMOTE = [pytest.param("gs", marks=SLOW), pytest.param("s3", marks=SLOW)]
+
+ODD_NAMES = [
+    "a b.txt",
+    "date=2024-06-28/part-0.csv",
+    "hash#1.txt",
+    "percent%20.txt",
+    "plus+and&.txt",
+    "straße-名前.txt",
+    "tilde~'quote'.txt",
+]
+
+
+def write(uri: str, data: bytes) -> None:
+    assert storage.create(uri, data)
+
+
+def names_found(root: str, pattern: str) -> list[str]:
+    return [info.uri.removeprefix(f"{root}/") for info in storage.find(f"{root}/{pattern}")]
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """Run with these variables, and with clients that see them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            if value is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, value)
+        storage._store.cache_clear()
+        yield
+    storage._store.cache_clear()
+
+
+@contextmanager
+def faults_before(root: str) -> Iterator[object_stores.FaultyProxy]:
+    """Reach the store of `root` through a network whose faults can be chosen."""
+    variable = object_stores.ENDPOINT[root.split("://")[0]]
+    with (
+        object_stores.faulty_proxy(os.environ[variable]) as proxy,
+        environment(**{variable: proxy.url}),
+    ):
+        yield proxy
+
+
+class TestCreate:
+    @pytest.mark.parametrize("data", [b"one\r\n", b"", random.Random(0).randbytes(100_000)])
+    def test_what_was_created_is_read(self, root: str, data: bytes) -> None:
+        uri = f"{root}/folder/object"
+        assert storage.create(uri, data) is True
+        assert storage.read_bytes(uri) == data
+
+    def test_a_second_creation_changes_nothing(self, root: str) -> None:
+        uri = f"{root}/object"
+        write(uri, b"first")
+        before = storage.stat_of(uri)
+        assert storage.create(uri, b"second") is False
+        assert storage.create(uri, b"first") is False
+        assert storage.read_bytes(uri) == b"first"
+        assert storage.stat_of(uri) == before
+
+    def test_arrow_buffers_are_data_too(self, root: str) -> None:
+        buffer = pa.py_buffer(b"-0123456789-").slice(1, 10)
+        assert storage.create(f"{root}/object", buffer) is True
+        assert storage.create(f"{root}/object", buffer) is False
+        assert storage.read_bytes(f"{root}/object") == b"0123456789"
+
+    def test_large_objects(self, root: str) -> None:
+        data = random.Random(1).randbytes(20_000_000)
+        uri = f"{root}/large"
+        write(uri, data)
+        assert storage.create(uri, data[::-1]) is False
+        assert storage.read_bytes(uri) == data
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_odd_names(self, root: str, name: str) -> None:
+        write(f"{root}/{name}", name.encode())
+        assert storage.create(f"{root}/{name}", b"again") is False
+        assert storage.read_bytes(f"{root}/{name}") == name.encode()
+        assert names_found(root, name) == names_found(root, "**") == [name]
+
+    def test_of_eight_processes_exactly_one_creates_the_object(self, root: str) -> None:
+        script = """
+import sys
+from ledgerbeam.io import storage
+
+writer, *uris = sys.argv[1:]
+storage.stat_of(uris[0])
+print("ready", flush=True)
+sys.stdin.readline()
+print(*(storage.create(uri, writer.encode() * 10_000) for uri in uris))
+"""
+        uris = [f"{root}/race-{number}" for number in range(10)]
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(number), *uris],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(8)
+        ]
+        assert [writer.stdout and writer.stdout.readline() for writer in writers] == ["ready\n"] * 8
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        answers = [writer.communicate(timeout=120)[0].split() for writer in writers]
+        for uri, claims in zip(uris, zip(*answers, strict=True), strict=True):
+            assert sorted(claims) == ["False"] * 7 + ["True"]
+            assert storage.read_bytes(uri) == str(claims.index("True")).encode() * 10_000
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    @pytest.mark.parametrize("size", [10, 10_000_000])
+    def test_a_lost_answer_does_not_make_our_object_another_s(self, root: str, size: int) -> None:
+        uri = f"{root}/object"
+        data = b"m" * size
+        # An upload in two requests (large, to Cloud Storage) loses the answer to the second.
+        method = "PUT" if root.startswith("s3") or size > 8_000_000 else "POST"
+        with faults_before(root) as proxy:
+            proxy.cut_next(method, after=0)
+            assert storage.create(uri, data) is True
+            assert proxy.cuts == 1
+            assert storage.read_bytes(uri) == data
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_a_lost_answer_does_not_make_another_s_object_ours(self, root: str) -> None:
+        uri = f"{root}/object"
+        write(uri, b"equal")
+        with faults_before(root) as proxy:
+            proxy.cut_next("PUT" if root.startswith("s3") else "POST", after=0)
+            assert storage.create(uri, b"equal") is False
+            assert proxy.cuts == 1
+
+
+class TestFind:
+    NAMES = (
+        ".hidden/a.csv",
+        "a.csv",
+        "a/.b.csv",
+        "a/b.csv",
+        "a/b/c.csv",
+        "a/b/c.txt",
+        "a1.csv",
+        "a2.csv",
+        "é.csv",
+        "ﬁ.csv",
+        "😀.csv",
+    )
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("*", ["a.csv", "a1.csv", "a2.csv", "é.csv", "ﬁ.csv", "😀.csv"]),
+            ("a*.csv", ["a.csv", "a1.csv", "a2.csv"]),
+            ("a?.csv", ["a1.csv", "a2.csv"]),
+            ("a[!1].csv", ["a2.csv"]),
+            ("[ab]*", ["a.csv", "a1.csv", "a2.csv"]),
+            ("*/*", ["a/b.csv"]),
+            ("a/*/c.*", ["a/b/c.csv", "a/b/c.txt"]),
+            ("a/**", ["a/b.csv", "a/b/c.csv", "a/b/c.txt"]),
+            ("a/**/c.csv", ["a/b/c.csv"]),
+            ("**/b.csv", ["a/b.csv"]),
+            ("**/*.txt", ["a/b/c.txt"]),
+            ("**/a/**/b/*.csv", ["a/b/c.csv"]),
+            ("a**.csv", ["a.csv", "a1.csv", "a2.csv"]),
+            (".hidden/*", [".hidden/a.csv"]),
+            (".*/*", [".hidden/a.csv"]),
+            ("a/.*", ["a/.b.csv"]),
+            ("a.csv", ["a.csv"]),
+            ("[a].csv", ["a.csv"]),
+            ("a", []),
+            ("a/b", []),
+            ("a.cs", []),
+            ("none*", []),
+            ("none/*", []),
+        ],
+    )
+    def test_patterns(self, populated: str, pattern: str, expected: list[str]) -> None:
+        assert names_found(populated, pattern) == expected
+
+    @pytest.fixture
+    def populated(self, root: str) -> str:
+        for name in self.NAMES:
+            write(f"{root}/{name}", b"")
+        return root
+
+    def test_sizes_and_versions(self, root: str) -> None:
+        write(f"{root}/a", b"1234")
+        write(f"{root}/b", b"")
+        found = storage.find(f"{root}/*")
+        assert [info.size for info in found] == [4, 0]
+        assert found == [storage.stat_of(f"{root}/a"), storage.stat_of(f"{root}/b")]
+        storage.delete(f"{root}/a")
+        write(f"{root}/a", b"5678")
+        assert storage.find(f"{root}/a") != found[:1]
+
+    def test_more_objects_than_one_page_of_a_listing(self, root: str) -> None:
+        names = [f"{number:04}" for number in range(1_050)]
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda name: storage.create(f"{root}/{name}", b""), names))
+        assert names_found(root, "*") == names
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_placeholders_of_folders_are_no_objects_in_them(self, root: str) -> None:
+        assert not objects.matches("folder/", "folder/*")
+        assert not objects.matches("folder/", "**")
+        write(f"{root}/folder/object", b"")
+        assert names_found(root, "folder/*") == ["folder/object"]
+
+
+class TestOpenInput:
+    def test_ranges(self, root: str) -> None:
+        data = random.Random(2).randbytes(1_000_000)
+        write(f"{root}/object", data)
+        with storage.open_input(f"{root}/object") as file:
+            assert file.size() == len(data)
+            assert file.seek(900_000) == 900_000
+            assert file.read(10) == data[900_000:900_010]
+            assert file.tell() == 900_010
+            file.seek(-5, 2)
+            assert file.read(100) == data[-5:]
+            assert file.read(1) == b""
+            assert file.read_at(7, 300_000) == data[300_000:300_007]
+            file.seek(0)
+            assert file.read() == data
+
+    def test_an_empty_object(self, root: str) -> None:
+        write(f"{root}/object", b"")
+        with storage.open_input(f"{root}/object") as file:
+            assert (file.size(), file.read(), file.read(5)) == (0, b"", b"")
+
+    def test_parquet(self, root: str) -> None:
+        table = pa.table({"id": range(100_000), "text": [f"t{n % 97}" for n in range(100_000)]})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=10_000)
+        assert storage.create(f"{root}/object", sink.getvalue())
+        with storage.open_input(f"{root}/object") as file:
+            assert pq.read_table(file, columns=["text"]) == table.select(["text"])
+
+    def test_many_threads(self, root: str) -> None:
+        data = random.Random(3).randbytes(3_000_000)
+        write(f"{root}/object", data)
+
+        def ends_match(number: int) -> bool:
+            start = number * 61_000
+            with storage.open_input(f"{root}/object") as file:
+                own = file.read_at(1_000, start)
+            return own == shared.read_at(1_000, start) == data[start : start + 1_000]
+
+        storage._store.cache_clear()
+        with storage.open_input(f"{root}/object") as shared, ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(ends_match, range(48)))
+
+    def test_a_forked_process_shares_no_connection(self, root: str) -> None:
+        uris = [f"{root}/{number}" for number in range(2)]
+        for number, uri in enumerate(uris):
+            write(uri, str(number).encode() * 10_000)
+        child = multiprocessing.get_context("fork").Process(
+            target=_read_often, args=(uris[1], b"1")
+        )
+        child.start()
+        _read_often(uris[0], b"0")
+        child.join(60)
+        assert child.exitcode == 0
+
+    def test_a_missing_object(self, root: str) -> None:
+        with pytest.raises(UserError, match=r"cannot read .*/folder/none: .*: check the "):
+            storage.open_input(f"{root}/folder/none")
+        assert storage.stat_of(f"{root}/folder/none") is None
+
+    def test_an_object_that_changes_is_never_mixed(self, root: str) -> None:
+        uri = f"{root}/object"
+        write(uri, b"o" * 3_000_000)
+        with storage.open_input(uri) as file:
+            assert file.read(5) == b"ooooo"
+            storage.delete(uri)
+            write(uri, b"n" * 3_000_000)
+            if uri.startswith("/"):
+                assert file.read() == b"o" * 2_999_995
+            else:
+                with pytest.raises(UserError, match="replaced or deleted while it was read"):
+                    file.read()
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_a_deleted_object_is_not_cut_short(self, root: str) -> None:
+        write(f"{root}/object", b"o" * 3_000_000)
+        with storage.open_input(f"{root}/object") as file:
+            assert file.read(5) == b"ooooo"
+            storage.delete(f"{root}/object")
+            with pytest.raises(UserError, match="replaced or deleted while it was read"):
+                file.read()
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_a_broken_download_is_tried_again(self, root: str) -> None:
+        data = random.Random(4).randbytes(3_000_000)
+        write(f"{root}/object", data)
+        with faults_before(root) as proxy, storage.open_input(f"{root}/object") as file:
+            proxy.cut_next("GET", after=1_000_000)
+            assert file.read() == data
+            assert proxy.cuts == 1
+
+
+def _read_often(uri: str, content: bytes) -> None:
+    for _ in range(50):
+        assert storage.read_bytes(uri) == content * 10_000
+
+
+class TestDelete:
+    def test_delete(self, root: str) -> None:
+        uri = f"{root}/object"
+        write(uri, b"1")
+        storage.delete(uri)
+        assert storage.find(uri) == []
+        storage.delete(uri)
+        assert storage.create(uri, b"2") is True
+
+
+class TestLocalFailures:
+    def test_a_file_where_a_folder_should_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        for name in ("file/object", "file/folder/object"):
+            with pytest.raises(UserError, match="a part of the path is a file"):
+                storage.create(str(tmp_path / name), b"")
+            with pytest.raises(UserError, match="a part of the path is a file"):
+                storage.open_input(str(tmp_path / name))
+            assert storage.find(str(tmp_path / name)) == []
+
+    def test_a_folder_where_a_file_should_be(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="cannot read"):
+            storage.read_bytes(str(tmp_path))
+        with pytest.raises(UserError, match="cannot delete"):
+            storage.delete(str(tmp_path))
+        assert storage.find(str(tmp_path)) == []
+
+    def test_a_write_that_breaks_off_leaves_nothing(self, tmp_path: Path) -> None:
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+        message = _failure_of_creation(tmp_path / "object", [], limit)
+        assert message.startswith(f"cannot write {tmp_path}/object: File too large")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        # A file system of 64 KiB in a name space of its own: it needs no root, and no clean-up.
+        mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"
+        prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+        if shutil.which("unshare") is None or subprocess.run([*prefix, mount]).returncode != 0:
+            pytest.skip("no right to mount; the test above breaks off a write in another way")
+        message = _failure_of_creation(
+            tmp_path / "object", [*prefix, f'{mount} && exec "$0" "$@"'], ""
+        )
+        assert "No space left on device: free some space" in message
+
+
+def _failure_of_creation(path: Path, prefix: list[str], preparation: str) -> str:
+    """The error of creating 100,000 bytes in another process; it must leave an empty folder."""
+    script = f"""
+import os, sys
+from ledgerbeam.io import errors, storage
+{preparation}
+try:
+    storage.create(sys.argv[1], bytes(100_000))
+except errors.UserError as error:
+    assert os.listdir(os.path.dirname(sys.argv[1])) == []
+    print(error)
+"""
+    command = [*prefix, sys.executable, "-c", script, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class TestRemoteFailures:
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_a_missing_bucket(self, root: str) -> None:
+        uri = f"{root.split('://')[0]}://ledgerbeam-none/object"
+        with pytest.raises(UserError, match=f"cannot list {uri}[*].*check the name of the bucket"):
+            storage.find(f"{uri}*")
+        with pytest.raises(UserError, match=f"cannot write {uri}.*check the name of the bucket"):
+            storage.create(uri, b"")
+        with pytest.raises(UserError, match=f"cannot read {uri}.*check the names of bucket"):
+            storage.open_input(uri)
+        assert storage.find(uri) == []
+
+    @SLOW
+    def test_cloud_storage_without_permission(self, gcs: str) -> None:
+        _all_verbs_fail(f"gs://{object_stores.FORBIDDEN_BUCKET}/object", "role Storage Object User")
+
+    @SLOW
+    def test_s3_without_permission(self) -> None:
+        with object_stores.amazon_s3(accept_credentials=False) as store, environment(**store.env):
+            _all_verbs_fail(f"{store.bucket}/object", "allow this account s3:ListBucket")
+
+    def test_cloud_storage_without_credentials(self, tmp_path: Path) -> None:
+        with environment(
+            STORAGE_EMULATOR_HOST=None,
+            GOOGLE_APPLICATION_CREDENTIALS=None,
+            CLOUDSDK_CONFIG=str(tmp_path),
+            NO_GCE_CHECK="true",
+        ):
+            _all_verbs_fail("gs://bucket/object", "gcloud auth application-default login")
+
+    def test_s3_without_credentials(self, tmp_path: Path) -> None:
+        with environment(
+            AWS_ENDPOINT_URL=object_stores.unused_endpoint(),
+            AWS_ACCESS_KEY_ID=None,
+            AWS_SECRET_ACCESS_KEY=None,
+            AWS_PROFILE=None,
+            AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
+            AWS_CONFIG_FILE=str(tmp_path / "none"),
+            AWS_EC2_METADATA_DISABLED="true",
+        ):
+            _all_verbs_fail("s3://bucket/object", "set AWS_ACCESS_KEY_ID")
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    def test_an_endpoint_that_is_not_there_is_given_up_within_a_minute(self, root: str) -> None:
+        variable = object_stores.ENDPOINT[root.split("://")[0]]
+        with environment(**{variable: object_stores.unused_endpoint()}):
+            before = time.monotonic()
+            with pytest.raises(UserError, match=f"cannot write {root}/object: .*check the network"):
+                storage.create(f"{root}/object", b"")
+            assert time.monotonic() - before < 65
+
+    @pytest.mark.parametrize("uri", ["gs://bucket", "gs:///name", "s3://bucket/", "s3://b*/name"])
+    def test_uris_that_name_no_object(self, uri: str) -> None:
+        _all_verbs_fail(uri, "the bucket in full")
+
+    def test_an_unknown_scheme(self) -> None:
+        with pytest.raises(UserError, match="no storage is known for ftp://"):
+            storage.find("ftp://host/*")
+
+
+def _all_verbs_fail(uri: str, advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        storage.find(f"{uri}*")
+    with pytest.raises(UserError, match=advice):
+        storage.stat_of(uri)
+    with pytest.raises(UserError, match=advice):
+        storage.open_input(uri)
+    with pytest.raises(UserError, match=advice):
+        storage.create(uri, b"")
+    with pytest.raises(UserError, match=advice):
+        storage.delete(uri)
+
+
+class Fetches:
+    """Bytes by ranges, with a record of what was asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.sizes: list[int] = []
+
+    def __call__(self, start: int, end: int) -> bytes:
+        assert 0 <= start < end <= len(self.data)
+        self.sizes.append(end - start)
+        return self.data[start:end]
+
+
+class TestRangeReader:
+    DATA = random.Random(5).randbytes(1 << 21)
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("read"), st.integers(-1, 1 << 20)),
+                st.tuples(st.just("seek"), st.integers(0, 3 << 20)),
+            )
+        )
+    )
+    def test_it_reads_as_any_file_does(self, steps: list[tuple[str, int]]) -> None:
+        reader = objects.RangeReader(Fetches(self.DATA), len(self.DATA))
+        plain = io.BytesIO(self.DATA)
+        for method, argument in steps:
+            assert getattr(reader, method)(argument) == getattr(plain, method)(argument)
+            assert reader.tell() == plain.tell()
+
+    def test_a_range_costs_about_that_range(self) -> None:
+        fetches = Fetches(self.DATA)
+        reader = objects.RangeReader(fetches, len(self.DATA))
+        reader.seek(-1_000, io.SEEK_END)
+        reader.read(1_000)
+        reader.seek(500_000)
+        reader.read(10)
+        reader.read(10)
+        reader.seek(1_000_000)
+        reader.read(1_000_000)
+        assert fetches.sizes == [1_000, 1 << 18, 1_000_000]
+
+    def test_a_scan_takes_few_round_trips(self) -> None:
+        size = 100 << 20
+        fetches = Fetches(bytes(size))
+        reader = objects.RangeReader(fetches, size)
+        while reader.read(1 << 16):
+            pass
+        assert sum(fetches.sizes) == size
+        assert len(fetches.sizes) < 15

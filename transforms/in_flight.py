@@ -1,0 +1,78 @@
+"""Calls of a function that run side by side inside a bundle."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+
+class DoInFlight(beam.DoFn):
+    """Applies a function to each element, several elements at a time, in threads.
+
+    Arrow's and NumPy's kernels release the interpreter lock, so that two calls in flight keep
+    two cores busy in one process. A bundle ends when all its calls have ended; an error in one
+    fails the bundle. Outputs come in the order of the elements.
+
+    Only for the global window: what is still in flight at the bundle's end is emitted there.
+    """
+
+    def __init__(self, function: Callable[..., Iterable[Any]], in_flight: int) -> None:
+        """Wrap a function.
+
+        Args:
+            function: gives the outputs for an element (and side inputs), a list rather than a
+                generator: what a generator does, it does outside the threads. Called from
+                several threads at once.
+            in_flight: how many calls may run at a time.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        self._function = function
+        self._in_flight = in_flight
+
+    def setup(self) -> None:
+        """Start the threads' pool."""
+        self._pool = ThreadPoolExecutor(self._in_flight)
+
+    def start_bundle(self) -> None:
+        """Begin with nothing in flight; a bundle before this one may have failed half-way."""
+        self._running: deque[Future[Iterable[Any]]] = deque()
+
+    def process(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
+        """Start the element's call, after waiting for the oldest if there are enough."""
+        if len(self._running) >= self._in_flight:
+            yield from self._outputs_of_oldest()
+        self._running.append(self._pool.submit(self._function, element, *side_inputs))
+
+    def finish_bundle(self) -> Iterator[Any]:
+        """Emit what the calls in flight give."""
+        while self._running:
+            for output in self._outputs_of_oldest():
+                if isinstance(output, TaggedOutput):
+                    yield TaggedOutput(output.tag, _windowed(output.value))
+                else:
+                    yield _windowed(output)
+
+    def teardown(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _outputs_of_oldest(self) -> Iterable[Any]:
+        try:
+            return self._running.popleft().result()
+        except BaseException:
+            # No call may outlive its failed bundle.
+            for future in self._running:
+                future.cancel()
+            wait(self._running)
+            raise
+
+
+def _windowed(value: Any) -> WindowedValue:
+    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
