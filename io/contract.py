@@ -191,7 +191,9 @@ def _conform_column(
     if not column.nullable:
         refuse(np.flatnonzero(missing), lambda _: "is missing")
     if column.one_of:
-        wrong = ~_where_value(array, lambda value: value in column.one_of) & ~missing
+        allowed_values = pa.array(column.one_of, pa.string())
+        others = pc.invert(pc.is_in(array.dictionary, allowed_values))
+        wrong = _where_value(array, others.to_numpy(zero_copy_only=False), null=False) & ~missing
         allowed = ", ".join(column.one_of)
         refuse(np.flatnonzero(wrong), lambda row: f"{array[row].as_py()!r} is none of {allowed}")
     if column.type != pa.string():
@@ -274,7 +276,7 @@ def _parse(text: str, type_: pa.DataType) -> int | Decimal | datetime.date:
 def _missing(array: pa.Array) -> npt.NDArray[np.bool_]:
     """Bool `(rows,)`: null, or an empty string."""
     if isinstance(array, pa.DictionaryArray):
-        return _where_value(array, lambda value: value == "", null=True)
+        return _where_value(array, _missing(array.dictionary), null=True)
     if array.type in (pa.string(), pa.large_string(), pa.string_view()):
         empty = pc.fill_null(pc.equal(array, pa.scalar("", array.type)), True)
         return np.asarray(empty.to_numpy(zero_copy_only=False))
@@ -284,12 +286,13 @@ def _missing(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _where_value(
-    array: pa.DictionaryArray, condition: Callable[[str], bool], null: bool = False
+    array: pa.DictionaryArray, flags: npt.NDArray[np.bool_], null: bool
 ) -> npt.NDArray[np.bool_]:
-    """Bool `(rows,)`: rows whose string fulfils the condition; `null` for null rows."""
-    fulfils = [null if value is None else condition(value) for value in array.dictionary.to_pylist()]
-    codes = array.indices.fill_null(len(fulfils)).to_numpy()
-    return np.array([*fulfils, null], bool)[codes]
+    """Bool `(rows,)`: the flag of each row's value in the dictionary; `null` for null rows."""
+    if not array.null_count and not flags.any():
+        return np.zeros(len(array), bool)
+    codes = array.indices.fill_null(len(flags)).to_numpy()
+    return np.append(flags, null)[codes]
 
 
 def _carried_type(type_: pa.DataType | None) -> pa.DataType:

@@ -81,11 +81,13 @@ class GoogleCloudStore:
         if found is None:
             raise objects.missing_error(uri)
         bucket, name = objects.split(uri)
-        # Not `found` itself, which would read from the address that the server put into it.
-        blob = self._client.bucket(bucket).blob(name, generation=found.generation)
+        container = self._client.bucket(bucket)
 
         def fetch(start: int, end: int) -> bytes:
             with _client_errors("read", uri):
+                # A new one each time: to download makes a blob forget its generation where the
+                # answer does not repeat it, and the next range would come from any other.
+                blob = container.blob(name, generation=found.generation)
                 try:
                     # Raw: a gzip-encoded object would else arrive unpacked, ranges ignored.
                     data: bytes = blob.download_as_bytes(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ledgerbeam.io.errors import UserError
 
 CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0
+READ_SECONDS = 30.0
 
 # The metadata field in which an object carries the token of the call that created it.
 CREATED_BY = "ledgerbeam-created-by"
@@ -24,11 +24,11 @@ def split(uri: str) -> tuple[str, str]:
     """The bucket and the name of the object in it (or a pattern of names).
 
     Raises:
-        UserError: one of the two is missing, or the bucket is a pattern.
+        UserError: one of the two is missing, or the bucket is a pattern or no valid name.
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, name = rest.partition("/")
-    if not bucket or not name or globbing.has_magic(bucket):
+    if not name or not (bucket[:1].isalnum() and bucket[-1:].isalnum()):
         raise UserError(f"{uri} names no object: write {scheme}://BUCKET/NAME, the bucket in full")
     return bucket, name
 

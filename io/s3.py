@@ -191,7 +191,7 @@ def _advice(error: Exception) -> str:
     if not isinstance(error, ClientError):
         return "check the network, the AWS_… variables and ~/.aws, then run again"
     return {
-        400: "see the reason",
+        400: "check the region, and whether the credentials have expired",
         401: "the credentials are not valid, log in again",
         403: "allow this account s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and "
         "s3:DeleteObject on its objects",

@@ -212,6 +212,10 @@ def _store(scheme: str) -> Store:
     )
 
 
+# A forked process would write into the same connections as its parent.
+os.register_at_fork(after_in_child=_store.cache_clear)
+
+
 def _local_error(verb: str, path: str, error: OSError) -> UserError:
     advice = {
         errno.ENOENT: "check the path",
@@ -219,6 +223,7 @@ def _local_error(verb: str, path: str, error: OSError) -> UserError:
         errno.EROFS: "the file system is read-only, choose another place",
         errno.ENOSPC: "free some space on that disk, then run again",
         errno.EDQUOT: "the quota is used up, free some space, then run again",
+        errno.EEXIST: "a part of the path is a file, choose another place",
         errno.ENOTDIR: "a part of the path is a file, choose another place",
         errno.EISDIR: "it is a folder, name a file",
     }.get(error.errno or 0, "see the reason")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledgerbeam.rules.components import Components
+from ledgerbeam.transforms.octets import sort_strings
 
 
 class SortedRows(NamedTuple):
@@ -106,7 +107,9 @@ def _sort_dictionary(array: pa.DictionaryArray) -> pa.DictionaryArray:
     size = len(array.dictionary)
     used = np.zeros(size, bool)
     used[array.indices.drop_null().to_numpy()] = True
-    by_value = pc.sort_indices(array.dictionary).to_numpy()
+    by_value = sort_strings(array.dictionary)
+    if by_value is None:
+        by_value = pc.sort_indices(array.dictionary).to_numpy()
     by_value = by_value[used[by_value]]
     renumbered = np.zeros(size, np.int32)
     renumbered[by_value] = np.arange(len(by_value), dtype=np.int32)

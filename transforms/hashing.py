@@ -1,9 +1,9 @@
 """Hashes that are the same on every machine, in every process and for every version of a library.
 
 A component's shard must never change while a run can be restarted, so the hash function is
-written out here: FNV-1a over a string's UTF-8 bytes, the number itself for integers, and the
-finaliser of SplitMix64 to mix. FNV: Fowler, Noll, Vo, draft-eastlake-fnv; SplitMix64: Steele,
-Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+written out here. An integer is mixed by the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast
+splittable pseudorandom number generators", 2014); of a string its length, and then each eight
+bytes of its UTF-8 form in turn, as a little-endian integer, exclusive-or'ed into the mix before.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ledgerbeam.transforms.octets import Octets
+
 Hashes = npt.NDArray[np.uint64]
 
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -51,7 +51,7 @@ def hash_array(array: pa.Array) -> Hashes:
         return hash_array(array.dictionary)[array.indices.to_numpy()]
     if pa.types.is_integer(array.type):
         return mix(array.to_numpy().astype(np.uint64))
-    return mix(_fnv1a(array.cast(pa.large_binary())))
+    return _hash_strings(array)
 
 
 def mix(values: Hashes) -> Hashes:
@@ -70,18 +70,13 @@ def order_independent(hashes: Hashes) -> int:
     return int(np.add.reduce(hashes, dtype=np.uint64)) if len(hashes) else 0
 
 
-def _fnv1a(array: pa.LargeBinaryArray) -> Hashes:
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-    starts, lengths = ends[:-1], np.diff(ends)
-    hashes = np.full(len(array), _FNV_OFFSET)
-    shortest = int(lengths.min(initial=1 << 62))
-    # The i-th byte of every string that has one, all strings at a time.
-    for position in range(int(lengths.max(initial=0))):
-        if position < shortest:
-            hashes = (hashes ^ octets[starts + position]) * _FNV_PRIME
+def _hash_strings(strings: pa.Array) -> Hashes:
+    octets = Octets.of(strings)
+    hashes = mix(octets.lengths.astype(np.uint64))
+    for offset in range(0, int(octets.lengths.max(initial=0)), 8):
+        longer = octets.longer_than(offset)
+        if len(longer) == len(hashes):
+            hashes = mix(hashes ^ octets.word(offset))
         else:
-            longer = np.flatnonzero(lengths > position)
-            hashes[longer] = (hashes[longer] ^ octets[starts[longer] + position]) * _FNV_PRIME
+            hashes[longer] = mix(hashes[longer] ^ octets.take(longer).word(offset))
     return hashes
