@@ -344,8 +344,8 @@ class Publish:
         if sorted(summary.split for summary in summaries) != list(range(len(plan.splits))):
             raise RuntimeError(f"{len(summaries)} summaries of {len(plan.splits)} splits")
         shards = [by_shard[shard] for shard in range(plan.shards)]
-        read = _sum_totals(summary.totals for summary in summaries)
-        out = _sum_totals(commit.totals for commit in shards)
+        read = sum_totals(summary.totals for summary in summaries)
+        out = sum_totals(commit.totals for commit in shards)
         refused = read["refused"] + out["refused"]
         reject_files = sorted(rejects, key=lambda file: file.name)
         self._check_refused(refused, [*reject_files, *(c.rejects for c in shards if c.rejects)])
@@ -357,7 +357,7 @@ class Publish:
             "other_dates": read["other_dates"],
             "components": out["components"],
             f"distinct_{plan.process.count_distinct}": len(distinct_values),
-            **{name: out[name] for name in sorted(out) if name not in _COUNTS},
+            **{name: out[name] for name in sorted(out) if name not in COUNTS},
         }
         manifest = Manifest(
             attempt=attempt.record,
@@ -386,7 +386,7 @@ class Publish:
         )
 
 
-_COUNTS = ("rows", "refused", "components")
+COUNTS = ("rows", "refused", "components")
 
 
 def controls_of(read: Totals, out: Totals) -> list[Control]:
@@ -421,7 +421,7 @@ def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
     )
 
 
-def _sum_totals(all_totals: Iterable[Totals]) -> Totals:
+def sum_totals(all_totals: Iterable[Totals]) -> Totals:
     """Totals added up by name; those called `…_hash` modulo 2^64."""
     sums: Counter[str] = Counter()
     for totals in all_totals:

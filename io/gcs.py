@@ -4,6 +4,7 @@ Where `STORAGE_EMULATOR_HOST` is set the client talks to that endpoint, without 
 """
 
 import functools
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ _PATIENCE = {
     "timeout": (objects.CONNECT_SECONDS, objects.READ_SECONDS),
     "retry": DEFAULT_RETRY.with_timeout(45.0),
 }
+
+# Request and expectations, which the client writes around what the server had to say.
+_NOISE = re.compile(r"^[A-Z]+ \S+: |(: )?\('Request failed with .*$", re.DOTALL)
 
 
 class GoogleCloudStore:
@@ -154,7 +158,8 @@ def _client_errors(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except GoogleAPICallError as error:
-        raise objects.access_error(verb, uri, error.message, _advice(error)) from error
+        reason = f"status {error.code} {_NOISE.sub('', error.message)}".strip()
+        raise objects.access_error(verb, uri, reason, _advice(error)) from error
     except (GoogleAPIError, GoogleAuthError, OSError) as error:
         raise objects.access_error(verb, uri, _root_cause(error), _advice(error)) from error
 

@@ -60,8 +60,7 @@ def _parts_match(names: list[str], patterns: list[str]) -> bool:
             names[1:] == patterns[1:] == [] or _parts_match(names[1:], patterns)
         )
     return (
-        name != ""
-        and (_is_visible(name) or pattern.startswith("."))
+        (_is_visible(name) or pattern.startswith("."))
         and fnmatch.fnmatchcase(name, pattern)
         and _parts_match(names[1:], patterns[1:])
     )

@@ -25,6 +25,7 @@ from botocore.exceptions import (
 )
 
 from ledgerbeam.io import objects
+from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.storage import FileInfo
 
 _ATTEMPTS = 4
@@ -36,14 +37,18 @@ class S3Store:
     @functools.cached_property
     def _client(self) -> Any:
         # A session of its own: the default one must not be used by several threads.
-        return boto3.session.Session().client(
-            "s3",
-            config=Config(
-                connect_timeout=objects.CONNECT_SECONDS,
-                read_timeout=objects.READ_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            ),
+        session = boto3.session.Session()
+        config = Config(
+            connect_timeout=objects.CONNECT_SECONDS,
+            read_timeout=objects.READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         )
+        try:
+            return session.client("s3", config=config)
+        except ValueError as error:
+            raise UserError(
+                f"cannot reach S3: {error}: set AWS_ENDPOINT_URL to a URL with http:// or https://"
+            ) from error
 
     def find(self, pattern: str) -> list[FileInfo]:
         """See `Store.find`.
@@ -190,6 +195,8 @@ def _advice(error: Exception) -> str:
         return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
     if not isinstance(error, ClientError):
         return "check the network, the AWS_… variables and ~/.aws, then run again"
+    if error.response["Error"]["Code"] in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return "the credentials are not valid, check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     return {
         400: "check the region, and whether the credentials have expired",
         401: "the credentials are not valid, log in again",

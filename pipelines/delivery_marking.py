@@ -138,6 +138,10 @@ class DeliveryMarking(KeyedProcess):
         ]
 
 
+PROCESS = DeliveryMarking
+"""What `ledgerbeam` runs and verifies under this module's name."""
+
+
 def exact_sum(column: pa.ChunkedArray) -> int:
     """Sum of an int64 column without nulls, as a Python integer that can't overflow."""
     total = 0

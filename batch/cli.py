@@ -1,0 +1,110 @@
+"""The command `ledgerbeam`."""
+
+import datetime
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ledgerbeam.io.errors import UserError
+
+app = typer.Typer(
+    name="ledgerbeam",
+    help="Batch workloads over loans and trades, as Apache Beam pipelines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
+app.add_typer(generate, name="generate")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def run(
+    context: typer.Context,
+    workload: Annotated[str, typer.Argument(help="name of a workload, as `list` prints it")],
+) -> None:
+    """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
+    from ledgerbeam.batch.registry import load_workload
+
+    raise typer.Exit(load_workload(workload).main(context.args))
+
+
+@app.command("list")
+def list_workloads() -> None:
+    """Print the workloads that are installed."""
+    from ledgerbeam.batch.registry import workload_names
+
+    for name in workload_names():
+        print(name)
+
+
+@app.command()
+def verify(
+    uri: Annotated[str, typer.Argument(help="a published instance, as a run prints it")],
+) -> None:
+    """Check files, row counts and control totals of a published instance."""
+    from ledgerbeam.batch.registry import load_workload
+    from ledgerbeam.batch.verify import verify as verify_instance
+    from ledgerbeam.io.attempts import load_manifest
+
+    manifest = load_manifest(uri)
+    process = load_workload(manifest.attempt.process).PROCESS
+    definition = process(process.parameters_type.model_validate(manifest.attempt.parameters))
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("verify", total=len(manifest.shards))
+        controls = verify_instance(uri, definition, lambda: bars.advance(task))
+    for control in controls:
+        print(f"ok  {control.name}: {control.actual:,}")
+    files = len(manifest.shards) + len(manifest.rejects)
+    print(f"{uri}: {files:,} files and {len(controls)} control totals are as published")
+
+
+@generate.command("trades")
+def generate_trades(
+    output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
+    count: Annotated[int, typer.Option(help="how many trades")] = 1_000_000,
+    trade_date: Annotated[
+        datetime.datetime, typer.Option(formats=["%Y-%m-%d"], help="the day of the trades")
+    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+    files: Annotated[int, typer.Option(help="over how many files they are spread")] = 16,
+    format: Annotated[  # noqa: A002 - the flag's own name
+        str, typer.Option(help="parquet, csv, csv.gz, jsonl, jsonl.zst or avro")
+    ] = "parquet",
+    seed: Annotated[int, typer.Option(help="the same seed gives the same trades")] = 7,
+    bad_rows: Annotated[int, typer.Option(help="how many rows break the contract")] = 0,
+) -> None:
+    """Make a day of trades, with a few large clients and many small ones."""
+    from ledgerbeam.synthetic.trades import write_trades
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("generate", total=files)
+        write_trades(
+            output,
+            count,
+            files=files,
+            format=format,
+            trade_date=trade_date.date(),
+            seed=seed,
+            bad_rows=bad_rows,
+            progress=lambda: bars.advance(task),
+        )
+    print(f"{count:,} trades of {trade_date.date()} in {files} files at {output}")
+
+
+def main() -> int:
+    """Entry point; an error that the user can mend is one line."""
+    try:
+        app()
+    except UserError as error:
+        print(f"ledgerbeam: {error}", file=sys.stderr)
+        return 1
+    return 0
