@@ -97,7 +97,7 @@ def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -
 def _unknown_to_beam(flags: Sequence[str]) -> list[str]:
     parser = _Parser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)  # type: ignore[attr-defined]
+        options._add_argparse_args(parser)
     return parser.parse_known_args(list(flags))[1]
 
 

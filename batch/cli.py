@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.synthetic.trades import Format, write_trades
 
 app = typer.Typer(
     name="ledgerbeam",
@@ -71,23 +72,21 @@ def verify(
 @generate.command("trades")
 def generate_trades(
     output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
-    count: Annotated[int, typer.Option(help="how many trades")] = 1_000_000,
+    count: Annotated[int, typer.Option(min=0, help="how many trades")] = 1_000_000,
     trade_date: Annotated[
         datetime.datetime, typer.Option(formats=["%Y-%m-%d"], help="the day of the trades")
     ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
-    files: Annotated[int, typer.Option(help="over how many files they are spread")] = 16,
+    files: Annotated[int, typer.Option(min=1, help="over how many files they are spread")] = 16,
     format: Annotated[  # noqa: A002 - the flag's own name
-        str, typer.Option(help="parquet, csv, csv.gz, jsonl, jsonl.zst or avro")
+        Format, typer.Option(help="of the files")
     ] = "parquet",
     seed: Annotated[int, typer.Option(help="the same seed gives the same trades")] = 7,
-    bad_rows: Annotated[int, typer.Option(help="how many rows break the contract")] = 0,
+    bad_rows: Annotated[int, typer.Option(min=0, help="how many break the contract")] = 0,
 ) -> None:
     """Make a day of trades, with a few large clients and many small ones."""
-    from ledgerbeam.synthetic.trades import write_trades
-
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("generate", total=files)
-        write_trades(
+        task = bars.add_task("generate", total=count)
+        written = write_trades(
             output,
             count,
             files=files,
@@ -95,9 +94,9 @@ def generate_trades(
             trade_date=trade_date.date(),
             seed=seed,
             bad_rows=bad_rows,
-            progress=lambda: bars.advance(task),
+            progress=lambda rows: bars.advance(task, rows),
         )
-    print(f"{count:,} trades of {trade_date.date()} in {files} files at {output}")
+    print(f"{written.rows:,} trades of {trade_date.date()}, {written.size:,} bytes, at {output}")
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ from ledgerbeam.io.attempts import (
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import POSITION, empty_rows, raw_row, read_split, unpack_position
-from ledgerbeam.io.spill import Piece, SpilledPiece, load_piece, piece_bytes, spill
+from ledgerbeam.io.spill import Piece, load_piece, piece_bytes, spill
 from ledgerbeam.io.text import Refusal
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import sort_components, without
@@ -90,7 +90,7 @@ class Plan:
         memory_limit: bytes that the pieces of one shard may have; None for what the worker has.
     """
 
-    process: KeyedProcess
+    process: KeyedProcess[Any]
     splits: tuple[Split, ...]
     attempt: Attempt
     committed: tuple[ShardCommit, ...]
@@ -116,14 +116,15 @@ class KeyedBatch(beam.PTransform):
     def expand(self, root: Any) -> beam.PCollection:
         """Build the graph that the module's docstring shows."""
         plan = self._plan
-        spills = plan.spill_directory is not None
+        # What is spilled is a place on disk; else the table itself goes through GroupByKey.
+        piece: Any = pa.Table if plan.spill_directory is None else Any
         read = (
             root
             | "Splits" >> beam.Create(plan.splits, reshuffle=False)
             | "SpreadSplits" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(DoInFlight(ReadPieces(plan), IN_FLIGHT))
-            .with_output_types(tuple[int, Any if spills else pa.Table])
+            .with_output_types(tuple[int, piece])
             .with_outputs(SUMMARIES, REFUSED, main="pieces")
         )
         summaries = read[SUMMARIES]
@@ -135,17 +136,16 @@ class KeyedBatch(beam.PTransform):
         )
         done = {commit.shard for commit in plan.committed}
         # A piece without rows for each shard, so that a shard without rows is committed too.
-        no_rows = None if spills else empty_rows(plan.splits[0])
+        no_rows = empty_rows(plan.splits[0]) if plan.spill_directory is None else None
         shards = root | "Shards" >> beam.Create(
             [(shard, no_rows) for shard in range(plan.shards) if shard not in done],
             reshuffle=False,
-        ).with_output_types(tuple[int, Any if spills else pa.Table])
+        ).with_output_types(tuple[int, piece])
         commits = (
             (read.pieces, shards)
             | "Pieces" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
-            | "ExecuteShards"
-            >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
+            | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
         )
         return (
             root
@@ -265,7 +265,9 @@ class ExecuteShard:
         positions = repeated.column(POSITION).to_pylist()
         records = repeated.drop_columns(POSITION).to_pylist()
         by_identity: dict[tuple[Any, ...], list[str]] = {}
-        identities = [tuple(record[name] for name in (*process.key, process.order)) for record in records]
+        identities = [
+            tuple(record[name] for name in (*process.key, process.order)) for record in records
+        ]
         located = [places.locate(*unpack_position(position)) for position in positions]
         for identity, (file, row) in zip(identities, located, strict=True):
             by_identity.setdefault(identity, []).append(f"{storage.base_name(file)} row {row}")
@@ -393,7 +395,9 @@ def controls_of(read: Totals, out: Totals) -> list[Control]:
     """The comparisons that hold for every keyed process: of rows, and of each row total."""
     rows_out = out["rows"] + out["refused"] + read["refused"] + read["other_dates"]
     controls = [
-        Control(name="rows: in = out + rejected + other dates", expected=read["rows"], actual=rows_out)
+        Control(
+            name="rows: in = out + rejected + other dates", expected=read["rows"], actual=rows_out
+        )
     ]
     for name in read:
         if f"refused_{name}" in out:
@@ -416,7 +420,10 @@ def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
     """Refused rows as `REJECTS_SCHEMA` says."""
     columns = zip(*rows, strict=True)
     return pa.table(
-        [pa.array(values, type_) for values, type_ in zip(columns, REJECTS_SCHEMA.types, strict=True)],
+        [
+            pa.array(values, type_)
+            for values, type_ in zip(columns, REJECTS_SCHEMA.types, strict=True)
+        ],
         schema=REJECTS_SCHEMA,
     )
 
@@ -426,7 +433,9 @@ def sum_totals(all_totals: Iterable[Totals]) -> Totals:
     sums: Counter[str] = Counter()
     for totals in all_totals:
         sums.update(totals)
-    return {name: value % 2**64 if name.endswith("_hash") else value for name, value in sums.items()}
+    return {
+        name: value % 2**64 if name.endswith("_hash") else value for name, value in sums.items()
+    }
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:

@@ -43,7 +43,7 @@ _WITHOUT_EFFECT = {"output", "max_rejects", "run_number", "reason"}
 
 
 def run_module(
-    process_type: type[KeyedProcess], description: str, arguments: Sequence[str] | None
+    process_type: type[KeyedProcess[Any]], description: str, arguments: Sequence[str] | None
 ) -> int:
     """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
     started = time.monotonic()
@@ -55,7 +55,7 @@ def run_module(
             description,
             sys.argv[1:] if arguments is None else arguments,
         )
-        manifest = run(process_type(parsed.parameters), parsed.beam_flags)  # type: ignore[call-arg]
+        manifest = run(process_type(parsed.parameters), parsed.beam_flags)
     except UserError as error:
         print(f"{process_type.name}: {error}", file=sys.stderr)
         return 1
@@ -66,7 +66,7 @@ def run_module(
     return 0
 
 
-def run(process: KeyedProcess, beam_flags: Sequence[str] = ()) -> Manifest:
+def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
     """Run a process to its publication, on the runner that the flags name.
 
     An instance that is published already, from the same input and parameters, is left as it is.
@@ -110,7 +110,7 @@ def run(process: KeyedProcess, beam_flags: Sequence[str] = ()) -> Manifest:
     return load_manifest(instance_uri)
 
 
-def _draft(process: KeyedProcess, planned: Input) -> AttemptRecord:
+def _draft(process: KeyedProcess[Any], planned: Input) -> AttemptRecord:
     parameters: Parameters = process.parameters
     shown = parameters.model_dump(mode="json")
     shards = parameters.shards or shard_count(planned.estimated_rows, ROWS_A_SHARD)
@@ -136,9 +136,7 @@ def _draft(process: KeyedProcess, planned: Input) -> AttemptRecord:
     )
 
 
-def _published_before(
-    instance_uri: str, published: Manifest, draft: AttemptRecord
-) -> Manifest:
+def _published_before(instance_uri: str, published: Manifest, draft: AttemptRecord) -> Manifest:
     if published.attempt.fingerprint == draft.fingerprint:
         return published
     number = draft.parameters["run_number"] + 1

@@ -3,7 +3,7 @@
 import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,7 +47,10 @@ class Parameters(BaseModel):
     reason: str = Field(default="", description="why it is run again")
 
 
-class KeyedProcess(ABC):
+P = TypeVar("P", bound=Parameters)
+
+
+class KeyedProcess(ABC, Generic[P]):
     """A workload over rows that are grouped by a key.
 
     A definition says what its input is (`contract`), what a unit of work is (`key`, `order`) and
@@ -67,10 +70,15 @@ class KeyedProcess(ABC):
 
     name: ClassVar[str]
     parameters_type: ClassVar[type[Parameters]]
+    parameters: P
     key: ClassVar[tuple[str, ...]]
     order: ClassVar[str]
     date_column: ClassVar[str]
     count_distinct: ClassVar[str]
+
+    def __init__(self, parameters: P) -> None:
+        """Make the definition for given parameters."""
+        self.parameters = parameters
 
     @property
     @abstractmethod

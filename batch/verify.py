@@ -1,6 +1,7 @@
 """Checking a published instance against its manifest, long after the run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from ledgerbeam.transforms.components import sort_components
 
 
 def verify(
-    uri: str, process: KeyedProcess, progress: Callable[[], None] = lambda: None
+    uri: str, process: KeyedProcess[Any], progress: Callable[[], None] = lambda: None
 ) -> list[Control]:
     """Read every file that a manifest names, and compute all totals anew.
 
@@ -45,7 +46,7 @@ def verify(
     return controls
 
 
-def _verify_shard(uri: str, commit: ShardCommit, process: KeyedProcess) -> None:
+def _verify_shard(uri: str, commit: ShardCommit, process: KeyedProcess[Any]) -> None:
     table = read_part(uri, commit.part)
     if commit.rejects is not None:
         read_part(uri, commit.rejects)
@@ -66,7 +67,7 @@ def _verify_shard(uri: str, commit: ShardCommit, process: KeyedProcess) -> None:
         raise UserError(f"{uri}: shard {commit.shard}: a row comes twice: restore it from a copy")
 
 
-def _encode_keys(table: pa.Table, process: KeyedProcess) -> pa.Table:
+def _encode_keys(table: pa.Table, process: KeyedProcess[Any]) -> pa.Table:
     """The columns as rules get them: dictionary-encoded where the contract says so."""
     for column in process.contract.columns:
         if column.few_values:

@@ -171,9 +171,7 @@ def conform(table: pa.Table, fields: Sequence[Field]) -> tuple[pa.Table, Refusal
     return pa.Table.from_arrays(arrays, names=names), refusals
 
 
-def _conform_column(
-    array: pa.Array, column: Column, refusals: dict[int, list[str]]
-) -> pa.Array:
+def _conform_column(array: pa.Array, column: Column, refusals: dict[int, list[str]]) -> pa.Array:
     def refuse(rows: npt.NDArray[np.int64], reason: Callable[[int], str]) -> None:
         for row in rows.tolist():
             refusals[row].append(f"{column.name} {reason(row)}")

@@ -157,18 +157,15 @@ class GoogleCloudStore:
 def _client_errors(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
-    except GoogleAPICallError as error:
-        reason = f"status {error.code} {_NOISE.sub('', error.message)}".strip()
-        raise objects.access_error(verb, uri, reason, _advice(error)) from error
     except (GoogleAPIError, GoogleAuthError, OSError) as error:
-        raise objects.access_error(verb, uri, _root_cause(error), _advice(error)) from error
+        cause = error.cause if isinstance(error, RetryError) else error
+        reason: object = cause
+        if isinstance(cause, GoogleAPICallError):
+            reason = f"status {cause.code} {_NOISE.sub('', cause.message)}".strip()
+        raise objects.access_error(verb, uri, reason, _advice(cause)) from error
 
 
-def _root_cause(error: Exception) -> object:
-    return error.cause if isinstance(error, RetryError) and error.cause else error
-
-
-def _advice(error: Exception) -> str:
+def _advice(error: Exception | None) -> str:
     if isinstance(error, DefaultCredentialsError):
         return (
             "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS "

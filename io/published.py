@@ -69,7 +69,7 @@ def instance_of(uri: str) -> str:
     return uri.removesuffix(f"/{MANIFEST}").rstrip("/")
 
 
-class _StorageHandler(pa_fs.FileSystemHandler):  # type: ignore[misc]
+class _StorageHandler(pa_fs.FileSystemHandler):
     """Lets Arrow's datasets read through `storage`, with the same clients and credentials."""
 
     def get_type_name(self) -> str:

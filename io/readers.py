@@ -141,7 +141,10 @@ def _read_parquet(split: Split) -> Iterator[_Block]:
     row = 0
     with storage.open_input(split.file.uri) as source:
         file = read_parquet_footer(
-            split.file.uri, source, read_dictionary=few, pre_buffer=not storage.is_local(split.file.uri)
+            split.file.uri,
+            source,
+            read_dictionary=few,
+            pre_buffer=not storage.is_local(split.file.uri),
         )
         groups = range(split.start, split.end or split.start)
         try:

@@ -28,7 +28,7 @@ from ledgerbeam.io import objects
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.storage import FileInfo
 
-_ATTEMPTS = 4
+_ATTEMPTS = 5
 
 
 class S3Store:

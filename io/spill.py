@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import pyarrow as pa
 
@@ -33,13 +33,11 @@ class SpilledPiece(NamedTuple):
     length: int
 
 
-Piece = pa.Table | SpilledPiece
+Piece: TypeAlias = pa.Table | SpilledPiece
 """Rows of one shard that come from one split."""
 
 
-def spill(
-    directory: str, pieces: Iterable[tuple[int, pa.Table]]
-) -> list[tuple[int, SpilledPiece]]:
+def spill(directory: str, pieces: Iterable[tuple[int, pa.Table]]) -> list[tuple[int, SpilledPiece]]:
     """Write pieces to one new file in the directory, and say where each is.
 
     Raises:

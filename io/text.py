@@ -235,7 +235,7 @@ def _json_record(line: bytes, known: set[str]) -> dict[str, object]:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a refusal, not a defect
+        raise ValueError("not a JSON object")
     unknown = record.keys() - known
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}: the first line of the file has it not")

@@ -1,7 +1,6 @@
 """Delivery marking: a day's trades in, each with its delivery quantity out.
 
-    python -m ledgerbeam.pipelines.delivery_marking \\
-        --trades=trades/*.parquet --trade-date=2026-11-20 --output=results
+    ledgerbeam run delivery-marking --trades='trades/*' --trade-date=2026-11-20 --output=results
 
 The rule is in `ledgerbeam.rules.delivery`. The output holds every trade of the date with all its
 input columns and `delivery_quantity`, sorted by client, symbol and id within each part.
@@ -75,7 +74,7 @@ class DeliveryParameters(Parameters):
     )
 
 
-class DeliveryMarking(KeyedProcess):
+class DeliveryMarking(KeyedProcess[DeliveryParameters]):
     """The definition of delivery marking."""
 
     name = "delivery-marking"
@@ -84,9 +83,6 @@ class DeliveryMarking(KeyedProcess):
     order = "id"
     date_column = "trade_date"
     count_distinct = "client_code"
-
-    def __init__(self, parameters: DeliveryParameters) -> None:
-        self.parameters = parameters
 
     @property
     def input_pattern(self) -> str:

@@ -111,6 +111,3 @@ def is_buy(components: Components) -> npt.NDArray[np.bool_]:
 def _sums_fit(quantity: npt.NDArray[np.int64]) -> bool:
     """Whether no sum over these rows can pass int64."""
     return not len(quantity) or int(quantity.max()) * len(quantity) < 2**63
-
-
-

@@ -1,0 +1,52 @@
+# Everything runs in .venv, which is made on first use. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
+# The suite's processes use one core each.
+TEST_PROCESSES ?= 2
+
+.PHONY: help install demo test test-slow check bench clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(VENV)/dev.stamp ## make .venv with everything that development needs
+
+demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, show the result
+	@rm -rf demo
+	@$(BIN)/ledgerbeam generate trades --output=demo/trades --count=1000000
+	@$(BIN)/ledgerbeam run delivery-marking --trades='demo/trades/*.parquet' \
+		--trade-date=2026-11-20 --output=demo/results
+
+test: $(VENV)/dev.stamp ## run the test suite, less what is slow
+	$(BIN)/pytest -m 'not slow' -n $(TEST_PROCESSES)
+
+test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/dev.stamp ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd src && ../$(BIN)/mypy --config-file ../pyproject.toml -p ledgerbeam
+
+bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
+	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) demo build dist src/*.egg-info benchmarks/data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/core.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
