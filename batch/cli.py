@@ -5,9 +5,8 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
+from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.synthetic.trades import Format, write_trades
 
@@ -31,7 +30,7 @@ app.add_typer(generate, name="generate")
 )
 def run(
     context: typer.Context,
-    workload: Annotated[str, typer.Argument(help="name of a workload, as `list` prints it")],
+    workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
 ) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
     from ledgerbeam.batch.registry import load_workload
@@ -39,8 +38,8 @@ def run(
     raise typer.Exit(load_workload(workload).main(context.args))
 
 
-@app.command("list")
-def list_workloads() -> None:
+@app.command()
+def workloads() -> None:
     """Print the workloads that are installed."""
     from ledgerbeam.batch.registry import workload_names
 
@@ -60,7 +59,7 @@ def verify(
     manifest = load_manifest(uri)
     process = load_workload(manifest.attempt.process).PROCESS
     definition = process(process.parameters_type.model_validate(manifest.attempt.parameters))
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with progress_bars() as bars:
         task = bars.add_task("verify", total=len(manifest.shards))
         controls = verify_instance(uri, definition, lambda: bars.advance(task))
     for control in controls:
@@ -84,7 +83,7 @@ def generate_trades(
     bad_rows: Annotated[int, typer.Option(min=0, help="how many break the contract")] = 0,
 ) -> None:
     """Make a day of trades, with a few large clients and many small ones."""
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with progress_bars() as bars:
         task = bars.add_task("generate", total=count)
         written = write_trades(
             output,

@@ -61,7 +61,7 @@ class SplitSummary(NamedTuple):
         split: its index.
         line_count: lines or rows of the file that the split covers.
         totals: `rows`, `other_dates`, `refused`, and the row totals of the rest.
-        distinct: uint64, hashes of the distinct values of the process's `count_distinct`.
+        distinct: uint64, hashes of the distinct values of the column that the process counts.
     """
 
     split: int
@@ -175,7 +175,7 @@ class ReadPieces:
             "refused": len(rows.refusals),
             "other_dates": rows.table.num_rows - table.num_rows,
         }
-        distinct = _distinct_hashes(table.column(process.count_distinct))
+        distinct = _distinct_hashes(table.column(process.distinct[1]))
         summary = SplitSummary(split.index, rows.line_count, totals, distinct)
         outputs: list[Any] = [TaggedOutput(SUMMARIES, summary)]
         if rows.refusals:
@@ -352,14 +352,13 @@ class Publish:
         reject_files = sorted(rejects, key=lambda file: file.name)
         self._check_refused(refused, [*reject_files, *(c.rejects for c in shards if c.rejects)])
         distinct_values = distinct([summary.distinct for summary in summaries])
-        totals = {
+        counts = {
             "rows_in": read["rows"],
             "rows_out": out["rows"],
             "rejected": refused,
             "other_dates": read["other_dates"],
             "components": out["components"],
-            f"distinct_{plan.process.count_distinct}": len(distinct_values),
-            **{name: out[name] for name in sorted(out) if name not in COUNTS},
+            plan.process.distinct[0]: len(distinct_values),
         }
         manifest = Manifest(
             attempt=attempt.record,
@@ -367,7 +366,8 @@ class Publish:
             shards=shards,
             rejects=reject_files,
             columns=attempt.columns_of(shards[0].part),
-            totals=totals,
+            counts=counts,
+            totals={name: value for name, value in out.items() if name not in COUNTS},
             controls=[*controls_of(read, out), *plan.process.controls(out)],
         )
         attempt.publish(manifest)

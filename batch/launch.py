@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import astuple
 from typing import Any
 
 import apache_beam as beam
@@ -21,7 +22,7 @@ from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import LOCAL_RUNNERS, Arguments, parse_arguments, runner_of
 from ledgerbeam.batch.keyed import KeyedBatch, Plan
 from ledgerbeam.batch.process import KeyedProcess, Parameters
-from ledgerbeam.batch.report import Progress, print_summary
+from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import (
     AttemptRecord,
@@ -62,7 +63,7 @@ def run_module(
     except KeyboardInterrupt:
         print(f"{process_type.name}: interrupted: nothing published", file=sys.stderr)
         return 130
-    _print_result(manifest, parsed, time.monotonic() - started)
+    _print_result(manifest, process_type.rows_are, parsed, time.monotonic() - started)
     return 0
 
 
@@ -81,10 +82,8 @@ def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
     Raises:
         UserError: what the user can mend; nothing is published.
     """
-    options = PipelineOptions(list(beam_flags))
-    is_local = runner_of(beam_flags).lower() in LOCAL_RUNNERS
-    if is_local:
-        _check_running_mode(options)
+    pipeline = make_pipeline(beam_flags)
+    is_local = isinstance(pipeline.runner, FnApiRunner)
     parameters = process.parameters
     if parameters.run_number > 1 and not parameters.reason:
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
@@ -105,8 +104,8 @@ def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
         committed = tuple(commits(instance_uri, earlier).values())
         plan = Plan(process, planned.splits, attempt, committed, spill)
-        stack.enter_context(Progress(plan))
-        _run_pipeline(plan, options, is_local)
+        stack.enter_context(watch(plan))
+        _run_pipeline(plan, pipeline)
     return load_manifest(instance_uri)
 
 
@@ -117,7 +116,7 @@ def _draft(process: KeyedProcess[Any], planned: Input) -> AttemptRecord:
     decisive = {
         "process": process.name,
         "parameters": {k: v for k, v in shown.items() if k not in _WITHOUT_EFFECT},
-        "inputs": planned.files,
+        "inputs": [astuple(file) for file in planned.files],
         "shards": shards,
     }
     instance = process.business_date.isoformat()
@@ -146,40 +145,38 @@ def _published_before(instance_uri: str, published: Manifest, draft: AttemptReco
     )
 
 
-def _check_running_mode(options: PipelineOptions) -> None:
-    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+def make_pipeline(beam_flags: Sequence[str]) -> beam.Pipeline:
+    """An empty pipeline on the runner that the flags name.
+
+    Without a name, and as `DirectRunner`, that is the local Fn API runner: Beam's own
+    `DirectRunner` may choose another one.
+
+    Raises:
+        UserError: there is no such runner, or its options are wrong.
+    """
+    options = PipelineOptions(list(beam_flags))
+    name = runner_of(beam_flags)
+    if name.lower() in LOCAL_RUNNERS:
+        return beam.Pipeline(local_runner(options), options)
+    try:
+        return beam.Pipeline(options=options)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--runner={name}: {error}") from error
+
+
+def local_runner(options: PipelineOptions) -> FnApiRunner:
+    """The local Fn API runner, for options that it runs well with.
+
+    Raises:
+        UserError: the options ask for its mode that loses elements.
+    """
+    mode = options.view_as(DirectOptions).direct_running_mode
+    if mode == "multi_threading":
         raise UserError(
             "--direct_running_mode=multi_threading loses elements without an error in Beam 2.77: "
             "leave it out (work is done in threads anyway), or use multi_processing"
         )
-
-
-def _run_pipeline(plan: Plan, options: PipelineOptions, is_local: bool) -> None:
-    # Beam logs an error once a layer; it is told once, in the end, as one line.
-    beam_log = logging.getLogger("apache_beam")
-    level = beam_log.level
-    beam_log.setLevel(logging.CRITICAL)
-    try:
-        pipeline = beam.Pipeline(local_runner(options) if is_local else None, options)
-        _ = pipeline | plan.process.name >> KeyedBatch(plan)
-        result = pipeline.run()
-        state = result.wait_until_finish()
-    except UserError as error:
-        raise UserError(_without_step(str(error))) from error
-    except Exception as error:
-        message = _user_error_in(error)
-        if message is None:
-            raise
-        raise UserError(message) from error
-    finally:
-        beam_log.setLevel(level)
-    if state != PipelineState.DONE:
-        raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
-
-
-def local_runner(options: PipelineOptions) -> FnApiRunner:
-    """The local Fn API runner, pinned: Beam's `DirectRunner` may choose another one."""
-    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
+    if mode != "multi_processing":
         return FnApiRunner()
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -189,6 +186,29 @@ def local_runner(options: PipelineOptions) -> FnApiRunner:
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def _run_pipeline(plan: Plan, pipeline: beam.Pipeline) -> None:
+    # Beam logs an error once a layer; it is told once, in the end, as one line.
+    beam_log = logging.getLogger("apache_beam")
+    level = beam_log.level
+    beam_log.setLevel(logging.CRITICAL)
+    try:
+        _ = pipeline | plan.process.name >> KeyedBatch(plan)
+        state = pipeline.run().wait_until_finish()
+    except UserError as error:
+        raise UserError(_without_step(str(error))) from error
+    except Exception as error:
+        message = _user_error_in(error)
+        if message is None and not isinstance(pipeline.runner, FnApiRunner):
+            message = f"{type(pipeline.runner).__name__} could not run the job: {error}"
+        if message is None:
+            raise
+        raise UserError(message) from error
+    finally:
+        beam_log.setLevel(level)
+    if state != PipelineState.DONE:
+        raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
 
 
 def _user_error_in(error: Exception) -> str | None:
@@ -206,12 +226,12 @@ def _terminate(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_result(manifest: Manifest, arguments: Arguments, seconds: float) -> None:
+def _print_result(manifest: Manifest, rows_are: str, arguments: Arguments, seconds: float) -> None:
     published = instance_uri(manifest)
-    if sys.stdout.isatty() or not arguments.json:
-        print_summary(manifest, published, seconds)
     if arguments.json:
         print(json.dumps(_result(manifest, published, seconds)), flush=True)
+    else:
+        print_summary(manifest, rows_are, published, seconds)
 
 
 def instance_uri(manifest: Manifest) -> str:
@@ -223,21 +243,10 @@ def instance_uri(manifest: Manifest) -> str:
 
 
 def _result(manifest: Manifest, published: str, seconds: float) -> dict[str, Any]:
-    counts = {"rows_in", "rows_out", "rejected", "other_dates", "components"}
-    totals = manifest.totals
     return {
         "published": published,
         "attempt": manifest.attempt.number,
-        "counts": {
-            name: value
-            for name, value in totals.items()
-            if name in counts or name.startswith("distinct_")
-        },
-        "totals": {
-            name: value
-            for name, value in totals.items()
-            if name not in counts and not name.startswith("distinct_")
-        },
-        "controls_balance": all(control.balances for control in manifest.controls),
+        "counts": manifest.counts,
+        "totals": manifest.totals,
         "seconds": round(seconds, 3),
     }

@@ -65,7 +65,8 @@ class KeyedProcess(ABC, Generic[P]):
         order: column that orders the rows of a component; two rows of one component that share
             it are refused.
         date_column: column of the business date; rows of another date are counted and left out.
-        count_distinct: column whose distinct values the summary counts.
+        rows_are: what a row is, in plural.
+        distinct: name of a total, and the column whose distinct values it counts.
     """
 
     name: ClassVar[str]
@@ -74,7 +75,8 @@ class KeyedProcess(ABC, Generic[P]):
     key: ClassVar[tuple[str, ...]]
     order: ClassVar[str]
     date_column: ClassVar[str]
-    count_distinct: ClassVar[str]
+    rows_are: ClassVar[str]
+    distinct: ClassVar[tuple[str, str]]
 
     def __init__(self, parameters: P) -> None:
         """Make the definition for given parameters."""

@@ -36,12 +36,11 @@ def verify(
         _verify_shard(uri, commit, process)
         progress()
     controls = [*_recorded_totals(manifest), *manifest.controls]
-    controls += process.controls(sum_totals(commit.totals for commit in manifest.shards))
     broken = [control for control in controls if not control.balances]
     if broken:
         raise UserError(
-            f"{uri}: {broken[0].name}: {broken[0].expected} expected, {broken[0].actual} found: "
-            "the manifest has been changed: restore it from a copy"
+            f"{uri}: {broken[0].name}: {broken[0].expected:,} expected, "
+            f"{broken[0].actual:,} found: the manifest has been changed: restore it from a copy"
         )
     return controls
 
@@ -79,9 +78,9 @@ def _encode_keys(table: pa.Table, process: KeyedProcess[Any]) -> pa.Table:
 def _recorded_totals(manifest: Manifest) -> list[Control]:
     """The manifest's own totals against those of its shards."""
     sums = sum_totals(commit.totals for commit in manifest.shards)
-    names = {name: name for name in sums if name not in COUNTS}
-    names |= {"rows_out": "rows", "components": "components"}
+    recorded = {name: manifest.totals.get(name, 0) for name in sums if name not in COUNTS}
+    recorded |= {"rows": manifest.counts["rows_out"], "components": manifest.counts["components"]}
     return [
-        Control(name=name, expected=sums[of_shards], actual=manifest.totals[name])
-        for name, of_shards in names.items()
+        Control(name=f"{name}: shards = manifest", expected=sums[name], actual=value)
+        for name, value in recorded.items()
     ]

@@ -134,6 +134,7 @@ class Manifest(Record):
         shards: the marker of each shard, by shard.
         rejects: files of rows refused while the input was read.
         columns: Arrow type of each column of the parts, in their order.
+        counts: of rows and components, by name.
         totals: over the whole instance, by name.
         controls: the comparisons that let it be published.
     """
@@ -143,6 +144,7 @@ class Manifest(Record):
     shards: list[ShardCommit]
     rejects: list[FileRecord]
     columns: dict[str, str]
+    counts: Totals
     totals: Totals
     controls: list[Control]
 

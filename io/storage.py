@@ -18,8 +18,9 @@ import glob as globbing
 import os
 import stat
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -27,7 +28,8 @@ import pyarrow as pa
 from ledgerbeam.io.errors import UserError
 
 
-class FileInfo(NamedTuple):
+@dataclass(frozen=True, order=True)
+class FileInfo:
     """An object as it stood when it was looked at.
 
     Attributes:
@@ -48,7 +50,8 @@ class Store(Protocol):
     def find(self, pattern: str) -> list[FileInfo]:
         """Objects whose URI matches `pattern` (`*`, `?`, `[…]`, and `**` for any depth), by URI.
 
-        A pattern without any of these is the object of that name, or no object.
+        A wildcard doesn't match the dot at the beginning of a hidden name. A pattern without any
+        of these is the object of that name, or no object.
         """
 
     def stat(self, uri: str) -> FileInfo | None:
@@ -58,7 +61,11 @@ class Store(Protocol):
         """A seekable reader. Reading a range costs about that range, not the whole object."""
 
     def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
-        """Make the object, whole, unless one exists. False where one existed: it is untouched."""
+        """Make the object, whole, unless one exists. False where one existed: it is untouched.
+
+        A store that failed to answer may have made the object all the same. A second try then
+        gives False, and the caller compares what is there with what it wanted.
+        """
 
     def delete(self, uri: str) -> None:
         """Remove the object. No error where there is none."""
@@ -111,6 +118,7 @@ class LocalStore:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
         except OSError as error:
             raise _local_error("write", str(path), error) from error
         return True
@@ -121,6 +129,15 @@ class LocalStore:
             Path(local_path(uri)).unlink(missing_ok=True)
         except OSError as error:
             raise _local_error("delete", uri, error) from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a later file must not survive an earlier one."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def local_path(uri: str) -> str:

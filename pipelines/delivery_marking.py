@@ -82,7 +82,8 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
     key = ("client_code", "symbol")
     order = "id"
     date_column = "trade_date"
-    count_distinct = "client_code"
+    rows_are = "trades"
+    distinct = ("clients", "client_code")
 
     @property
     def input_pattern(self) -> str:

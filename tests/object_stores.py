@@ -5,6 +5,7 @@ the environment variables by which any process, subprocesses included, finds it.
 """
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -34,16 +35,21 @@ class ObjectStore(NamedTuple):
 @contextmanager
 def google_cloud_storage() -> Iterator[ObjectStore]:
     """Cloud Storage, which also refuses all access to the bucket `FORBIDDEN_BUCKET`."""
-    with _server("gs") as url:
+    with _server("gs", {}) as url:
         yield ObjectStore(f"gs://{BUCKET}", {"STORAGE_EMULATOR_HOST": url})
 
 
 @contextmanager
 def amazon_s3(*, accept_credentials: bool = True) -> Iterator[ObjectStore]:
-    """S3. Without `accept_credentials` it knows no account, and refuses all access."""
+    """S3, which answers the first request for any object `…/conflict` with status 409.
+
+    Without `accept_credentials` it knows no account, and refuses all access.
+    """
     import boto3
 
-    with _server("s3") as url:
+    # The one action that needs no account is the creation of the bucket.
+    settings = {} if accept_credentials else {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}
+    with _server("s3", settings) as url:
         env = {
             "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": "test",
@@ -54,8 +60,6 @@ def amazon_s3(*, accept_credentials: bool = True) -> Iterator[ObjectStore]:
             "s3", endpoint_url=url
         )
         client.create_bucket(Bucket=BUCKET)
-        if not accept_credentials:
-            _post(f"{url}/moto-api/reset-auth", b"0")
         yield ObjectStore(f"s3://{BUCKET}", env)
 
 
@@ -76,9 +80,9 @@ class FaultyProxy:
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_next(self, method: str, after: int) -> None:
-        """Pass on only that many bytes of the next answer to a request of that method."""
-        self._fault = (method.encode(), after)
+    def cut_next(self, request: str, after: int) -> None:
+        """Pass on only that many bytes of the next answer to a request that begins like this."""
+        self._fault = (request.encode(), after)
 
     def close(self) -> None:
         # shutdown, since a close alone does not wake the thread in accept().
@@ -92,31 +96,30 @@ class FaultyProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        faults: list[int] = []
-        with client, socket.create_connection(self._target) as server:
+        requests = [b""]
+        limit: int | None = None
+        with client, socket.create_connection(self._target) as server, suppress(OSError):
             threading.Thread(
-                target=self._forward, args=(client, server, faults), daemon=True
+                target=self._forward, args=(client, server, requests), daemon=True
             ).start()
-            passed = 0
-            with suppress(OSError):
-                while answer := server.recv(1 << 16):
-                    if faults and not answer.startswith(b"HTTP/1.1 100 "):
-                        answer = answer[: max(faults[0] - passed, 0)]
-                        passed += len(answer)
-                        if passed == faults[0]:
-                            self.cuts += 1
-                            client.sendall(answer)
-                            client.shutdown(socket.SHUT_RDWR)
-                            return
-                    client.sendall(answer)
-                client.shutdown(socket.SHUT_WR)
+            while answer := server.recv(1 << 16):
+                final = not answer.startswith(b"HTTP/1.1 100 ")
+                if self._fault is not None and final and requests[-1].startswith(self._fault[0]):
+                    limit, self._fault = self._fault[1], None
+                if limit is not None and limit <= len(answer):
+                    self.cuts += 1
+                    client.sendall(answer[:limit])
+                    break
+                client.sendall(answer)
+                limit = None if limit is None else limit - len(answer)
+            # shutdown, since a close alone is put off while the other thread is in recv().
+            client.shutdown(socket.SHUT_RDWR)
 
-    def _forward(self, client: socket.socket, server: socket.socket, faults: list[int]) -> None:
+    def _forward(self, client: socket.socket, server: socket.socket, requests: list[bytes]) -> None:
         with suppress(OSError):
             while request := client.recv(1 << 16):
-                if self._fault is not None and request.startswith(self._fault[0] + b" "):
-                    faults.append(self._fault[1])
-                    self._fault = None
+                if request.startswith((b"GET ", b"POST ", b"PUT ")):
+                    requests.append(request[:100])
                 server.sendall(request)
             server.shutdown(socket.SHUT_WR)
 
@@ -138,9 +141,13 @@ def unused_endpoint() -> str:
 
 
 @contextmanager
-def _server(kind: str) -> Iterator[str]:
+def _server(kind: str, settings: dict[str, str]) -> Iterator[str]:
     with subprocess.Popen(
-        [sys.executable, __file__, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, kind],
+        env=os.environ | settings,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
@@ -151,13 +158,6 @@ def _server(kind: str) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-
-
-def _post(url: str, body: bytes) -> None:
-    from urllib.request import urlopen
-
-    with urlopen(url, data=body):
-        pass
 
 
 def _serve(kind: str) -> None:
@@ -181,6 +181,9 @@ def _gcs_server() -> Any:
     )
     content = Storage(use_memory_fs=True)
     create_bucket(BUCKET, content)
+    # Connections are kept, as in real life; each answer comes in two pieces, hence no Nagle.
+    server.RequestHandler.protocol_version = "HTTP/1.1"
+    server.RequestHandler.disable_nagle_algorithm = True
     ThreadingHTTPServer.request_queue_size = 64
     return ThreadingHTTPServer(("127.0.0.1", 0), partial(server.RequestHandler, content))
 
@@ -235,14 +238,23 @@ def _s3_server() -> Any:
         MotoRequestHandler,
         create_backend_app,
     )
+    from werkzeug import Request, Response
     from werkzeug.serving import make_server
 
     application = DomainDispatcherApplication(create_backend_app)
+    conflicts = set()
 
-    # moto looks whether the object exists and then writes it, in two steps.
     def one_at_a_time(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        request = Request(environ)
+        if request.path.endswith("/conflict") and request.path not in conflicts:
+            conflicts.add(request.path)
+            request.get_data()
+            conflict = "<Error><Code>ConditionalRequestConflict</Code></Error>"
+            return Response(conflict, 409)(environ, start_response)
+        # moto looks whether the object exists and then writes it, in two steps.
         with _ONE_AT_A_TIME:
-            return application(environ, start_response)
+            answer: Iterable[bytes] = application(environ, start_response)
+            return answer
 
     return make_server(
         "127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=MotoRequestHandler

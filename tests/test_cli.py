@@ -1,0 +1,104 @@
+"""The command line, as a user meets it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, cwd=cwd, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("day")
+    made = command(
+        "ledgerbeam", "generate", "trades", "--output=trades", "--count=2000", "--files=2",
+        cwd=folder,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "2,000 trades of 2026-11-20" in made.stdout
+    return folder
+
+
+def flags(output: str) -> list[str]:
+    return ["--trades=trades/*.parquet", "--trade-date=2026-11-20", f"--output={output}"]
+
+
+def test_module_and_command_do_the_same(day: Path) -> None:
+    module = command(
+        sys.executable, "-m", "ledgerbeam.pipelines.delivery_marking", *flags("a"), "--json",
+        cwd=day,
+    )  # fmt: skip
+    assert (module.returncode, module.stderr) == (0, "")
+    run = command("ledgerbeam", "run", "delivery-marking", *flags("b"), "--json", cwd=day)
+    assert (run.returncode, run.stderr) == (0, "")
+    of_module, of_run = (json.loads(done.stdout.splitlines()[-1]) for done in (module, run))
+    assert of_module["published"] == str(day / "a" / "delivery-marking" / "2026-11-20")
+    assert of_module["seconds"] > 0
+    assert of_module["counts"]["rows_in"] == 2000
+    assert (of_module["counts"], of_module["totals"]) == (of_run["counts"], of_run["totals"])
+
+
+def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
+    run = command("ledgerbeam", "run", "delivery-marking", *flags("c"), cwd=day)
+    assert run.returncode == 0, run.stderr
+    words = [line.split("  ")[0] for line in run.stdout.splitlines()]
+    for word in ("trades", "rejected", "clients", "components", "delivery quantity", "seconds"):
+        assert word in words
+    published = run.stdout.splitlines()[-1].removeprefix("published at ")
+    verified = command("ledgerbeam", "verify", published, cwd=day)
+    assert verified.returncode == 0, verified.stderr
+    assert "are as published" in verified.stdout.splitlines()[-1]
+    part = next(Path(published).glob("attempt-1/part-*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1] + b"X")
+    damaged = command("ledgerbeam", "verify", published, cwd=day)
+    assert damaged.returncode == 1
+    assert part.name in damaged.stderr
+    assert len(damaged.stderr.splitlines()) == 1
+
+
+def test_help_names_every_parameter_and_its_default(day: Path) -> None:
+    shown = command("ledgerbeam", "run", "delivery-marking", "--help", cwd=day)
+    assert shown.returncode == 0
+    for flag in ("--trades", "--trade-date", "--output", "--columns", "--max-rejects", "--json"):
+        assert flag in shown.stdout
+    assert "(default: 0)" in shown.stdout
+    assert "(required)" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "deliveries"], "no workload deliveries: there are delivery-marking"),
+        (["verify", "nowhere"], "nowhere: nothing is published there"),
+        (["run", "delivery-marking"], "--output is required"),
+        (
+            ["run", "delivery-marking", *flags("d"), "--max-reject=1"],
+            "unknown flag --max-reject: did you mean --max-rejects?",
+        ),
+        (
+            ["run", "delivery-marking", *flags("d"), "--trade-date=20 November"],
+            "--trade-date=20 November",
+        ),
+        (
+            ["run", "delivery-marking", *flags("d"), "--runner=NoSuchRunner"],
+            "NoSuchRunner",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line(day: Path, arguments: list[str], line: str) -> None:
+    done = command("ledgerbeam", *arguments, cwd=day)
+    assert done.returncode != 0
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (day / "d").exists()
