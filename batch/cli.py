@@ -95,7 +95,7 @@ def generate_trades(
             bad_rows=bad_rows,
             progress=lambda rows: bars.advance(task, rows),
         )
-    print(f"{written.rows:,} trades of {trade_date.date()}, {written.size:,} bytes, at {output}")
+    print(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
 
 
 def main() -> int:

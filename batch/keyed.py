@@ -382,8 +382,8 @@ class Publish:
         folders = {file.name.partition("/")[0] for file in files}
         folder = folders.pop() if len(folders) == 1 else "attempt-*"
         raise UserError(
-            f"nothing published: {refused:,} rows refused, and --max-rejects is {limit:,}: "
-            f"first {first['file']} row {first['row']}: {first['reason']}: all are in "
+            f"nothing published: {refused:,} {'row' if refused == 1 else 'rows'} refused, and "
+            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: {first['reason']}: all are in "
             f"{storage.join(instance, folder)}/rejects-*.parquet"
         )
 
