@@ -19,6 +19,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam import __version__
@@ -127,7 +128,7 @@ class KeyedBatch(beam.PTransform):
             .with_output_types(tuple[int, piece])
             .with_outputs(SUMMARIES, REFUSED, main="pieces")
         )
-        summaries = read[SUMMARIES]
+        summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
         line_counts = AsList(summaries | "LineCounts" >> beam.Map(_line_count))
         rejects = (
             read[REFUSED]
@@ -153,6 +154,19 @@ class KeyedBatch(beam.PTransform):
             | "Publish"
             >> beam.Map(Publish(plan), AsList(commits), AsList(rejects), AsList(summaries))
         )
+
+
+def _count_read(summary: SplitSummary) -> SplitSummary:
+    """Tell the runner's own monitoring, which is all that Beam's metrics are used for."""
+    for name in ("rows", "refused", "other_dates"):
+        Metrics.counter("read", name).inc(summary.totals[name])
+    return summary
+
+
+def _count_committed(commit: ShardCommit) -> ShardCommit:
+    Metrics.counter("committed", "rows").inc(commit.part.rows)
+    Metrics.counter("committed", "bytes").inc(commit.part.size)
+    return commit
 
 
 def _line_count(summary: SplitSummary) -> tuple[int, int]:
@@ -383,8 +397,8 @@ class Publish:
         folder = folders.pop() if len(folders) == 1 else "attempt-*"
         raise UserError(
             f"nothing published: {refused:,} {'row' if refused == 1 else 'rows'} refused, and "
-            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: {first['reason']}: all are in "
-            f"{storage.join(instance, folder)}/rejects-*.parquet"
+            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: "
+            f"{first['reason']}: all are in {storage.join(instance, folder)}/rejects-*.parquet"
         )
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -48,7 +49,8 @@ def run_module(
 ) -> int:
     """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         parsed = parse_arguments(
             process_type.parameters_type,
@@ -88,7 +90,7 @@ def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
     if parameters.run_number > 1 and not parameters.reason:
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
     planned = plan_input(
-        storage.absolute(process.input_pattern),
+        ",".join(map(storage.absolute, process.input_pattern.split(","))),
         process.contract,
         columns=ColumnNames.parse(parameters.columns),
         format=parameters.format,
