@@ -1,0 +1,1 @@
+"""Made-up input: a day of trades of any size."""

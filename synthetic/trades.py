@@ -1,0 +1,451 @@
+"""A day of trades, made up: as many as asked for, skewed as real ones are, the same for a seed.
+
+Every value of a trade is a function of the seed and of the trade's row number alone. The same day
+therefore comes out whatever the format and the number of files, any range of rows can be made
+without the others, and memory doesn't grow with the day.
+
+Clients and symbols follow a Zipf-Mandelbrot law, except for one client who holds 1% of all
+trades. Ids are 1..count in an order that looks random. Bad rows can be planted, evenly spread:
+an unknown side, a negative quantity, a missing client, and two trades of one client and symbol
+with the same id; in text formats half of the negative quantities are words instead.
+"""
+
+import datetime
+import functools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Required, TypedDict, Unpack
+
+import fastavro
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from ledgerbeam.io import storage
+from ledgerbeam.io.errors import UserError
+
+Format = Literal["parquet", "csv", "csv.gz", "jsonl", "jsonl.zst", "avro"]
+IdType = Literal["integer", "string"]
+
+BATCH_ROWS = 250_000
+FIRST_CLIENT_SHARE = 0.01
+ROWS_PER_CLIENT = 100
+"""Trades for each client where the number of clients isn't given."""
+
+PRICE = pa.decimal128(18, 4)
+_TICK = 500  # 0.0500 in units of the price's last decimal
+_QUANTITIES = 500
+
+_Integers = npt.NDArray[np.int64]
+_Bits = npt.NDArray[np.uint64]
+
+
+class Generated(NamedTuple):
+    """What `write_trades` has written.
+
+    Attributes:
+        uris: the files.
+        rows: trades in them, bad ones included.
+        size: bytes in them.
+    """
+
+    uris: list[str]
+    rows: int
+    size: int
+
+
+def schema(id_type: IdType = "integer") -> pa.Schema:
+    """Columns of the trades; `price` in the currency's units, `quantity` in the symbol's."""
+    return pa.schema(
+        {
+            "id": pa.int64() if id_type == "integer" else pa.string(),
+            "client_code": pa.string(),
+            "symbol": pa.string(),
+            "side": pa.string(),
+            "quantity": pa.int64(),
+            "price": PRICE,
+            "trade_date": pa.date32(),
+        }
+    )
+
+
+class DayOptions(TypedDict, total=False):
+    """What `trades` takes besides the count, with the same meaning and defaults."""
+
+    trade_date: Required[datetime.date]
+    clients: int | None
+    symbols: int
+    seed: int
+    other_dates: float
+    id_type: IdType
+    bad_rows: int
+
+
+def trades(
+    count: int,
+    *,
+    trade_date: datetime.date,
+    clients: int | None = None,
+    symbols: int = 500,
+    seed: int = 7,
+    other_dates: float = 0.0,
+    id_type: IdType = "integer",
+    bad_rows: int = 0,
+    rows: range | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Make the trades of a day, in batches of at most `BATCH_ROWS`.
+
+    Args:
+        count: trades of the whole day, bad ones included.
+        trade_date: the date of all trades but `other_dates` of them, which are a day older.
+        clients: how many there are; by default one for every `ROWS_PER_CLIENT` trades.
+        symbols: how many there are.
+        seed: another seed gives another day.
+        other_dates: share of trades of the day before, from 0 to 1.
+        id_type: strings are `T1`, `T2`, …, which sort in another order than the integers.
+        bad_rows: how many of the rows are to be refused, each for one reason.
+        rows: which of the day's rows to make; by default all.
+
+    Returns:
+        Batches of `schema(id_type)`.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    if not 0 <= bad_rows <= count:
+        raise ValueError(f"bad_rows={bad_rows} must be from 0 to count={count}")
+    if not 0.0 <= other_dates <= 1.0:
+        raise ValueError(f"other_dates={other_dates} must be from 0 to 1")
+    clients = max(1, count // ROWS_PER_CLIENT) if clients is None else clients
+    if min(clients, symbols) < 1:
+        raise ValueError(f"clients={clients} and symbols={symbols} must be at least 1")
+    day = _Day(count, trade_date, clients, symbols, seed, other_dates, id_type, bad_rows)
+    wanted = range(count) if rows is None else rows
+    # Not a generator itself, so that it is the call that refuses wrong arguments.
+    return (
+        day.batch(np.arange(start, min(start + BATCH_ROWS, wanted.stop)))
+        for start in range(wanted.start, wanted.stop, BATCH_ROWS)
+    )
+
+
+def write_trades(
+    output: str,
+    count: int,
+    *,
+    files: int = 16,
+    format: Format = "parquet",  # noqa: A002 - what it is called on command lines
+    progress: Callable[[int], None] | None = None,
+    **day: Unpack[DayOptions],
+) -> Generated:
+    """Write the day that `trades` gives to files.
+
+    Args:
+        output: URI of the folder; the files are `trades-00000-of-00016.parquet` and so on.
+        count: trades of the whole day, bad ones included.
+        files: how many files share the trades, evenly.
+        format: Parquet is snappy, Avro deflate; amounts and dates are strings in JSON.
+        progress: called with the number of trades that were written since its last call.
+        **day: what the trades are like, as for `trades`.
+
+    Raises:
+        UserError: the folder holds trades already, or can't be written.
+        ValueError: a number is out of its range.
+    """
+    if files < 1:
+        raise ValueError(f"files={files} must be at least 1")
+    present = storage.find(storage.join(storage.escape(output), "trades-*"))
+    if present:
+        raise _exists(present[0].uri)
+    columns = schema(day.get("id_type", "integer"))
+    uris = []
+    size = 0
+    for number in range(files):
+        rows = range(count * number // files, count * (number + 1) // files)
+        batches = _reporting(trades(count, rows=rows, **day), progress)
+        uri = storage.join(output, f"trades-{number:05}-of-{files:05}.{format}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "trades")
+            _WRITERS[format](path, columns, batches)
+            if not storage.create(uri, _mapped(path)):
+                raise _exists(uri)
+            size += path.stat().st_size
+        uris.append(uri)
+    return Generated(uris, count, size)
+
+
+@dataclass(frozen=True)
+class _Day:
+    """The arguments of `trades`, and the values of its rows."""
+
+    count: int
+    trade_date: datetime.date
+    clients: int
+    symbols: int
+    seed: int
+    other_dates: float
+    id_type: IdType
+    bad_rows: int
+
+    def batch(self, rows: _Integers) -> pa.RecordBatch:
+        """Make the trades of the given rows."""
+        faults = self._faults(rows)
+        # The second trade of a pair takes the place of the first, in all that makes it one.
+        twins = np.where(faults.twin_of >= 0, faults.twin_of, rows)
+        client = self._draw("client", _client_law(self.clients), twins)
+        symbol = self._draw("symbol", _zipf_mandelbrot(self.symbols), twins)
+        side = np.where(self._uniform("side", rows) < 0.5, 0, 1)
+        quantity = self._integers("quantity", _QUANTITIES, rows)
+        quantity = np.where(faults.kind == _NEGATIVE, -1 - faults.number // 5, quantity)
+        of_other_date = (self._uniform("date", rows) < self.other_dates) & (faults.kind < 0)
+        epoch_day = (self.trade_date - datetime.date(1970, 1, 1)).days
+        columns = [
+            self._ids(twins),
+            pa.array(_names("C", self.clients)).take(
+                pa.array(client, mask=faults.kind == _NO_CLIENT)
+            ),
+            pa.array(_names("S", self.symbols)).take(pa.array(symbol)),
+            pa.array(["B", "S", "X"]).take(pa.array(np.where(faults.kind == _SIDE, 2, side))),
+            pa.array(quantity),
+            self._prices(symbol, rows),
+            pa.array((epoch_day - of_other_date).astype(np.int32)).cast(pa.date32()),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema(self.id_type))
+
+    def _ids(self, rows: _Integers) -> pa.Array:
+        ids = pa.array(1 + _shuffled(rows, self.count, self._salt("id")))
+        if self.id_type == "integer":
+            return ids
+        return pc.binary_join_element_wise("T", ids.cast(pa.string()), "")
+
+    def _prices(self, symbol: _Integers, rows: _Integers) -> pa.Array:
+        """Around a price of the symbol's own, from 10.00 to 2,010.00, in ticks of 0.05."""
+        base = 220 + self._integers("symbol price", 39_961, symbol)
+        ticks = base + self._integers("price", 41, rows) - 20
+        words = np.zeros((len(rows), 2), np.int64)  # decimal128: low half, high half
+        words[:, 0] = ticks * _TICK
+        return pa.Array.from_buffers(PRICE, len(rows), [None, pa.py_buffer(words)])
+
+    def _faults(self, rows: _Integers) -> "_Faults":
+        """Say what is wrong with each row; the bad rows are evenly spread over the day."""
+        number = np.full(len(rows), -1, np.int64)
+        twin_of = np.full(len(rows), -1, np.int64)
+        kind = np.full(len(rows), -1, np.int64)
+        if self.bad_rows and len(rows):
+            first = -(-int(rows[0]) * self.bad_rows // self.count)
+            behind = -(-(int(rows[-1]) + 1) * self.bad_rows // self.count)
+            bad = np.arange(first, behind)
+            at = bad * self.count // self.bad_rows - rows[0]
+            number[at] = bad
+            # A pair needs two rows: the first of a pair that isn't complete gets another fault.
+            lonely = (bad % 5 == _TWIN_A) & (bad + 1 == self.bad_rows)
+            kind[at] = np.where(lonely, _SIDE, bad % 5)
+            second = bad % 5 == _TWIN_B
+            twin_of[at[second]] = (bad[second] - 1) * self.count // self.bad_rows
+        return _Faults(kind, number, twin_of)
+
+    def _draw(
+        self, purpose: str, cumulative: npt.NDArray[np.float64], rows: _Integers
+    ) -> _Integers:
+        drawn = np.searchsorted(cumulative, self._uniform(purpose, rows), side="right")
+        return np.minimum(drawn, len(cumulative) - 1)
+
+    def _integers(self, purpose: str, below: int, rows: _Integers) -> _Integers:
+        bits = _mixed(rows.astype(np.uint64) + self._salt(purpose))
+        return ((bits >> np.uint64(32)) * np.uint64(below) >> np.uint64(32)).astype(np.int64)
+
+    def _uniform(self, purpose: str, rows: _Integers) -> npt.NDArray[np.float64]:
+        """From 0 to below 1."""
+        bits = _mixed(rows.astype(np.uint64) + self._salt(purpose))
+        return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
+
+    def _salt(self, purpose: str) -> np.uint64:
+        return np.random.SeedSequence([self.seed, *purpose.encode()]).generate_state(1, np.uint64)[
+            0
+        ]
+
+
+_SIDE, _NEGATIVE, _NO_CLIENT, _TWIN_A, _TWIN_B = range(5)
+
+
+class _Faults(NamedTuple):
+    """Int64 `(rows,)` each; -1 where there is nothing wrong.
+
+    Attributes:
+        kind: `_SIDE` to `_TWIN_B`.
+        number: of the bad row, from 0.
+        twin_of: the row whose id, client and symbol this one repeats.
+    """
+
+    kind: _Integers
+    number: _Integers
+    twin_of: _Integers
+
+
+def _mixed(bits: _Bits) -> _Bits:
+    """Turn consecutive numbers into ones that look independent, as SplitMix64 does."""
+    bits = bits * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def _shuffled(rows: _Integers, count: int, salt: np.uint64) -> _Integers:
+    """Give each row its place in an order of 0..count-1 that looks random.
+
+    An odd multiple and a shift-xor are permutations of the numbers of so many bits. What leaves
+    0..count-1 is sent round again until it is back, which makes a permutation of 0..count-1
+    without ever holding one in memory.
+    """
+    bits = max(2, (count - 1).bit_length())
+    mask = np.uint64((1 << bits) - 1)
+    shift = np.uint64(bits // 2)
+    rounds = _mixed(salt + np.arange(6, dtype=np.uint64)).reshape(3, 2)
+
+    def permute(numbers: _Bits) -> _Bits:
+        for factor, offset in rounds:
+            numbers = (numbers * (factor | np.uint64(1)) + offset) & mask
+            numbers = numbers ^ (numbers >> shift)
+        return numbers
+
+    places = permute(rows.astype(np.uint64))
+    while (outside := places >= count).any():
+        places[outside] = permute(places[outside])
+    return places.astype(np.int64)
+
+
+@functools.cache
+def _zipf_mandelbrot(ranks: int) -> npt.NDArray[np.float64]:
+    """Cumulative shares `(ranks,)` of weights 1 / (rank + 50).
+
+    The 50 keeps the first rank of 500 near 0.8%, and that of 100,000 below 0.3%.
+    """
+    weights = 1.0 / (np.arange(1, ranks + 1) + 50.0)
+    return np.cumsum(weights) / weights.sum()
+
+
+@functools.cache
+def _client_law(clients: int) -> npt.NDArray[np.float64]:
+    """Cumulative shares `(clients,)`: the first holds 1%, the others the rest by their law."""
+    if clients == 1:
+        return np.ones(1)
+    others = FIRST_CLIENT_SHARE + (1 - FIRST_CLIENT_SHARE) * _zipf_mandelbrot(clients - 1)
+    return np.concatenate([[FIRST_CLIENT_SHARE], others])
+
+
+@functools.cache
+def _names(prefix: str, count: int) -> pa.StringArray:
+    return pa.array([f"{prefix}{number:06}" for number in range(1, count + 1)])
+
+
+def _reporting(
+    batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        if progress is not None:
+            progress(batch.num_rows)
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    if not path.stat().st_size:
+        return pa.py_buffer(b"")  # there is no mapping of nothing
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _exists(uri: str) -> UserError:
+    return UserError(
+        f"{uri} exists already: trades are never written over: choose another folder, or delete "
+        "the trades in this one"
+    )
+
+
+def _write_parquet(path: Path, columns: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    with pq.ParquetWriter(str(path), columns, compression="snappy") as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=BATCH_ROWS)
+
+
+def _write_csv(
+    path: Path, columns: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str | None
+) -> None:
+    text = pa.schema([(name, pa.string()) for name in columns.names])
+    options = pa_csv.WriteOptions(quoting_style="none")
+    with (
+        pa.output_stream(str(path), compression=compression) as file,
+        pa_csv.CSVWriter(file, text, write_options=options) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(_as_text(batch, word="many"))
+
+
+def _write_json_lines(
+    path: Path, columns: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str | None
+) -> None:
+    with pa.output_stream(str(path), compression=compression) as file:
+        for batch in batches:
+            text = _as_text(batch, word='"many"')
+            parts: list[pa.Array | str] = []
+            for name, type_ in zip(columns.names, columns.types, strict=True):
+                values = text.column(name)
+                if type_ != pa.int64():
+                    values = pc.binary_join_element_wise('"', values, '"', "")
+                parts += [
+                    f', "{name}": ' if parts else f'{{"{name}": ',
+                    pc.fill_null(values, "null"),
+                ]
+            lines = pc.binary_join_element_wise(*parts, "}\n", "")
+            whole = pa.ListArray.from_arrays([0, len(lines)], lines)
+            file.write(pc.binary_join(whole, "")[0].as_buffer())
+
+
+def _write_avro(path: Path, columns: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    with path.open("wb") as file:
+        fastavro.writer(
+            file,
+            _avro_schema(columns),
+            (record for batch in batches for record in batch.to_pylist()),
+            codec="deflate",
+            sync_marker=b"ledgerbeam trade",  # by default random, and no two files the same
+        )
+
+
+def _avro_schema(columns: pa.Schema) -> dict[str, object]:
+    types: dict[pa.DataType, object] = {
+        pa.int64(): "long",
+        pa.string(): ["null", "string"],
+        pa.date32(): {"type": "int", "logicalType": "date"},
+        PRICE: {
+            "type": "bytes",
+            "logicalType": "decimal",
+            "precision": PRICE.precision,
+            "scale": PRICE.scale,
+        },
+    }
+    fields = [{"name": field.name, "type": types[field.type]} for field in columns]
+    return {"type": "record", "name": "trade", "fields": fields}
+
+
+def _as_text(batch: pa.RecordBatch, word: str) -> pa.RecordBatch:
+    """All columns as strings, with `word` for every other negative quantity."""
+    columns = [column.cast(pa.string()) for column in batch.columns]
+    at = batch.schema.get_field_index("quantity")
+    quantity = batch.column(at).to_numpy()
+    is_word = (quantity < 0) & (quantity % 2 == 0)
+    columns[at] = pc.if_else(pa.array(is_word), word, columns[at])
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+_WRITERS: dict[Format, Callable[[Path, pa.Schema, Iterable[pa.RecordBatch]], None]] = {
+    "parquet": _write_parquet,
+    "csv": functools.partial(_write_csv, compression=None),
+    "csv.gz": functools.partial(_write_csv, compression="gzip"),
+    "jsonl": functools.partial(_write_json_lines, compression=None),
+    "jsonl.zst": functools.partial(_write_json_lines, compression="zstd"),
+    "avro": _write_avro,
+}
