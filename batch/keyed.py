@@ -11,97 +11,35 @@ of shards that an earlier attempt has committed are dropped at once.
 import datetime
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam import __version__
-from ledgerbeam.batch.process import KeyedProcess
-from ledgerbeam.io import storage
+from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary
+from ledgerbeam.batch.publish import Publish, distinct
+from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_repeated
 from ledgerbeam.io.arrow_stream import compact
-from ledgerbeam.io.attempts import (
-    Attempt,
-    Control,
-    FileRecord,
-    Manifest,
-    ShardCommit,
-    Totals,
-)
+from ledgerbeam.io.attempts import ShardCommit
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import Split
-from ledgerbeam.io.readers import POSITION, empty_rows, raw_row, read_split, unpack_position
+from ledgerbeam.io.readers import POSITION, empty_rows, read_split
 from ledgerbeam.io.spill import Piece, load_piece, piece_bytes, spill
-from ledgerbeam.io.text import Refusal
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import sort_components, without
-from ledgerbeam.transforms.hashing import hash_array
+from ledgerbeam.transforms.hashing import hash_distinct
 from ledgerbeam.transforms.in_flight import DoInFlight
 from ledgerbeam.transforms.partition import split_by_shard
 
 IN_FLIGHT = 2
 SUMMARIES = "summaries"
 REFUSED = "refused"
-
-REJECTS_SCHEMA = pa.schema(
-    [("file", pa.string()), ("row", pa.int64()), ("raw", pa.string()), ("reason", pa.string())]
-)
-"""Refused rows: file, line (text) or row (else) from 1, the row as it stood, what is wrong."""
-
-
-class SplitSummary(NamedTuple):
-    """What reading a split gave, apart from its rows.
-
-    Attributes:
-        split: its index.
-        line_count: lines or rows of the file that the split covers.
-        totals: `rows`, `other_dates`, `refused`, and the row totals of the rest.
-        distinct: uint64, hashes of the distinct values of the column that the process counts.
-    """
-
-    split: int
-    line_count: int
-    totals: Totals
-    distinct: np.ndarray
-
-
-class RefusedRows(NamedTuple):
-    """Rows of a split that break the contract."""
-
-    split: int
-    refusals: list[Refusal]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a pipeline is built from.
-
-    Attributes:
-        process: the definition, with its parameters.
-        splits: of the input; at least one.
-        attempt: where results go.
-        committed: shards that earlier attempts on the same input have committed.
-        spill_directory: where pieces are spilled; None where they go through GroupByKey.
-        memory_limit: bytes that the pieces of one shard may have; None for what the worker has.
-    """
-
-    process: KeyedProcess[Any]
-    splits: tuple[Split, ...]
-    attempt: Attempt
-    committed: tuple[ShardCommit, ...]
-    spill_directory: str | None
-    memory_limit: int | None = None
-
-    @property
-    def shards(self) -> int:
-        """How many shards the instance has."""
-        return self.attempt.record.shards
 
 
 class KeyedBatch(beam.PTransform):
@@ -118,13 +56,17 @@ class KeyedBatch(beam.PTransform):
         """Build the graph that the module's docstring shows."""
         plan = self._plan
         # What is spilled is a place on disk; else the table itself goes through GroupByKey.
-        piece: Any = pa.Table if plan.spill_directory is None else Any
+        spills = plan.spill_directory is not None
+        piece: Any = Any if spills else pa.Table
+        # Calls in flight hold their outputs until they end: places on disk, but not tables.
+        read_pieces = ReadPieces(plan)
+        reader = DoInFlight(read_pieces, IN_FLIGHT) if spills else read_pieces
         read = (
             root
             | "Splits" >> beam.Create(plan.splits, reshuffle=False)
             | "SpreadSplits" >> beam.Reshuffle()
             | "Read"
-            >> beam.ParDo(DoInFlight(ReadPieces(plan), IN_FLIGHT))
+            >> beam.ParDo(reader)
             .with_output_types(tuple[int, piece])
             .with_outputs(SUMMARIES, REFUSED, main="pieces")
         )
@@ -133,11 +75,11 @@ class KeyedBatch(beam.PTransform):
         rejects = (
             read[REFUSED]
             | "SpreadRefused" >> beam.Reshuffle()
-            | "WriteRejects" >> beam.Map(WriteRejects(plan), line_counts)
+            | "WriteRefused" >> beam.Map(WriteRefused(plan), line_counts)
         )
         done = {commit.shard for commit in plan.committed}
         # A piece without rows for each shard, so that a shard without rows is committed too.
-        no_rows = empty_rows(plan.splits[0]) if plan.spill_directory is None else None
+        no_rows = None if spills else empty_rows(plan.splits[0])
         shards = root | "Shards" >> beam.Create(
             [(shard, no_rows) for shard in range(plan.shards) if shard not in done],
             reshuffle=False,
@@ -179,32 +121,36 @@ class ReadPieces:
 
     plan: Plan
 
-    def __call__(self, split: Split) -> list[Any]:
+    def __call__(self, split: Split) -> Iterator[Any]:
         """Pieces as (shard, piece), a `SplitSummary`, and `RefusedRows` if there are any."""
         process = self.plan.process
-        rows = read_split(split)
-        table = _of_date(rows.table, process.date_column, process.business_date)
-        totals = process.row_totals(table) | {
-            "rows": rows.row_count,
-            "refused": len(rows.refusals),
-            "other_dates": rows.table.num_rows - table.num_rows,
-        }
-        distinct = _distinct_hashes(table.column(process.distinct[1]))
-        summary = SplitSummary(split.index, rows.line_count, totals, distinct)
-        outputs: list[Any] = [TaggedOutput(SUMMARIES, summary)]
-        if rows.refusals:
-            outputs.append(TaggedOutput(REFUSED, RefusedRows(split.index, rows.refusals)))
+        totals: Counter[str] = Counter()
+        line_count = 0
+        hashes = []
+        for number, rows in enumerate(read_split(split)):
+            table = _of_date(rows.table, process.date_column, process.business_date)
+            line_count += rows.line_count
+            totals.update(process.row_totals(table))
+            totals["rows"] += rows.row_count
+            totals["refused"] += len(rows.refusals)
+            totals["other_dates"] += rows.table.num_rows - table.num_rows
+            hashes.append(hash_distinct(table.column(process.distinct[1])))
+            if rows.refusals:
+                yield TaggedOutput(REFUSED, RefusedRows(split.index, number, rows.refusals))
+            yield from self._pieces(table)
+        summary = SplitSummary(split.index, line_count, dict(totals), distinct(hashes))
+        yield TaggedOutput(SUMMARIES, summary)
+
+    def _pieces(self, table: pa.Table) -> Iterable[tuple[int, Piece]]:
         done = {commit.shard for commit in self.plan.committed}
         pieces = (
             (shard, piece)
-            for shard, piece in split_by_shard(table, process.key, self.plan.shards)
+            for shard, piece in split_by_shard(table, self.plan.process.key, self.plan.shards)
             if shard not in done
         )
         if self.plan.spill_directory is not None:
-            outputs += spill(self.plan.spill_directory, pieces)
-        else:
-            outputs += [(shard, compact(piece)) for shard, piece in pieces]
-        return outputs
+            return spill(self.plan.spill_directory, pieces)
+        return ((shard, compact(piece)) for shard, piece in pieces)
 
 
 @dataclass(frozen=True)
@@ -214,7 +160,7 @@ class ExecuteShard:
     plan: Plan
 
     def __call__(
-        self, element: tuple[int, Iterable[Piece | None]], line_counts: list[tuple[int, int]]
+        self, element: tuple[int, Iterable[Piece | None]], line_counts: LineCounts
     ) -> list[ShardCommit]:
         """The shard's marker.
 
@@ -239,7 +185,7 @@ class ExecuteShard:
         }
         rejects = None
         if repeated.num_rows:
-            rejects = self._write_repeated(shard, repeated, line_counts)
+            rejects = write_repeated(self.plan, shard, repeated, line_counts)
         return [
             attempt.commit(
                 ShardCommit(
@@ -271,185 +217,11 @@ class ExecuteShard:
         repeated = rows.components.table.filter(pa.array(rows.repeats))
         return without(rows.components, rows.repeats), repeated.sort_by(POSITION)
 
-    def _write_repeated(
-        self, shard: int, repeated: pa.Table, line_counts: list[tuple[int, int]]
-    ) -> FileRecord:
-        process = self.plan.process
-        places = RowPlaces(self.plan.splits, dict(line_counts))
-        positions = repeated.column(POSITION).to_pylist()
-        records = repeated.drop_columns(POSITION).to_pylist()
-        by_identity: dict[tuple[Any, ...], list[str]] = {}
-        identities = [
-            tuple(record[name] for name in (*process.key, process.order)) for record in records
-        ]
-        located = [places.locate(*unpack_position(position)) for position in positions]
-        for identity, (file, row) in zip(identities, located, strict=True):
-            by_identity.setdefault(identity, []).append(f"{storage.base_name(file)} row {row}")
-        rejects = [
-            (file, row, raw_row(record), self._repeat_reason(identity, by_identity[identity]))
-            for identity, (file, row), record in zip(identities, located, records, strict=True)
-        ]
-        return self.plan.attempt.write_rejects(f"shard-{shard:05d}", rejects_table(rejects))
-
-    def _repeat_reason(self, identity: tuple[Any, ...], where: list[str]) -> str:
-        process = self.plan.process
-        key = ", ".join(
-            f"{name} {value}" for name, value in zip(process.key, identity, strict=False)
-        )
-        shown = ", ".join(where[:5]) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
-        return f"{process.order} {identity[-1]!r} comes {len(where)} times for {key}: {shown}"
-
-
-@dataclass(frozen=True)
-class WriteRejects:
-    """Writes the refused rows of a split, named by their place in the file."""
-
-    plan: Plan
-
-    def __call__(self, refused: RefusedRows, line_counts: list[tuple[int, int]]) -> FileRecord:
-        """The file that was written."""
-        places = RowPlaces(self.plan.splits, dict(line_counts))
-        rows = []
-        for refusal in refused.refusals:
-            file, row = places.locate(refused.split, refusal.row)
-            rows.append((file, row, refusal.raw, refusal.reason))
-        return self.plan.attempt.write_rejects(f"split-{refused.split:05d}", rejects_table(rows))
-
-
-class RowPlaces:
-    """Finds the file, and the line or row in it, of a row of a split."""
-
-    def __init__(self, splits: tuple[Split, ...], line_counts: Mapping[int, int]) -> None:
-        """Count up the lines of each file, split by split."""
-        self._splits = splits
-        self._first_rows: dict[int, int] = {}
-        next_row: Counter[str] = Counter()
-        for split in splits:
-            uri = split.file.uri
-            known = split.first_row
-            self._first_rows[split.index] = next_row[uri] if known is None else known
-            next_row[uri] += line_counts[split.index]
-
-    def locate(self, split: int, row: int) -> tuple[str, int]:
-        """URI of the file, and the line (text) or row (else) in it, counted from 1."""
-        return self._splits[split].file.uri, self._first_rows[split] + row + 1
-
-
-@dataclass(frozen=True)
-class Publish:
-    """Checks that everything is there and balances, and makes the manifest."""
-
-    plan: Plan
-
-    def __call__(
-        self,
-        _: None,
-        commits: list[ShardCommit],
-        rejects: list[FileRecord],
-        summaries: list[SplitSummary],
-    ) -> Manifest:
-        """The manifest.
-
-        Raises:
-            UserError: more rows were refused than allowed, or a control doesn't balance.
-        """
-        plan, attempt = self.plan, self.plan.attempt
-        by_shard = {commit.shard: commit for commit in [*commits, *plan.committed]}
-        if sorted(by_shard) != list(range(plan.shards)):
-            raise RuntimeError(f"{len(by_shard)} of {plan.shards} shards are committed")
-        if sorted(summary.split for summary in summaries) != list(range(len(plan.splits))):
-            raise RuntimeError(f"{len(summaries)} summaries of {len(plan.splits)} splits")
-        shards = [by_shard[shard] for shard in range(plan.shards)]
-        read = sum_totals(summary.totals for summary in summaries)
-        out = sum_totals(commit.totals for commit in shards)
-        refused = read["refused"] + out["refused"]
-        reject_files = sorted(rejects, key=lambda file: file.name)
-        self._check_refused(refused, [*reject_files, *(c.rejects for c in shards if c.rejects)])
-        distinct_values = distinct([summary.distinct for summary in summaries])
-        counts = {
-            "rows_in": read["rows"],
-            "rows_out": out["rows"],
-            "rejected": refused,
-            "other_dates": read["other_dates"],
-            "components": out["components"],
-            plan.process.distinct[0]: len(distinct_values),
-        }
-        manifest = Manifest(
-            attempt=attempt.record,
-            published_at=datetime.datetime.now(datetime.UTC),
-            shards=shards,
-            rejects=reject_files,
-            columns=attempt.columns_of(shards[0].part),
-            counts=counts,
-            totals={name: value for name, value in out.items() if name not in COUNTS},
-            controls=[*controls_of(read, out), *plan.process.controls(out)],
-        )
-        attempt.publish(manifest)
-        return manifest
-
-    def _check_refused(self, refused: int, files: list[FileRecord]) -> None:
-        limit = self.plan.process.parameters.max_rejects
-        if refused <= limit:
-            return
-        instance = self.plan.attempt.instance_uri
-        first = self.plan.attempt.read_rows(files[0], 1)[0]
-        folders = {file.name.partition("/")[0] for file in files}
-        folder = folders.pop() if len(folders) == 1 else "attempt-*"
-        raise UserError(
-            f"nothing published: {refused:,} {'row' if refused == 1 else 'rows'} refused, and "
-            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: "
-            f"{first['reason']}: all are in {storage.join(instance, folder)}/rejects-*.parquet"
-        )
-
-
-COUNTS = ("rows", "refused", "components")
-
-
-def controls_of(read: Totals, out: Totals) -> list[Control]:
-    """The comparisons that hold for every keyed process: of rows, and of each row total."""
-    rows_out = out["rows"] + out["refused"] + read["refused"] + read["other_dates"]
-    controls = [
-        Control(
-            name="rows: in = out + rejected + other dates", expected=read["rows"], actual=rows_out
-        )
-    ]
-    for name in read:
-        if f"refused_{name}" in out:
-            actual = out[name] + out[f"refused_{name}"]
-            if name.endswith("_hash"):
-                actual %= 2**64
-            controls.append(
-                Control(name=f"{name}: in = out + rejected", expected=read[name], actual=actual)
-            )
-    return controls
-
 
 def _memory_a_shard() -> int:
     """Bytes that a shard's pieces may have: sorting and writing take about five times as much."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return physical // (5 * IN_FLIGHT)
-
-
-def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
-    """Refused rows as `REJECTS_SCHEMA` says."""
-    columns = zip(*rows, strict=True)
-    return pa.table(
-        [
-            pa.array(values, type_)
-            for values, type_ in zip(columns, REJECTS_SCHEMA.types, strict=True)
-        ],
-        schema=REJECTS_SCHEMA,
-    )
-
-
-def sum_totals(all_totals: Iterable[Totals]) -> Totals:
-    """Totals added up by name; those called `…_hash` modulo 2^64."""
-    sums: Counter[str] = Counter()
-    for totals in all_totals:
-        sums.update(totals)
-    return {
-        name: value % 2**64 if name.endswith("_hash") else value for name, value in sums.items()
-    }
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:
@@ -458,22 +230,3 @@ def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:
         return table
     is_of_date = pc.equal(table.column(column), pa.scalar(date, pa.date32()))
     return table if pc.all(is_of_date, min_count=0).as_py() else table.filter(is_of_date)
-
-
-def _distinct_hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """uint64, sorted: hashes of the values that occur."""
-    hashes = []
-    for chunk in column.chunks:
-        if isinstance(chunk, pa.DictionaryArray):
-            used = np.zeros(len(chunk.dictionary), bool)
-            used[chunk.indices.to_numpy()] = True
-            hashes.append(hash_array(chunk.dictionary)[used])
-        else:
-            hashes.append(hash_array(chunk))
-    return distinct(hashes)
-
-
-def distinct(arrays: list[np.ndarray]) -> np.ndarray:
-    """The distinct values of uint64 arrays, sorted. Sorting beats `np.unique` 50 times here."""
-    values = np.sort(np.concatenate([np.zeros(0, np.uint64), *arrays]))
-    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values

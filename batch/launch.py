@@ -21,7 +21,8 @@ from apache_beam.runners.runner import PipelineState
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import LOCAL_RUNNERS, Arguments, parse_arguments, runner_of
-from ledgerbeam.batch.keyed import KeyedBatch, Plan
+from ledgerbeam.batch.keyed import KeyedBatch
+from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import KeyedProcess, Parameters
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.io import storage

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ledgerbeam.batch.keyed import Plan
+from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import Manifest

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ledgerbeam.batch.keyed import COUNTS, sum_totals
 from ledgerbeam.batch.process import KeyedProcess
+from ledgerbeam.batch.publish import COUNTS, sum_totals
 from ledgerbeam.io.attempts import Control, Manifest, ShardCommit, Totals, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part

@@ -74,10 +74,11 @@ def _compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:
     kept = np.flatnonzero(used)
     if len(kept) == size:
         return array
-    renumbered = np.zeros(size, np.int32)
-    renumbered[kept] = np.arange(len(kept), dtype=np.int32)
+    renumbered = np.zeros(size, codes.dtype)
+    renumbered[kept] = np.arange(len(kept), dtype=codes.dtype)
     if array.null_count:
         indices = pa.array(renumbered).take(array.indices)
     else:
         indices = pa.array(renumbered[codes])
-    return pa.DictionaryArray.from_arrays(indices, array.dictionary.take(pa.array(kept)))
+    values = array.dictionary.take(pa.array(kept))
+    return pa.DictionaryArray.from_arrays(indices, values, ordered=array.type.ordered)

@@ -19,7 +19,7 @@ it starts afresh.
 import datetime
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +42,9 @@ class Record(BaseModel):
     def to_json(self) -> bytes:
         """The stored form."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+StoredRecord = TypeVar("StoredRecord", bound=Record)
 
 
 class FileRecord(Record):
@@ -188,7 +191,7 @@ class Attempt:
         uri = storage.join(self.uri, f"committed-{commit.shard:05d}.json")
         if storage.create(uri, commit.to_json()):
             return commit
-        return ShardCommit.model_validate_json(storage.read_bytes(uri))
+        return _load(ShardCommit, uri)
 
     def publish(self, manifest: Manifest) -> None:
         """Make the manifest.
@@ -256,8 +259,9 @@ def start_attempt(instance_uri: str, draft: AttemptRecord) -> Attempt:
 def attempts(instance_uri: str) -> list[AttemptRecord]:
     """All attempts of an instance, by number."""
     found = storage.find(storage.join(storage.escape(instance_uri), "attempt-*", "attempt.json"))
-    records = [AttemptRecord.model_validate_json(storage.read_bytes(file.uri)) for file in found]
-    return sorted(records, key=lambda record: record.number)
+    return sorted(
+        (_load(AttemptRecord, file.uri) for file in found), key=lambda record: record.number
+    )
 
 
 def commits(instance_uri: str, numbers: Sequence[int]) -> dict[int, ShardCommit]:
@@ -266,7 +270,7 @@ def commits(instance_uri: str, numbers: Sequence[int]) -> dict[int, ShardCommit]
     for number in sorted(numbers, reverse=True):
         folder = storage.join(storage.escape(instance_uri), f"attempt-{number}")
         for file in storage.find(storage.join(folder, "committed-*.json")):
-            commit = ShardCommit.model_validate_json(storage.read_bytes(file.uri))
+            commit = _load(ShardCommit, file.uri)
             found[commit.shard] = commit
     return found
 
@@ -292,13 +296,15 @@ def load_manifest(uri: str) -> Manifest:
 def find_manifest(uri: str) -> Manifest | None:
     """The manifest of an instance, or None where nothing is published yet."""
     uri = uri if storage.base_name(uri) == MANIFEST else storage.join(uri, MANIFEST)
-    if storage.stat_of(uri) is None:
-        return None
+    return None if storage.stat_of(uri) is None else _load(Manifest, uri)
+
+
+def _load(kind: type[StoredRecord], uri: str) -> StoredRecord:
     try:
-        return Manifest.model_validate_json(storage.read_bytes(uri))
+        return kind.model_validate_json(storage.read_bytes(uri))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the whole"
         raise UserError(
-            f"{uri}: damaged manifest: {problem['msg']} in {place}: restore it from a copy"
+            f"{uri}: damaged record: {problem['msg']} in {place}: restore it from a copy"
         ) from error

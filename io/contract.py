@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from ledgerbeam.io.errors import UserError
 
 Refusals = Mapping[int, Sequence[str]]
 """Reasons why rows are refused, by row of a table."""
+
+# Rounds any decimal128 exactly; the default context has 28 digits.
+_WIDE = Context(prec=76)
+_LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Contract:
     Attributes:
         columns: what the workload reads.
         reserved: names that the workload adds to its output, and that the input may not have.
+            Names that begin with `__` are reserved too, for columns that go with the rows.
     """
 
     columns: tuple[Column, ...]
@@ -123,7 +128,7 @@ class Contract:
                 continue
             if name in fields:
                 raise UserError(f"{where}: two columns are called {name!r}: name them by --columns")
-            if name in self.reserved:
+            if name in self.reserved or name.startswith("__"):
                 raise UserError(
                     f"{where}: the input has a column {name!r}, which this workload writes: "
                     "rename it or leave it out with --columns"
@@ -164,8 +169,8 @@ def conform(table: pa.Table, fields: Sequence[Field]) -> tuple[pa.Table, Refusal
         array = _one_chunk(table.column(field.source))
         if field.column is not None:
             array = _conform_column(array, field.column, refusals)
-        elif isinstance(array, pa.DictionaryArray):
-            array = array.dictionary_decode()
+        elif array.type != field.type:
+            array = array.cast(field.type)
         arrays.append(array)
     names = [field.name for field in fields]
     return pa.Table.from_arrays(arrays, names=names), refusals
@@ -193,7 +198,9 @@ def _conform_column(array: pa.Array, column: Column, refusals: dict[int, list[st
         others = pc.invert(pc.is_in(array.dictionary, allowed_values))
         wrong = _where_value(array, others.to_numpy(zero_copy_only=False), null=False) & ~missing
         allowed = ", ".join(column.one_of)
-        refuse(np.flatnonzero(wrong), lambda row: f"{array[row].as_py()!r} is none of {allowed}")
+        refuse(
+            np.flatnonzero(wrong), lambda row: f"{_shown(array[row].as_py())} is none of {allowed}"
+        )
     if column.type != pa.string():
         array = _convert(array, column, missing, refuse)
     elif not column.few_values:
@@ -231,7 +238,7 @@ def _convert(
     values: list[object] = []
     for row, value in enumerate(array.to_pylist()):
         try:
-            values.append(None if value is None else _parse(str(value), column.type))
+            values.append(None if value is None else _parse(_text(value), column.type))
         except ValueError as error:
             values.append(None)
             refuse(np.array([row]), lambda _, reason=error: str(reason))  # type: ignore[misc]
@@ -241,9 +248,19 @@ def _convert(
 def _plain_text(type_: pa.DataType) -> str:
     """What text must look like for Arrow's own cast to be trusted with it."""
     if pa.types.is_decimal(type_):
-        whole = type_.precision - type_.scale
-        return rf"^-?[0-9]{{1,{whole}}}(\.[0-9]{{1,{type_.scale}}})?$"
-    return r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$" if pa.types.is_date(type_) else r"^-?[0-9]{1,18}$"
+        whole = rf"^-?[0-9]{{1,{max(type_.precision - type_.scale, 1)}}}"
+        return rf"{whole}(\.[0-9]{{1,{type_.scale}}})?$" if type_.scale else f"{whole}$"
+    # Arrow has a year 0000, Python has not.
+    return r"^[12][0-9]{3}-[0-9]{2}-[0-9]{2}$" if pa.types.is_date(type_) else r"^-?[0-9]{1,18}$"
+
+
+def _text(value: object) -> str:
+    # `str` gives a small decimal an exponent: 0E-8.
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _parse(text: str, type_: pa.DataType) -> int | Decimal | datetime.date:
@@ -254,20 +271,21 @@ def _parse(text: str, type_: pa.DataType) -> int | Decimal | datetime.date:
                 return datetime.date.fromisoformat(text)
             except ValueError:
                 pass
-        raise ValueError(f"{text!r} is not a date (YYYY-MM-DD)")
+        raise ValueError(f"{_shown(text)} is not a date (YYYY-MM-DD)")
     if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
-        raise ValueError(f"{text!r} is not a number")
+        raise ValueError(f"{_shown(text)} is not a number")
     value = Decimal(text)
     if pa.types.is_decimal(type_):
-        if value.adjusted() >= type_.precision - type_.scale:
-            raise ValueError(f"{text!r} is too large for {type_}")
-        if value != round(value, type_.scale):
-            raise ValueError(f"{text!r} has more than {type_.scale} decimals")
-        return round(value, type_.scale)
-    if "." in text and value != int(value):
-        raise ValueError(f"{text!r} is not a whole number")
+        if value.copy_abs() >= 10 ** (type_.precision - type_.scale):
+            raise ValueError(f"{_shown(text)} is too large for {type_}")
+        rounded = value.quantize(Decimal((0, (1,), -type_.scale)), context=_WIDE)
+        if value != rounded:
+            raise ValueError(f"{_shown(text)} has more than {type_.scale} decimals")
+        return rounded
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{text!r} is too large for a 64-bit integer")
+        raise ValueError(f"{_shown(text)} is too large for a 64-bit integer")
+    if value != int(value):
+        raise ValueError(f"{_shown(text)} is not a whole number")
     return int(value)
 
 
@@ -294,9 +312,13 @@ def _where_value(
 
 
 def _carried_type(type_: pa.DataType | None) -> pa.DataType:
+    """The type that Arrow's kernels know best for the same values."""
     if type_ is None:
         return pa.string()
-    return type_.value_type if pa.types.is_dictionary(type_) else type_
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return plain.get(type_, type_)
 
 
 def _check_convertible(where: str, column: Column, type_: pa.DataType | None) -> None:
@@ -312,10 +334,11 @@ def _check_convertible(where: str, column: Column, type_: pa.DataType | None) ->
             f"hold amounts exactly: write it as {column.type} or as text"
         )
     is_number = pa.types.is_integer(type_) or pa.types.is_decimal(type_)
-    fits = is_text or type_ == column.type or (column.type != pa.string() and is_number)
+    fits = type_ == column.type or (column.type != pa.string() and is_number)
     if pa.types.is_date(column.type):
-        fits = is_text or pa.types.is_date(type_)
-    if not fits:
+        fits = pa.types.is_date(type_)
+    # A column without any value has no type of its own in many files.
+    if not (fits or is_text or pa.types.is_null(type_)):
         advice = ""
         if column.name == "id":
             advice = f", or say --id-type={'integer' if is_number else 'string'}"

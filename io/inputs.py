@@ -22,6 +22,7 @@ from ledgerbeam.io.storage import FileInfo
 
 ROWS_A_SPLIT = 500_000
 BYTES_A_SPLIT = 32 << 20
+LONGEST_LINE = 64 << 20
 FORMATS = ("csv", "jsonl", "parquet", "avro")
 
 _SUFFIXES = {
@@ -110,15 +111,18 @@ class ColumnNames(NamedTuple):
         if not all(name for name, _, _ in pairs) or len(set(names)) < len(names):
             raise UserError(f"--columns={text}: an empty name, or one that comes twice")
         if not any(sign for _, sign, _ in pairs):
-            left_out = iter(range(len(entries)))
-            sources = [f"_{next(left_out)}" if name == "_" else name for name in entries]
+            # No entry begins with a space, so these names are free.
+            sources = [f" {n}" if name == "_" else name for n, name in enumerate(entries)]
             return cls(tuple(sources), {s: "_" for s in sources if s not in entries})
         if not all(sign for _, sign, _ in pairs):
             raise UserError(
                 f"--columns={text}: either all names in order (a,b,_) for files without a "
                 "header, or renames (a=A,b=B), not both"
             )
-        return cls((), {source: name for name, _, source in pairs})
+        renames = {source: name for name, _, source in pairs}
+        if len(renames) < len(pairs):
+            raise UserError(f"--columns={text}: a column of the file is named twice")
+        return cls((), renames)
 
 
 class _FilePlan(NamedTuple):
@@ -194,7 +198,7 @@ def plan_input(
 def _find_files(pattern: str) -> list[FileInfo]:
     files: dict[str, FileInfo] = {}
     for part in pattern.split(","):
-        found = storage.find(part)
+        found = storage.find(storage.absolute(part))
         if not found:
             raise UserError(f"{part}: no such file: check the path or the pattern")
         files |= {file.uri: file for file in found}
@@ -232,6 +236,8 @@ def _plan_file(
             f"{file.uri}: --columns with names in order is for CSV without a header, not for "
             f"{kind}: rename with --columns=NAME=NAME_IN_THE_FILE"
         )
+    if compression and not file.size:
+        raise damaged(file.uri, compression, EOFError("0 bytes"))
     header: tuple[str, ...] = ()
     ranges: list[tuple[int, int | None, int | None]] = [(0, None, None)]
     types: dict[str, pa.DataType | None]
@@ -239,11 +245,15 @@ def _plan_file(
         with storage.open_input(file.uri) as source:
             metadata = read_parquet_footer(file.uri, source).metadata
         schema = metadata.schema.to_arrow_schema()
+        _check_unique(file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
         ranges = _row_group_ranges(metadata, rows_a_split)
         rows = metadata.num_rows
     elif kind == "avro":
-        types = {**avro_types(file.uri)}
+        types = {
+            name: None if columns.renames.get(name) == "_" else avro_type(file.uri, name, avro)
+            for name, avro in avro_columns(file.uri).items()
+        }
         rows = file.size // _TEXT_BYTES_A_ROW[kind]
     else:
         if kind == "csv":
@@ -271,7 +281,7 @@ def read_parquet_footer(uri: str, source: pa.NativeFile, **options: Any) -> pq.P
     """
     try:
         return pq.ParquetFile(source, **options)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError) as error:
         raise damaged(uri, "Parquet", error) from error
 
 
@@ -301,12 +311,26 @@ def open_text(uri: str, compression: str | None) -> pa.NativeFile:
     return pa.CompressedInputStream(source, compression) if compression else source
 
 
-def _first_line(file: FileInfo, compression: str | None) -> str:
+def line_too_long(uri: str, format_: str) -> UserError:
+    """The error for a line of more than `LONGEST_LINE` bytes."""
+    return UserError(
+        f"{uri}: a line is longer than {LONGEST_LINE >> 20} MiB: is it really {format_}?"
+    )
+
+
+def _check_unique(where: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: a column name comes twice: {', '.join(names)}")
+
+
+def _first_line(file: FileInfo, format_: str, compression: str | None) -> str:
     data = b""
     try:
         with open_text(file.uri, compression) as text:
-            while b"\n" not in data and (block := text.read(64 << 10)):
+            while b"\n" not in data and (block := text.read(len(data) + (64 << 10))):
                 data += block
+                if len(data) > LONGEST_LINE:
+                    raise line_too_long(file.uri, format_)
     except OSError as error:
         raise damaged(file.uri, compression or "text", error) from error
     line = data.partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
@@ -317,15 +341,19 @@ def _first_line(file: FileInfo, compression: str | None) -> str:
 
 
 def _csv_header(file: FileInfo, compression: str | None) -> tuple[str, ...]:
-    line = _first_line(file, compression)
+    line = _first_line(file, "csv", compression)
     if not line:
         raise UserError(
             f"{file.uri}: wrong schema: no header line: an empty file without a header needs "
             "--columns"
         )
-    names = tuple(next(csv.reader([line])))
-    if len(set(names)) < len(names):
-        raise UserError(f"{file.uri}, line 1: a column name comes twice: {', '.join(names)}")
+    try:
+        names = tuple(next(csv.reader([line], strict=True)))
+    except csv.Error as error:
+        raise UserError(
+            f"{file.uri}, line 1: the column names can't be read: {error}: correct the quotes"
+        ) from error
+    _check_unique(f"{file.uri}, line 1", names)
     return names
 
 
@@ -333,14 +361,16 @@ def _json_types(
     file: FileInfo, compression: str | None, contract: Contract, renames: Mapping[str, str]
 ) -> dict[str, pa.DataType | None]:
     """The keys of the first record; of an empty file, the columns that the contract requires."""
-    line = _first_line(file, compression)
+    line = _first_line(file, "jsonl", compression)
     if not line.strip():
         sources = {name: source for source, name in renames.items()}
         required = [column.name for column in contract.columns if column.required]
         return dict.fromkeys(sources.get(name, name) for name in required)
     try:
         record = json.loads(line)
-    except ValueError as error:
+        for name in record if isinstance(record, dict) else ():
+            name.encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file.uri}, line 1: not JSON: {error}: the columns are taken from the first line: "
             "correct it"
@@ -360,42 +390,58 @@ _AVRO_TYPES: Mapping[str, pa.DataType] = {
     "bytes": pa.binary(),
     "enum": pa.string(),
 }
+_AVRO_LOGICAL_TYPES: Mapping[str, pa.DataType] = {
+    "date": pa.date32(),
+    "time-millis": pa.time32("ms"),
+    "time-micros": pa.time64("us"),
+    "timestamp-millis": pa.timestamp("ms", "UTC"),
+    "timestamp-micros": pa.timestamp("us", "UTC"),
+    "local-timestamp-millis": pa.timestamp("ms"),
+    "local-timestamp-micros": pa.timestamp("us"),
+}
 
 
-def avro_types(uri: str) -> dict[str, pa.DataType]:
-    """The Arrow type of each column of an Avro file.
+def avro_columns(uri: str) -> dict[str, Any]:
+    """The columns of an Avro file: name and type, as its schema has them.
 
     Raises:
-        UserError: it isn't Avro, is truncated, or has a column of a type that isn't read.
+        UserError: it isn't Avro, or is truncated.
     """
     with storage.open_input(uri) as source:
         try:
             schema = fastavro.reader(source).writer_schema
-        except (ValueError, EOFError, OSError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # whatever the parser stumbles over first
             raise damaged(uri, "Avro", error) from error
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise UserError(f"{uri}: wrong schema: Avro of {schema!r}, not of records")
-    return {field["name"]: _avro_type(uri, field) for field in schema["fields"]}
+    return {field["name"]: field["type"] for field in schema["fields"]}
 
 
-def _avro_type(uri: str, field: Mapping[str, Any]) -> pa.DataType:
-    type_: Any = field["type"]
+def avro_type(uri: str, name: str, avro: Any) -> pa.DataType:
+    """The Arrow type of an Avro column.
+
+    Raises:
+        UserError: columns of this type aren't read.
+    """
+    type_ = avro
     if isinstance(type_, list):
         others = [branch for branch in type_ if branch != "null"]
         type_ = others[0] if len(others) == 1 else type_
     if isinstance(type_, dict):
-        logical = type_.get("logicalType")
-        if logical == "decimal":
+        logical = type_.get("logicalType", "")
+        if logical == "decimal" and type_.get("precision", 39) <= 38:
             return pa.decimal128(type_["precision"], type_.get("scale", 0))
-        if logical == "date":
-            return pa.date32()
-        if logical is None or type_["type"] == "string":
+        if logical in _AVRO_LOGICAL_TYPES:
+            return _AVRO_LOGICAL_TYPES[logical]
+        if not logical:
             type_ = type_["type"]
     if isinstance(type_, str) and type_ in _AVRO_TYPES:
         return _AVRO_TYPES[type_]
     raise UserError(
-        f"{uri}: wrong schema: {field['name']} has the Avro type {field['type']}, which is not "
-        f"read: leave it out with --columns=_={field['name']}"
+        f"{uri}: wrong schema: {name} has the Avro type {avro}, which is not read: leave it out "
+        f"with --columns=_={name}"
     )
 
 

@@ -12,7 +12,15 @@ import pyarrow as pa
 from ledgerbeam.io import storage
 from ledgerbeam.io.contract import conform
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.inputs import Split, avro_types, damaged, read_parquet_footer
+from ledgerbeam.io.inputs import (
+    BYTES_A_SPLIT,
+    ROWS_A_SPLIT,
+    Split,
+    avro_columns,
+    avro_type,
+    damaged,
+    read_parquet_footer,
+)
 from ledgerbeam.io.text import Refusal, TextBlock, read_text
 
 POSITION = "__position"
@@ -24,12 +32,12 @@ _AVRO_BATCH_ROWS = 1 << 16
 
 
 class SplitRows(NamedTuple):
-    """What a split holds.
+    """What a batch of a split holds.
 
     Attributes:
         table: the rows that keep the contract, with their `POSITION`.
-        refusals: the rows that don't.
-        line_count: lines of the split if it is text, header and blank lines included, else rows.
+        refusals: the rows that don't, in their order.
+        line_count: lines of the batch if it is text, header and blank lines included, else rows.
     """
 
     table: pa.Table
@@ -52,20 +60,37 @@ class _Block(NamedTuple):
     def raw(self, rows: list[int]) -> list[str]:
         if self.text is not None:
             return self.text.raw(rows)
-        return [raw_row(record) for record in self.table.take(rows).to_pylist()]
+        return raw_rows(self.table, rows)
 
 
-def read_split(split: Split) -> SplitRows:
-    """Read a split whole, at most about `ROWS_A_SPLIT` rows or `BYTES_A_SPLIT` bytes of text.
+def read_split(split: Split) -> Iterator[SplitRows]:
+    """Read a split, in batches of about `ROWS_A_SPLIT` rows or `BYTES_A_SPLIT` bytes of text.
+
+    Most splits are one batch. Those that can't be cut, such as compressed text, are many. There is
+    at least one, which may be empty.
 
     Raises:
         UserError: the file is damaged, can't be read, or changed since the input was planned.
     """
     _check_version(split)
-    tables: list[pa.Table] = []
+    blocks: list[_Block] = []
+    size = rows = 0
+    for block in _read_blocks(split):
+        blocks.append(block)
+        rows += block.table.num_rows
+        size += len(block.text.data) if block.text is not None else 0
+        if rows >= ROWS_A_SPLIT or size >= BYTES_A_SPLIT:
+            yield _conform(split, blocks)
+            blocks, size, rows = [], 0, 0
+    _check_version(split)
+    yield _conform(split, blocks)
+
+
+def _conform(split: Split, blocks: list[_Block]) -> SplitRows:
+    tables = [empty_rows(split)]
     refusals: list[Refusal] = []
     line_count = 0
-    for block in _read_blocks(split):
+    for block in blocks:
         if block.text is not None:
             refusals += block.text.refusals
             line_count += block.text.line_count
@@ -81,9 +106,9 @@ def read_split(split: Split) -> SplitRows:
             keep[rows] = False
             table = table.filter(pa.array(keep))
         tables.append(table)
-    _check_version(split)
-    table = pa.concat_tables(tables) if tables else empty_rows(split)
-    return SplitRows(table, refusals, line_count)
+    # Without the empty one, unless there is nothing else: a chunk more costs copies later on.
+    table = pa.concat_tables(tables[1:] or tables)
+    return SplitRows(table, sorted(refusals), line_count)
 
 
 def empty_rows(split: Split) -> pa.Table:
@@ -108,6 +133,17 @@ def pack_positions(split: int, rows: npt.NDArray[np.int64]) -> pa.UInt64Array:
 def unpack_position(position: int) -> tuple[int, int]:
     """Split number and row of the split."""
     return position >> _ROW_BITS, position & ((1 << _ROW_BITS) - 1)
+
+
+def raw_rows(table: pa.Table, rows: list[int]) -> list[str]:
+    """Rows of a typed file as JSON objects; see `raw_row`."""
+    for index, field in enumerate(table.schema):
+        # Not all that Arrow holds is a time to Python: nanoseconds, years behind 9999.
+        if pa.types.is_temporal(field.type) or field.type == pa.string_view():
+            table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
+        elif field.type == pa.binary_view():
+            table = table.set_column(index, field.name, table.column(index).cast(pa.binary()))
+    return [raw_row(record) for record in table.take(rows).to_pylist()]
 
 
 def raw_row(record: Mapping[str, object]) -> str:
@@ -151,19 +187,21 @@ def _read_parquet(split: Split) -> Iterator[_Block]:
             for batch in file.iter_batches(
                 _PARQUET_BATCH_ROWS, row_groups=groups, columns=sources, use_threads=False
             ):
+                batch.validate(full=True)  # text may be no UTF-8
                 yield _Block(
                     pa.Table.from_batches([batch]).select(sources),
                     np.arange(row, row + batch.num_rows, dtype=np.int64),
                     None,
                 )
                 row += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
+        except (ValueError, OSError) as error:
             raise damaged(split.file.uri, "Parquet", error) from error
 
 
 def _read_avro(split: Split) -> Iterator[_Block]:
-    types = avro_types(split.file.uri)
+    columns_of_file = avro_columns(split.file.uri)
     sources = [field.source for field in split.fields]
+    types = {name: avro_type(split.file.uri, name, columns_of_file[name]) for name in sources}
     row = 0
     with storage.open_input(split.file.uri) as source:
         records = fastavro.reader(source)
@@ -177,10 +215,12 @@ def _read_avro(split: Split) -> Iterator[_Block]:
                     count += 1
                     if count == _AVRO_BATCH_ROWS:
                         break
-            except (ValueError, EOFError, OSError, IndexError, KeyError) as error:
+                table = pa.table({n: pa.array(values, types[n]) for n, values in columns.items()})
+            except UserError:
+                raise
+            except Exception as error:  # whatever the parser stumbles over first
                 raise damaged(split.file.uri, "Avro", error) from error
             if not count:
                 return
-            table = pa.table({n: pa.array(values, types[n]) for n, values in columns.items()})
             yield _Block(table, np.arange(row, row + count, dtype=np.int64), None)
             row += count

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
@@ -52,11 +53,7 @@ def spill(directory: str, pieces: Iterable[tuple[int, pa.Table]]) -> list[tuple[
                 write_stream(sink, table)
                 spilled.append((shard, SpilledPiece(path, offset, sink.tell() - offset)))
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = "free some space" if error.errno == errno.ENOSPC else "see the reason"
-        raise UserError(
-            f"cannot spill to {directory}: {reason}: {advice}, or name another folder by TMPDIR"
-        ) from error
+        raise _spill_error(directory, error) from error
     return spilled
 
 
@@ -86,16 +83,11 @@ class SpillDirectory:
         self._parent = parent or tempfile.gettempdir()
 
     def __enter__(self) -> Self:
-        self._sweep()
         try:
-            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent)
-            self._lock = os.open(os.path.join(self.path, _LOCK), os.O_CREAT | os.O_RDWR)
+            self._sweep()
+            self.path, self._lock = self._make()
         except OSError as error:
-            raise UserError(
-                f"cannot make a folder in {self._parent}: {error.strerror}: "
-                "free some space, or name another folder by TMPDIR"
-            ) from error
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+            raise _spill_error(self._parent, error) from error
         return self
 
     def __exit__(
@@ -107,17 +99,42 @@ class SpillDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
-    def _sweep(self) -> None:
-        """Remove the folders of processes that are gone."""
-        for lock_path in Path(self._parent).glob(f"{_PREFIX}*/{_LOCK}"):
+    def _make(self) -> tuple[str, int]:
+        """A new folder, and the descriptor of its lock, which is held."""
+        while True:
+            path = tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent)
+            # Until it is locked, another process's sweep may take the folder away.
             try:
-                lock = os.open(lock_path, os.O_RDWR)
+                lock = os.open(os.path.join(path, _LOCK), os.O_CREAT | os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), os.stat(os.path.join(path, _LOCK))):
+                    return path, lock
+            os.close(lock)
+
+    def _sweep(self) -> None:
+        """Remove this user's folders whose processes are gone."""
+        for folder in Path(self._parent).glob(f"{_PREFIX}*"):
+            try:
+                if folder.lstat().st_uid != os.getuid():
+                    continue
+                # Its process may have died before it made the lock.
+                lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
             except OSError:
-                continue  # another user's, or removed just now
+                continue  # removed just now
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock_path.parent, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             except BlockingIOError:
                 pass  # in use
             finally:
                 os.close(lock)
+
+
+def _spill_error(directory: str, error: OSError) -> UserError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    space = "free some space, or " if is_full else ""
+    return UserError(f"cannot spill to {directory}: {reason}: {space}name another folder by TMPDIR")

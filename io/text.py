@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.inputs import Split, damaged, open_text
+from ledgerbeam.io.inputs import LONGEST_LINE, Split, damaged, line_too_long, open_text
 
 BLOCK_BYTES = 4 << 20
-LONGEST_LINE = 64 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+csv.field_size_limit(LONGEST_LINE)  # as Arrow, which has no limit of its own
 
 
 class Refusal(NamedTuple):
@@ -71,6 +72,8 @@ def read_text(split: Split) -> Iterator[TextBlock]:
     first_line = 0
     parse = _parse_csv if split.format == "csv" else _parse_json_lines
     for data in _blocks_of_lines(split):
+        if first_line == 0 and split.start == 0:
+            data = data.removeprefix(BYTE_ORDER_MARK)
         count = data.count(b"\n") + (not data.endswith(b"\n"))
         skip = first_line == 0 and split.start == 0 and split.format == "csv" and split.has_header
         body = data.partition(b"\n")[2] if skip else data
@@ -88,62 +91,47 @@ def read_text(split: Split) -> Iterator[TextBlock]:
 
 
 def _blocks_of_lines(split: Split) -> Iterator[bytes]:
-    """The split's bytes in blocks that end where a line ends."""
-    position = split.start
+    """The split's bytes in blocks that end where a line ends.
+
+    A line belongs to the split that its first byte stands in.
+    """
+    # If the byte in front of the split ends a line, nothing more than that byte is passed over.
+    position = max(split.start - 1, 0)
+    in_line_before = split.start > 0
     rest = b""
     with open_text(split.file.uri, split.compression) as text:
-        if split.start:
-            # The line that the split's first byte stands in belongs to the split before, unless
-            # it begins just there.
-            text.seek(split.start - 1)
-            position -= 1
-        first = True
-        while True:
-            try:
-                block = text.read(BLOCK_BYTES)
-            except OSError as error:
-                raise damaged(split.file.uri, split.compression or "text", error) from error
-            if not block:
-                break
-            if first and split.start:
-                first = False
-                _, newline, after = block.partition(b"\n")
-                if not newline:
-                    if len(block) < BLOCK_BYTES:
-                        return
-                    raise _line_too_long(split)
-                position += len(block) - len(after)
+        if position:
+            text.seek(position)
+        while block := _read_block(split, text):
+            rest += block
+            if in_line_before:
+                begin = rest.find(b"\n") + 1
+                in_line_before = not begin
+                position += begin or len(rest)
+                rest = rest[begin:] if begin else b""
                 if split.end is not None and position >= split.end:
                     return
-                block = after
-            elif first:
-                first = False
-                if block.startswith(b"\xef\xbb\xbf"):
-                    block = block[3:]
-                    position += 3
-            rest += block
             if split.end is not None and position + len(rest) >= split.end:
                 # The last line of the split is the one that its last byte stands in.
                 cut = rest.find(b"\n", max(split.end - position - 1, 0)) + 1
                 if cut:
                     yield rest[:cut]
                     return
-            else:
-                cut = rest.rfind(b"\n") + 1
-                if cut:
-                    yield rest[:cut]
-                    position += cut
-                    rest = rest[cut:]
+            elif cut := rest.rfind(b"\n") + 1:
+                yield rest[:cut]
+                position += cut
+                rest = rest[cut:]
             if len(rest) > LONGEST_LINE:
-                raise _line_too_long(split)
+                raise line_too_long(split.file.uri, split.format)
     if rest:
         yield rest
 
 
-def _line_too_long(split: Split) -> UserError:
-    return UserError(
-        f"{split.file.uri}: a line is longer than {LONGEST_LINE >> 20} MiB: is it {split.format}?"
-    )
+def _read_block(split: Split, text: pa.NativeFile) -> bytes:
+    try:
+        return bytes(text.read(BLOCK_BYTES))
+    except OSError as error:
+        raise damaged(split.file.uri, split.compression or "text", error) from error
 
 
 _Parsed = tuple[pa.Table, npt.NDArray[np.int64], list[Refusal]]
@@ -152,13 +140,12 @@ _Parsed = tuple[pa.Table, npt.NDArray[np.int64], list[Refusal]]
 def _parse_csv(split: Split, data: bytes) -> _Parsed:
     """Parse whole blocks by Arrow where each line is a row, else line by line.
 
-    Arrow takes a lone carriage return for the end of a row, and joins lines at an open quote.
-    Without the former no row can be too many, so that as many rows as lines means that every line
-    is a row of its own.
+    In regular text no row can be too many, so that as many rows as lines means that every line is
+    a row of its own.
     """
     wanted = [field.source for field in split.fields]
     line_count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
-    if data and data.count(b"\r") == data.count(b"\r\n"):
+    if data and _is_regular(data):
         try:
             table = pa_csv.read_csv(
                 pa.py_buffer(data),
@@ -178,6 +165,30 @@ def _parse_csv(split: Split, data: bytes) -> _Parsed:
             if table.num_rows == line_count:
                 return table, np.arange(line_count, dtype=np.int64), []
     return _parse_csv_by_line(split, data, wanted)
+
+
+def _is_regular(data: bytes) -> bool:
+    """Whether Arrow parses each line, or group of lines joined by quotes, as `csv` does.
+
+    Arrow takes a lone carriage return for the end of a row, drops a byte order mark, checks the
+    encoding of the columns that are asked for alone, goes on where text follows a closing quote,
+    and takes the end of the text for one.
+    """
+    if data.count(b"\r") > data.count(b"\r\n") or data.startswith(BYTE_ORDER_MARK):
+        return False
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return False
+    if b'"' not in data:
+        return True
+    text = np.frombuffer(b"\n%b\n" % data, np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    # Two quotes within quotes, which are one of the value, count as a closing and an opening one.
+    opens = np.isin(text[quotes[0::2] - 1], list(b',\n"'))
+    closes = np.isin(text[quotes[1::2] + 1], list(b',\r\n"'))
+    return bool(len(opens) == len(closes) and opens.all() and closes.all())
 
 
 def _parse_csv_by_line(split: Split, data: bytes, wanted: list[str]) -> _Parsed:
@@ -229,9 +240,17 @@ def _parse_json_lines(split: Split, data: bytes) -> _Parsed:
 def _json_record(line: bytes, known: set[str]) -> dict[str, object]:
     try:
         # Numbers stay text: a float would change an amount.
-        record = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=_no_repeats)
+        record = json.loads(
+            line.decode(),
+            parse_int=str,
+            parse_float=str,
+            parse_constant=str,
+            object_pairs_hook=_no_repeats,
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason}") from error
+    except RecursionError as error:
+        raise ValueError("not a JSON object of plain values") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
@@ -252,6 +271,8 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _json_text(name: str, value: object) -> str | None:
+    if isinstance(value, str):
+        value.encode()  # half a surrogate pair is no text
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -78,9 +78,7 @@ def mark_deliveries(components: Components) -> pa.Int64Array:
 
 def mark_each(components: Components) -> pa.Int64Array:
     """The same as `mark_deliveries`, by calling `deliver` for one component after the other."""
-    sides = components.column("side").to_pylist()
-    quantities = components.column("quantity").to_pylist()
-    trades = list(map(Trade, sides, quantities))
+    trades = _trades(components)
     delivered: list[int] = []
     for start, end in components.bounds():
         delivered += deliver(trades[start:end])
@@ -94,9 +92,12 @@ def net_quantities(components: Components) -> list[int] | npt.NDArray[np.int64]:
         signed = np.where(is_buy(components), quantity, -quantity)
         nets: npt.NDArray[np.int64] = np.add.reduceat(signed, components.starts)
         return nets
-    sides = components.column("side").to_pylist()
-    trades = list(map(Trade, sides, quantity.tolist()))
+    trades = _trades(components)
     return [net_quantity(trades[start:end]) for start, end in components.bounds()]
+
+
+def _trades(components: Components) -> list[Trade]:
+    return list(map(Trade, components.values("side"), components.values("quantity")))
 
 
 def is_buy(components: Components) -> npt.NDArray[np.bool_]:

@@ -104,12 +104,14 @@ def _sort_dictionaries(table: pa.Table) -> pa.Table:
 
 def _sort_dictionary(array: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same values, over a dictionary that is sorted and holds nothing else."""
+    by_value = sort_strings(array.dictionary)
+    if by_value is None:
+        if len(array.dictionary.unique()) < len(array.dictionary):
+            array = array.dictionary_decode().dictionary_encode()
+        by_value = pc.sort_indices(array.dictionary).to_numpy()
     size = len(array.dictionary)
     used = np.zeros(size, bool)
     used[array.indices.drop_null().to_numpy()] = True
-    by_value = sort_strings(array.dictionary)
-    if by_value is None:
-        by_value = pc.sort_indices(array.dictionary).to_numpy()
     by_value = by_value[used[by_value]]
     renumbered = np.zeros(size, np.int32)
     renumbered[by_value] = np.arange(len(by_value), dtype=np.int32)

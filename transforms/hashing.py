@@ -54,6 +54,19 @@ def hash_array(array: pa.Array) -> Hashes:
     return _hash_strings(array)
 
 
+def hash_distinct(column: pa.ChunkedArray) -> Hashes:
+    """uint64: hashes of the values that occur, those of dictionaries once a chunk."""
+    hashes = [np.zeros(0, np.uint64)]
+    for chunk in column.chunks:
+        if isinstance(chunk, pa.DictionaryArray):
+            used = np.zeros(len(chunk.dictionary), bool)
+            used[chunk.indices.to_numpy()] = True
+            hashes.append(hash_array(chunk.dictionary)[used])
+        else:
+            hashes.append(hash_array(chunk))
+    return np.concatenate(hashes)
+
+
 def mix(values: Hashes) -> Hashes:
     """The finaliser of SplitMix64: every bit of the result depends on every bit of the value."""
     values = values + _GOLDEN

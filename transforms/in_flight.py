@@ -26,9 +26,8 @@ class DoInFlight(beam.DoFn):
         """Wrap a function.
 
         Args:
-            function: gives the outputs for an element (and side inputs), a list rather than a
-                generator: what a generator does, it does outside the threads. Called from
-                several threads at once.
+            function: gives the outputs for an element (and side inputs). Called from several
+                threads at once; its outputs are held until its call has ended.
             in_flight: how many calls may run at a time.
         """
         if in_flight < 1:
@@ -42,13 +41,13 @@ class DoInFlight(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Begin with nothing in flight; a bundle before this one may have failed half-way."""
-        self._running: deque[Future[Iterable[Any]]] = deque()
+        self._running: deque[Future[list[Any]]] = deque()
 
     def process(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
         """Start the element's call, after waiting for the oldest if there are enough."""
         if len(self._running) >= self._in_flight:
             yield from self._outputs_of_oldest()
-        self._running.append(self._pool.submit(self._function, element, *side_inputs))
+        self._running.append(self._pool.submit(self._call, element, *side_inputs))
 
     def finish_bundle(self) -> Iterator[Any]:
         """Emit what the calls in flight give."""
@@ -60,10 +59,13 @@ class DoInFlight(beam.DoFn):
                     yield _windowed(output)
 
     def teardown(self) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go, after the calls of a bundle that failed in a later step."""
+        self._pool.shutdown(cancel_futures=True)
 
-    def _outputs_of_oldest(self) -> Iterable[Any]:
+    def _call(self, element: Any, *side_inputs: Any) -> list[Any]:
+        return list(self._function(element, *side_inputs))
+
+    def _outputs_of_oldest(self) -> list[Any]:
         try:
             return self._running.popleft().result()
         except BaseException:

@@ -1,0 +1,100 @@
+"""Refused rows: named by where they stood, written beside the results."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ledgerbeam.batch.plan import Plan, RefusedRows
+from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import FileRecord
+from ledgerbeam.io.inputs import Split
+from ledgerbeam.io.readers import POSITION, raw_rows, unpack_position
+
+REJECTS_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("raw", pa.string()), ("reason", pa.string())]
+)
+"""Refused rows: file, line (text) or row (else) from 1, the row as it stood, what is wrong."""
+
+LineCounts = Iterable[tuple[int, int]]
+"""Lines or rows of the file that each split covers, by the split's index."""
+
+
+class RowPlaces:
+    """Finds the file, and the line or row in it, of a row of a split."""
+
+    def __init__(self, splits: tuple[Split, ...], line_counts: LineCounts) -> None:
+        """Count up the lines of each file, split by split."""
+        counts: Mapping[int, int] = dict(line_counts)
+        self._splits = splits
+        self._first_rows: list[int] = []
+        next_row: Counter[str] = Counter()
+        for split in splits:
+            uri = split.file.uri
+            self._first_rows.append(next_row[uri] if split.first_row is None else split.first_row)
+            next_row[uri] += counts[split.index]
+
+    def locate(self, split: int, row: int) -> tuple[str, int]:
+        """URI of the file, and the line (text) or row (else) in it, counted from 1."""
+        return self._splits[split].file.uri, self._first_rows[split] + row + 1
+
+
+@dataclass(frozen=True)
+class WriteRefused:
+    """Writes rows that break the contract."""
+
+    plan: Plan
+
+    def __call__(self, refused: RefusedRows, line_counts: LineCounts) -> FileRecord:
+        """The file that was written."""
+        places = RowPlaces(self.plan.splits, line_counts)
+        rows = [
+            (*places.locate(refused.split, refusal.row), refusal.raw, refusal.reason)
+            for refusal in refused.refusals
+        ]
+        name = f"split-{refused.split:05d}-{refused.batch:05d}"
+        return self.plan.attempt.write_rejects(name, rejects_table(rows))
+
+
+def write_repeated(
+    plan: Plan, shard: int, repeated: pa.Table, line_counts: LineCounts
+) -> FileRecord:
+    """Write rows of a shard that share key and order; the reason names all of them.
+
+    Args:
+        plan: of the run.
+        shard: that the rows are in.
+        repeated: the rows, with their `POSITION`.
+        line_counts: of all splits.
+    """
+    process = plan.process
+    places = RowPlaces(plan.splits, line_counts)
+    positions = repeated.column(POSITION).to_pylist()
+    located = [places.locate(*unpack_position(position)) for position in positions]
+    repeated = repeated.drop_columns(POSITION)
+    names = (*process.key, process.order)
+    identities = list(zip(*(repeated.column(name).to_pylist() for name in names), strict=True))
+    same: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for identity, (file, row) in zip(identities, located, strict=True):
+        same[identity].append(f"{storage.base_name(file)} row {row}")
+    raw = raw_rows(repeated, list(range(repeated.num_rows)))
+    rows = [
+        (*place, line, _reason(names, identity, same[identity]))
+        for place, line, identity in zip(located, raw, identities, strict=True)
+    ]
+    return plan.attempt.write_rejects(f"shard-{shard:05d}", rejects_table(rows))
+
+
+def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
+    """Refused rows as `REJECTS_SCHEMA` says."""
+    columns = zip(*rows, strict=True)
+    types = REJECTS_SCHEMA.types
+    arrays = [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
+    return pa.table(arrays, schema=REJECTS_SCHEMA)
+
+
+def _reason(names: tuple[str, ...], identity: tuple[object, ...], places: list[str]) -> str:
+    *key, order = [f"{name} {value}" for name, value in zip(names, identity, strict=True)]
+    shown = ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
+    return f"{order} comes {len(places)} times for {', '.join(key)}: {shown}"
