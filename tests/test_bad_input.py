@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ledgerbeam.io import readers, text
 from ledgerbeam.io.published import read_published
 from ledgerbeam.pipelines.delivery_marking import main
 
@@ -169,6 +170,44 @@ def test_rejects_of_many_files_formats_and_shards(run: Run) -> None:
         ("5.csv", 2, raw % ("S", 4), twice),
     }
     assert marked(outcome) == {**dict.fromkeys(range(10, 17), 1), 30: 1}
+
+
+def test_rejects_of_one_long_file_are_named_by_their_lines(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"{n},C{n % 7},S,B,{'?' if n % 10 == 0 else 1}" for n in range(100)]
+    lines[50:50] = ["", lines[51]]  # and trade 51 twice
+    Path("trades.csv.gz").write_bytes(gzip.compress("\n".join([HEADER, *lines]).encode()))
+    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(readers, "BYTES_A_SPLIT", 300)
+    outcome = run("--max-rejects=12", trades="trades.csv.gz")
+    assert outcome.status == 0
+    places = [2 + n + 2 * (n >= 50) for n in range(0, 100, 10)]
+    assert [(row, why) for _, row, _, why in outcome.rejects if "comes" not in why] == [
+        (place, "quantity '?' is not a number") for place in places
+    ]
+    twice = "id 51 comes 2 times for client_code C2, symbol S: "
+    twice += "trades.csv.gz row 53, trades.csv.gz row 55"
+    assert [(row, why) for _, row, _, why in outcome.rejects if "comes" in why] == [
+        (53, twice),
+        (55, twice),
+    ]
+
+
+def test_rejects_with_times_that_python_has_not(run: Run) -> None:
+    columns = {"id": [1, 1, 2, 3], "quantity": [1, 2, -1, 4]}
+    times = {
+        "at": pa.array([2**60 + 1] * 4, pa.timestamp("ns")),
+        "until": pa.array([10**8] * 4, pa.date32()),
+    }
+    same = {"client_code": ["C"] * 4, "symbol": ["S"] * 4, "side": ["B"] * 4}
+    Path("t.parquet").write_bytes(parquet_bytes(**columns, **same, **times))
+    outcome = run("--max-rejects=3", trades="t.parquet")
+    assert [row for _, row, _, _ in outcome.rejects] == [1, 2, 3]
+    for _, _, raw, _ in outcome.rejects:
+        assert json.loads(raw)["at"] == "2006-07-14 23:58:24.606846977"
+        assert json.loads(raw)["until"] == "<value out of range: 100000000>"
+    assert marked(outcome) == {3: 4}
 
 
 def test_trades_that_share_an_id_are_all_refused_and_all_named(run: Run) -> None:

@@ -50,7 +50,7 @@ SECONDS = 60
 
 WRITES = (
     "attempt.json",
-    "rejects-split-00000.parquet",
+    "rejects-split-00000-00000.parquet",
     "part-00000-of-00003.parquet",
     "part-00001-of-00003.parquet",
     "part-00002-of-00003.parquet",

@@ -21,8 +21,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ledgerbeam.batch.keyed import KeyedBatch, Plan
+from ledgerbeam.batch.keyed import KeyedBatch
 from ledgerbeam.batch.launch import instance_uri, local_runner, run
+from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.verify import verify
 from ledgerbeam.io.attempts import AttemptRecord, Manifest, load_manifest, start_attempt
 from ledgerbeam.io.errors import UserError

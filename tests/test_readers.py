@@ -1,5 +1,7 @@
 """Parquet and Avro: what they hold comes out in the types of the contract, else untouched."""
 
+import gzip
+import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.reading import read_whole
 
+from ledgerbeam.io import readers, text
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import ColumnNames, plan_input
@@ -311,6 +314,44 @@ def test_a_file_that_changes_after_planning_stops_the_run(
         os.utime(file, ns=(0, 0))  # the clock of a file system may stand for milliseconds
     with pytest.raises(UserError, match=r"t\..*: the file (has changed|is gone) since the run"):
         read_whole(split)
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.zst", "t.avro", "t.parquet"])
+def test_what_cannot_be_split_comes_in_batches(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory follows the batch, not the file."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(readers, "_AVRO_BATCH_ROWS", 10)
+    monkeypatch.setattr(readers, "_PARQUET_BATCH_ROWS", 10)
+    monkeypatch.setattr(readers, "ROWS_A_SPLIT", 20)
+    bad = 77
+    rows = [{"id": n, "side": "X" if n == bad else "BS"[n % 2]} for n in range(1, 101)]
+    file = tmp_path / name
+    if name == "t.csv.gz":
+        lines = ["id,side", *(f"{row['id']},{row['side']}" for row in rows)]
+        file.write_bytes(gzip.compress("\n".join(lines).encode()))
+    elif name == "t.jsonl.zst":
+        lines = [json.dumps(row) for row in rows]
+        with pa.CompressedOutputStream(str(file), "zstd") as sink:
+            sink.write("\n".join(lines).encode())
+    elif name == "t.avro":
+        columns = [{"name": "id", "type": "long"}, {"name": "side", "type": "string"}]
+        schema = {"type": "record", "name": "trade", "fields": columns}
+        with file.open("wb") as sink:
+            fastavro.writer(sink, schema, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    (split,) = plan_input(str(file), TRADES).splits
+    batches = list(readers.read_split(split))
+    assert len(batches) > 3
+    assert all(batch.row_count < 50 for batch in batches)
+    whole = read_whole(split)
+    assert whole.table.column("id").to_pylist() == [n for n in range(1, 101) if n != bad]
+    header = name == "t.csv.gz"
+    assert [refusal.row for refusal in whole.refusals] == [bad - 1 + header]
+    positions = [unpack_position(p)[1] for p in whole.table.column(POSITION).to_pylist()]
+    assert positions == [n - 1 + header for n in range(1, 101) if n != bad]
 
 
 def test_positions_hold_large_numbers() -> None:

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.reading import read_whole
 
-from ledgerbeam.io import text
+from ledgerbeam.io import readers, text
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import ColumnNames, plan_input
@@ -57,6 +57,7 @@ def read(
     lines_before = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK_BYTES", block_bytes)
+        patch.setattr(readers, "BYTES_A_SPLIT", 2 * block_bytes)  # of each batch
         for split in planned.splits:
             part = read_whole(split)
             assert part.row_count == part.table.num_rows + len(part.refusals)
