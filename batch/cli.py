@@ -64,8 +64,9 @@ def verify(
         controls = verify_instance(uri, definition, lambda: bars.advance(task))
     for control in controls:
         print(f"ok  {control.name}: {control.actual:,}")
-    files = len(manifest.shards) + len(manifest.rejects)
-    print(f"{uri}: {files:,} files and {len(controls)} control totals are as published")
+    parts = len(manifest.shards)
+    files = "1 part" if parts == 1 else f"{parts:,} parts"
+    print(f"{uri}: {files} and {len(controls)} control totals are as published")
 
 
 @generate.command("trades")

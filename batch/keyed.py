@@ -219,9 +219,12 @@ class ExecuteShard:
 
 
 def _memory_a_shard() -> int:
-    """Bytes that a shard's pieces may have: sorting and writing take about five times as much."""
+    """Bytes that a shard's pieces may have: sorting and writing take about five times as much.
+
+    At most 2 GiB in any case, which is as much text as one Arrow array can hold.
+    """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return physical // (5 * IN_FLIGHT)
+    return min(physical // (5 * IN_FLIGHT), 2**31 - 1)
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:

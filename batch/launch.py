@@ -15,7 +15,7 @@ from dataclasses import astuple
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
@@ -185,6 +185,11 @@ def local_runner(options: PipelineOptions) -> FnApiRunner:
     from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+    # Workers write their logs to the terminal: tens of lines each, unless something is wrong.
+    worker_options = options.view_as(WorkerOptions)
+    worker_options.default_sdk_harness_log_level = (
+        worker_options.default_sdk_harness_log_level or "ERROR"
+    )
     # Worker processes are sent no options otherwise.
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)

@@ -2,15 +2,19 @@
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ledgerbeam.batch.plan import Hashes, Plan, SplitSummary
+from ledgerbeam.batch.process import KeyedProcess
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import Control, FileRecord, Manifest, ShardCommit, Totals
 from ledgerbeam.io.errors import UserError
+
+_SHARD_COUNTS = ("rows", "refused", "components")
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,22 @@ class Publish:
             raise RuntimeError(f"{len(summaries)} summaries of {len(plan.splits)} splits")
         shards = [by_shard[shard] for shard in range(plan.shards)]
         read = sum_totals(summary.totals for summary in summaries)
-        out = sum_totals(commit.totals for commit in shards)
-        refused = read["refused"] + out["refused"]
+        read[plan.process.distinct[0]] = len(distinct([s.distinct for s in summaries]))
+        sheet = balance(plan.process, read, shards)
         reject_files = sorted(rejects, key=lambda file: file.name)
-        self._check_refused(refused, [*reject_files, *(c.rejects for c in shards if c.rejects)])
-        distinct_values = distinct([summary.distinct for summary in summaries])
-        counts = {
-            "rows_in": read["rows"],
-            "rows_out": out["rows"],
-            "rejected": refused,
-            "other_dates": read["other_dates"],
-            "components": out["components"],
-            plan.process.distinct[0]: len(distinct_values),
-        }
+        self._check_refused(
+            sheet.counts["rejected"], [*reject_files, *(c.rejects for c in shards if c.rejects)]
+        )
         manifest = Manifest(
             attempt=attempt.record,
             published_at=datetime.datetime.now(datetime.UTC),
             shards=shards,
             rejects=reject_files,
             columns=attempt.columns_of(shards[0].part),
-            counts=counts,
-            totals={name: value for name, value in out.items() if name not in COUNTS},
-            controls=[*controls_of(read, out), *plan.process.controls(out)],
+            read=read,
+            totals=sheet.totals,
+            counts=sheet.counts,
+            controls=sheet.controls,
         )
         attempt.publish(manifest)
         return manifest
@@ -80,26 +78,49 @@ class Publish:
         )
 
 
-COUNTS = ("rows", "refused", "components")
+class BalanceSheet(NamedTuple):
+    """What follows from the totals of the input and of the shards.
+
+    Attributes:
+        totals: over the shards, by name.
+        counts: of rows and components, by name.
+        controls: the comparisons that must balance.
+    """
+
+    totals: Totals
+    counts: Totals
+    controls: list[Control]
 
 
-def controls_of(read: Totals, out: Totals) -> list[Control]:
-    """The comparisons that hold for every keyed process: of rows, and of each row total."""
-    rows_out = out["rows"] + out["refused"] + read["refused"] + read["other_dates"]
-    controls = [
-        Control(
-            name="rows: in = out + rejected + other dates", expected=read["rows"], actual=rows_out
-        )
-    ]
-    for name in read:
-        if f"refused_{name}" in out:
-            actual = out[name] + out[f"refused_{name}"]
-            if name.endswith("_hash"):
-                actual %= 2**64
-            controls.append(
-                Control(name=f"{name}: in = out + rejected", expected=read[name], actual=actual)
-            )
-    return controls
+def balance(
+    process: KeyedProcess[Any], read: Totals, shards: Sequence[ShardCommit]
+) -> BalanceSheet:
+    """Compare what went in with what came out: rows, each row total, and what the process says.
+
+    Args:
+        process: the definition.
+        read: totals over the input.
+        shards: the markers of all shards.
+    """
+    out = sum_totals(commit.totals for commit in shards)
+    rejected = read["refused"] + out["refused"]
+    counts = {
+        "rows_in": read["rows"],
+        "rows_out": out["rows"],
+        "rejected": rejected,
+        "other_dates": read["other_dates"],
+        "components": out["components"],
+        process.distinct[0]: read[process.distinct[0]],
+    }
+    rows_out = out["rows"] + rejected + read["other_dates"]
+    name = "rows: in = out + rejected + other dates"
+    controls = [Control(name=name, expected=read["rows"], actual=rows_out)]
+    for total in (total for total in read if f"refused_{total}" in out):
+        actual = _wrapped(total, out[total] + out[f"refused_{total}"])
+        name = f"{total}: in = out + rejected"
+        controls.append(Control(name=name, expected=read[total], actual=actual))
+    totals = {total: value for total, value in out.items() if total not in _SHARD_COUNTS}
+    return BalanceSheet(totals, counts, [*controls, *process.controls(out)])
 
 
 def sum_totals(all_totals: Iterable[Totals]) -> Totals:
@@ -107,9 +128,12 @@ def sum_totals(all_totals: Iterable[Totals]) -> Totals:
     sums: Counter[str] = Counter()
     for totals in all_totals:
         sums.update(totals)
-    return {
-        name: value % 2**64 if name.endswith("_hash") else value for name, value in sums.items()
-    }
+    return {name: _wrapped(name, value) for name, value in sums.items()}
+
+
+def _wrapped(name: str, value: int) -> int:
+    """Hashes are added modulo 2^64, all other totals exactly."""
+    return value % 2**64 if name.endswith("_hash") else value
 
 
 def distinct(arrays: Iterable[Hashes]) -> Hashes:

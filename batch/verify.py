@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ledgerbeam.batch.process import KeyedProcess
-from ledgerbeam.batch.publish import COUNTS, sum_totals
+from ledgerbeam.batch.publish import BalanceSheet, balance
 from ledgerbeam.io.attempts import Control, Manifest, ShardCommit, Totals, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
@@ -30,40 +30,51 @@ def verify(
         UserError: a file is gone or differs from its record, or a total differs.
     """
     manifest = load_manifest(uri)
-    for file in manifest.rejects:
-        read_part(uri, file)
-    for commit in manifest.shards:
-        _verify_shard(uri, commit, process)
+    refused = sum(read_part(uri, file).num_rows for file in manifest.rejects)
+    for number, commit in enumerate(manifest.shards):
+        if commit.shard != number:
+            raise _changed(uri, f"shard {commit.shard} stands in the place of shard {number}")
+        _verify_shard(uri, commit, manifest, process)
         progress()
-    controls = [*_recorded_totals(manifest), *manifest.controls]
-    broken = [control for control in controls if not control.balances]
+    if len(manifest.shards) != manifest.attempt.shards:
+        raise _changed(uri, f"{len(manifest.shards)} of {manifest.attempt.shards} shards")
+    if refused != manifest.read["refused"]:
+        raise _changed(uri, f"{refused:,} refused rows instead of {manifest.read['refused']:,}")
+    sheet = balance(process, manifest.read, manifest.shards)
+    recorded = BalanceSheet(manifest.totals, manifest.counts, manifest.controls)
+    for name, computed, found in zip(sheet._fields, sheet, recorded, strict=True):
+        if computed != found:
+            raise _changed(uri, f"its {name} don't follow from its shards")
+    broken = [control.name for control in sheet.controls if not control.balances]
     if broken:
-        raise UserError(
-            f"{uri}: {broken[0].name}: {broken[0].expected:,} expected, "
-            f"{broken[0].actual:,} found: the manifest has been changed: restore it from a copy"
-        )
-    return controls
+        raise _changed(uri, f"{broken[0]} doesn't balance")
+    return sheet.controls
 
 
-def _verify_shard(uri: str, commit: ShardCommit, process: KeyedProcess[Any]) -> None:
+def _changed(uri: str, how: str) -> UserError:
+    return UserError(f"{uri}: the manifest was changed: {how}: restore it from a copy")
+
+
+def _verify_shard(
+    uri: str, commit: ShardCommit, manifest: Manifest, process: KeyedProcess[Any]
+) -> None:
     table = read_part(uri, commit.part)
-    if commit.rejects is not None:
-        read_part(uri, commit.rejects)
+    if {field.name: str(field.type) for field in table.schema} != manifest.columns:
+        raise _changed(uri, f"shard {commit.shard} has other columns")
     rows = sort_components(_encode_keys(table, process), process.key, process.order)
     found: Totals = {
         **process.row_totals(rows.components.table),
         **process.component_totals(rows.components),
         "rows": table.num_rows,
         "components": len(rows.components.starts),
+        "refused": read_part(uri, commit.rejects).num_rows if commit.rejects is not None else 0,
     }
     for name, value in found.items():
         if commit.totals.get(name) != value:
-            raise UserError(
-                f"{uri}: shard {commit.shard}: {name} is {value:,}, and its marker says "
-                f"{commit.totals.get(name, 0):,}: restore the manifest from a copy"
-            )
+            recorded = commit.totals.get(name, 0)
+            raise _changed(uri, f"shard {commit.shard}: {name} is {value:,}, not {recorded:,}")
     if rows.repeats.any():
-        raise UserError(f"{uri}: shard {commit.shard}: a row comes twice: restore it from a copy")
+        raise _changed(uri, f"shard {commit.shard} has a row twice")
 
 
 def _encode_keys(table: pa.Table, process: KeyedProcess[Any]) -> pa.Table:
@@ -73,14 +84,3 @@ def _encode_keys(table: pa.Table, process: KeyedProcess[Any]) -> pa.Table:
             index = table.column_names.index(column.name)
             table = table.set_column(index, column.name, table.column(index).dictionary_encode())
     return table
-
-
-def _recorded_totals(manifest: Manifest) -> list[Control]:
-    """The manifest's own totals against those of its shards."""
-    sums = sum_totals(commit.totals for commit in manifest.shards)
-    recorded = {name: manifest.totals.get(name, 0) for name in sums if name not in COUNTS}
-    recorded |= {"rows": manifest.counts["rows_out"], "components": manifest.counts["components"]}
-    return [
-        Control(name=f"{name}: shards = manifest", expected=sums[name], actual=value)
-        for name, value in recorded.items()
-    ]

@@ -137,8 +137,9 @@ class Manifest(Record):
         shards: the marker of each shard, by shard.
         rejects: files of rows refused while the input was read.
         columns: Arrow type of each column of the parts, in their order.
+        read: totals over the input, by name.
+        totals: over the shards, by name.
         counts: of rows and components, by name.
-        totals: over the whole instance, by name.
         controls: the comparisons that let it be published.
     """
 
@@ -147,8 +148,9 @@ class Manifest(Record):
     shards: list[ShardCommit]
     rejects: list[FileRecord]
     columns: dict[str, str]
-    counts: Totals
+    read: Totals
     totals: Totals
+    counts: Totals
     controls: list[Control]
 
 

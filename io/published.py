@@ -46,7 +46,7 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
         raise UserError(f"{place}: the manifest names it, and it is gone: {advice}")
     data = storage.read_bytes(place)
     digest = hashlib.sha256(data).hexdigest()
-    if digest != file.sha256:
+    if digest != file.sha256 or len(data) != file.size:
         raise UserError(
             f"{place}: not what was published: sha256 {digest[:12]}… instead of "
             f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {advice}"

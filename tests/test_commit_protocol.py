@@ -362,7 +362,7 @@ class TestRaces:
         assert [record.number for record in attempts(str(instance_of(folder)))] == [1, 2]
         assert spilled(folder) == []
 
-    @pytest.mark.parametrize("moment", MOMENTS)
+    @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("at", WRITES[1:-1])
     def test_who_comes_too_late_changes_nothing(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest, at: str, moment: str
@@ -376,9 +376,9 @@ class TestRaces:
         assert late.wait() == "1"
         assert "attempt 2 has published in the meantime; nothing of attempt 1 counts" in late.error
         after = tree(instance_of(folder))
-        assert {name: after[name] for name in published if ".tmp" not in name} == {
-            name: data for name, data in published.items() if ".tmp" not in name
-        }
+        # What another thread was writing when its process stopped has got its name since.
+        named = {name: data for name, data in published.items() if not name.endswith(".tmp")}
+        assert {name: after[name] for name in named} == named
         assert check_published(folder, undisturbed).attempt.number == 2
 
     def test_launchers_take_numbers_of_their_own(self, tmp_path: Path) -> None:
@@ -488,9 +488,6 @@ class TestControls:
 Damage = Callable[[Any], None]
 
 
-NOT_FOUND = pytest.mark.xfail(reason="verify doesn't look at it yet", raises=pytest.fail.Exception)
-
-
 class TestDamage:
     @pytest.fixture
     def copy(self, undisturbed: Manifest, tmp_path: Path) -> Path:
@@ -538,7 +535,7 @@ class TestDamage:
             one["part"], other["part"] = other["part"], one["part"]
 
         self.damage(copy, exchange)
-        self.assert_found(copy, "shard 0: .* its marker says")
+        self.assert_found(copy, "shard 0: .* is .*, not ")
 
     @pytest.mark.parametrize(
         "path",
@@ -550,17 +547,17 @@ class TestDamage:
             ("totals", "refused_quantity"),
             ("counts", "rows_out"),
             ("counts", "components"),
-            pytest.param(("counts", "rows_in"), marks=NOT_FOUND),
-            pytest.param(("counts", "rejected"), marks=NOT_FOUND),
-            pytest.param(("counts", "other_dates"), marks=NOT_FOUND),
+            ("counts", "rows_in"),
+            ("counts", "rejected"),
+            ("counts", "other_dates"),
             ("controls", 0, "expected"),
             ("controls", 1, "actual"),
             ("shards", 1, "totals", "quantity"),
             ("shards", 1, "totals", "rows"),
             ("shards", 1, "totals", "refused_quantity"),
             ("shards", 1, "totals", "delivery_quantity"),
-            pytest.param(("shards", 1, "totals", "refused"), marks=NOT_FOUND),
-            pytest.param(("shards", 1, "shard"), marks=NOT_FOUND),
+            ("shards", 1, "totals", "refused"),
+            ("shards", 1, "shard"),
             ("shards", 1, "part", "rows"),
             ("shards", 2, "rejects", "rows"),
             ("rejects", 0, "rows"),
@@ -581,9 +578,9 @@ class TestDamage:
         [
             ("shards", 0),
             ("shards", -1),
-            pytest.param("rejects", 0, marks=NOT_FOUND),
-            pytest.param("controls", 0, marks=NOT_FOUND),
-            pytest.param("columns", "id", marks=NOT_FOUND),
+            ("rejects", 0),
+            ("controls", 0),
+            ("columns", "id"),
         ],
     )
     def test_a_manifest_with_something_left_out(

@@ -127,6 +127,8 @@ FILES = st.tuples(
 @example(b"a,b\n" * 8, 4, 3)
 @example(b'a,"b\nc",d\ne,f\n', 5, 40)
 @example(b'"a"b,c\n', 40, 40)
+@example(b'a"b,"\n', 40, 40)
+@example(b"a,b\rc,d\n\n", 40, 40)
 @example(b"a,b\n" + BOM + b"c,d\n", 4, 40)
 def test_any_split_and_block_size_reads_what_csv_reads_line_by_line(
     folder: Path, data: bytes, bytes_a_split: int, block_bytes: int
