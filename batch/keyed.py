@@ -25,7 +25,7 @@ from ledgerbeam import __version__
 from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary
 from ledgerbeam.batch.publish import Publish, distinct
 from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_repeated
-from ledgerbeam.io.arrow_stream import compact
+from ledgerbeam.io.arrow_stream import compact, narrow, widen
 from ledgerbeam.io.attempts import ShardCommit
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import Split
@@ -72,11 +72,7 @@ class KeyedBatch(beam.PTransform):
         )
         summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
         line_counts = AsList(summaries | "LineCounts" >> beam.Map(_line_count))
-        rejects = (
-            read[REFUSED]
-            | "SpreadRefused" >> beam.Reshuffle()
-            | "WriteRefused" >> beam.Map(WriteRefused(plan), line_counts)
-        )
+        rejects = read[REFUSED] | "WriteRefused" >> beam.Map(WriteRefused(plan), line_counts)
         done = {commit.shard for commit in plan.committed}
         # A piece without rows for each shard, so that a shard without rows is committed too.
         no_rows = None if spills else empty_rows(plan.splits[0])
@@ -142,6 +138,11 @@ class ReadPieces:
         yield TaggedOutput(SUMMARIES, summary)
 
     def _pieces(self, table: pa.Table) -> Iterable[tuple[int, Piece]]:
+        # What is written and read again on the way costs by the byte. The date is one for all.
+        date_column = self.plan.process.date_column
+        if date_column in table.column_names:
+            table = table.drop_columns(date_column)
+        table = narrow(table)
         done = {commit.shard for commit in self.plan.committed}
         pieces = (
             (shard, piece)
@@ -210,12 +211,24 @@ class ExecuteShard:
                 f"{limit >> 20} MiB fit into memory: give more --shards, or "
                 "workers with more memory where a single component is that large"
             )
-        tables = [load_piece(piece) for piece in pieces] or [empty_rows(self.plan.splits[0])]
-        rows = sort_components(pa.concat_tables(tables), process.key, process.order)
+        tables = [table for table in map(load_piece, pieces) if table.num_rows]
+        table = pa.concat_tables(tables) if tables else empty_rows(self.plan.splits[0])
+        rows = sort_components(table, process.key, process.order)
+        components = rows.components._replace(table=self._all_columns(rows.components.table))
         if not rows.repeats.any():
-            return rows.components, rows.components.table.slice(0, 0)
-        repeated = rows.components.table.filter(pa.array(rows.repeats))
-        return without(rows.components, rows.repeats), repeated.sort_by(POSITION)
+            return components, components.table.slice(0, 0)
+        repeated = components.table.filter(pa.array(rows.repeats))
+        return without(components, rows.repeats), repeated.sort_by(POSITION)
+
+    def _all_columns(self, table: pa.Table) -> pa.Table:
+        """The columns that were left out or made narrow on the way here, as they were."""
+        process = self.plan.process
+        names = [field.name for field in self.plan.splits[0].fields]
+        if process.date_column in names and process.date_column not in table.column_names:
+            date = pa.scalar(process.business_date, pa.date32())
+            dates = pa.repeat(date, table.num_rows)
+            table = table.add_column(names.index(process.date_column), process.date_column, dates)
+        return widen(table)
 
 
 def _memory_a_shard() -> int:

@@ -5,6 +5,8 @@ whole buffer that it was cut from. Here a table is an Arrow IPC stream: types an
 are kept, and a slice costs its own rows.
 """
 
+from collections.abc import Callable
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -51,6 +53,28 @@ def read_stream(data: bytes | pa.Buffer | pa.NativeFile) -> pa.Table:
         return reader.read_all()
 
 
+def narrow(table: pa.Table) -> pa.Table:
+    """The same values, with decimals of up to 18 digits in 8 bytes instead of 16."""
+    return _cast_decimals(table, pa.types.is_decimal128, pa.decimal64)
+
+
+def widen(table: pa.Table) -> pa.Table:
+    """What `narrow` was given."""
+    return _cast_decimals(table, pa.types.is_decimal64, pa.decimal128)
+
+
+def _cast_decimals(
+    table: pa.Table,
+    is_wanted: Callable[[pa.DataType], bool],
+    decimal: Callable[[int, int], pa.DataType],
+) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if is_wanted(field.type) and field.type.precision <= 18:
+            type_ = decimal(field.type.precision, field.type.scale)
+            table = table.set_column(index, field.name, table.column(index).cast(type_))
+    return table
+
+
 def compact(table: pa.Table) -> pa.Table:
     """The same rows, with dictionaries cut down to the values that occur, unless they are small.
 
@@ -74,11 +98,12 @@ def _compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:
     kept = np.flatnonzero(used)
     if len(kept) == size:
         return array
-    renumbered = np.zeros(size, codes.dtype)
+    renumbered = np.empty(size, codes.dtype)
     renumbered[kept] = np.arange(len(kept), dtype=codes.dtype)
     if array.null_count:
         indices = pa.array(renumbered).take(array.indices)
     else:
         indices = pa.array(renumbered[codes])
     values = array.dictionary.take(pa.array(kept))
-    return pa.DictionaryArray.from_arrays(indices, values, ordered=array.type.ordered)
+    # Unchecked: the indices are right by construction.
+    return pa.DictionaryArray.from_arrays(indices, values, ordered=array.type.ordered, safe=False)

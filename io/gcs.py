@@ -6,7 +6,7 @@ Where `STORAGE_EMULATOR_HOST` is set the client talks to that endpoint, without 
 import functools
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -133,6 +133,9 @@ class GoogleCloudStore:
                 there = self._find_blob(uri)
                 return there is not None and (there.metadata or {}).get(objects.CREATED_BY) == token
         return True
+
+    def persist(self, uris: Sequence[str]) -> None:
+        """See `Store.persist`: nothing to do, what Cloud Storage has accepted is durable."""
 
     def delete(self, uri: str) -> None:
         """See `Store.delete`.

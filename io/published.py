@@ -1,15 +1,16 @@
 """Reading what was published, through its manifest and nothing else."""
 
 import hashlib
-from typing import Any
+import os
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import MANIFEST, FileRecord, Manifest, load_manifest
+from ledgerbeam.io.attempts import MANIFEST, FileRecord, load_manifest
 from ledgerbeam.io.errors import UserError
 
 
@@ -26,8 +27,9 @@ def read_published(uri: str) -> ds.Dataset:
     """
     manifest = load_manifest(uri)
     instance = instance_of(uri)
-    names = [storage.join(instance, commit.part.name) for commit in manifest.shards]
-    return ds.dataset(names, format="parquet", filesystem=pa_fs.PyFileSystem(_StorageHandler()))
+    place = storage.local_path(instance).removeprefix("gs://").removeprefix("s3://")
+    names = [storage.join(place, commit.part.name) for commit in manifest.shards]
+    return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
 
 
 def read_part(uri: str, file: FileRecord) -> pa.Table:
@@ -57,78 +59,23 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
     return table
 
 
-def files_of(manifest: Manifest) -> list[FileRecord]:
-    """All files that a manifest names, parts first."""
-    parts = [commit.part for commit in manifest.shards]
-    rejects = [commit.rejects for commit in manifest.shards if commit.rejects is not None]
-    return [*parts, *rejects, *manifest.rejects]
-
-
 def instance_of(uri: str) -> str:
     """The instance's URI, from its own or that of its manifest."""
     return uri.removesuffix(f"/{MANIFEST}").rstrip("/")
 
 
-class _StorageHandler(pa_fs.FileSystemHandler):
-    """Lets Arrow's datasets read through `storage`, with the same clients and credentials."""
+def _filesystem(uri: str) -> fs.FileSystem:
+    """Arrow's own file system for a URI, set up like the clients in `storage`.
 
-    def get_type_name(self) -> str:
-        return "ledgerbeam"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _StorageHandler)
-
-    def __hash__(self) -> int:
-        return hash(_StorageHandler)
-
-    def get_file_info(self, paths: list[str]) -> list[pa_fs.FileInfo]:
-        return [_file_info(path) for path in paths]
-
-    def get_file_info_selector(self, selector: pa_fs.FileSelector) -> list[pa_fs.FileInfo]:
-        raise NotImplementedError("only the files that a manifest names are read")
-
-    def open_input_stream(self, path: str) -> pa.NativeFile:
-        return storage.open_input(path)
-
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        return storage.open_input(path)
-
-    def normalize_path(self, path: str) -> str:
-        return path
-
-    def create_dir(self, path: str, recursive: bool) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def delete_dir(self, path: str) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def delete_file(self, path: str) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def move(self, src: str, dest: str) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def copy_file(self, src: str, dest: str) -> None:
-        raise NotImplementedError(_READ_ONLY)
-
-    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError(_READ_ONLY)
-
-    def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError(_READ_ONLY)
-
-
-_READ_ONLY = "what is published is never changed"
-
-
-def _file_info(path: str) -> pa_fs.FileInfo:
-    info = storage.stat_of(path)
-    if info is None:
-        return pa_fs.FileInfo(path, pa_fs.FileType.NotFound)
-    return pa_fs.FileInfo(path, pa_fs.FileType.File, size=info.size)
+    Python's file objects would do too, but Arrow's threads may still hold one when the
+    interpreter ends, and then abort the process.
+    """
+    if uri.startswith("gs://"):
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        if emulator is None:
+            return fs.GcsFileSystem()
+        url = urlsplit(emulator)
+        return fs.GcsFileSystem(anonymous=True, scheme=url.scheme, endpoint_override=url.netloc)
+    if uri.startswith("s3://"):
+        return fs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL"))
+    return fs.LocalFileSystem()

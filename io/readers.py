@@ -27,7 +27,7 @@ POSITION = "__position"
 """Name of the uint64 column that says where a row came from; see `pack_positions`."""
 
 _ROW_BITS = 40
-_PARQUET_BATCH_ROWS = 1 << 18
+_PARQUET_BATCH_ROWS = ROWS_A_SPLIT
 _AVRO_BATCH_ROWS = 1 << 16
 
 

@@ -7,7 +7,7 @@ Endpoint, region and credentials come from where boto3 looks: the environment (`
 import functools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -139,6 +139,9 @@ class S3Store:
                 else:
                     break
         return True
+
+    def persist(self, uris: Sequence[str]) -> None:
+        """See `Store.persist`: nothing to do, what S3 has accepted is durable."""
 
     def delete(self, uri: str) -> None:
         """See `Store.delete`.

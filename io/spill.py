@@ -24,6 +24,7 @@ from ledgerbeam.io.errors import UserError
 
 _PREFIX = "ledgerbeam-spill-"
 _LOCK = "lock"
+_BUFFER_BYTES = 1 << 18
 
 
 class SpilledPiece(NamedTuple):
@@ -47,7 +48,8 @@ def spill(directory: str, pieces: Iterable[tuple[int, pa.Table]]) -> list[tuple[
     path = os.path.join(directory, f"{uuid.uuid4().hex}.arrows")
     spilled = []
     try:
-        with pa.OSFile(path, "wb") as sink:
+        # Buffered, as a stream is written in many small parts.
+        with pa.output_stream(path, buffer_size=_BUFFER_BYTES) as sink:
             for shard, table in pieces:
                 offset = sink.tell()
                 write_stream(sink, table)

@@ -1,11 +1,12 @@
 """Object storage by URI: local paths, `gs://` and `s3://`.
 
-Five verbs are all that the commit protocol and the readers need: `find`, `stat`, `open_input`,
-`create` and `delete`. `create` is the one that everything rests on: it makes the whole object or
-nothing, and only if nothing has that name yet. Each store has its own way to promise that:
+Six verbs are all that the commit protocol and the readers need: `find`, `stat_of`, `open_input`,
+`create`, `persist` and `delete`. `create` is the one that everything rests on: it makes the whole
+object or nothing, and only if nothing has that name yet. Each store has its own way to promise
+that:
 
-- a local file is written under a temporary name, synced, and linked to its own name (`link(2)`
-  fails where the name exists);
+- a local file is written under a temporary name and linked to its own name (`link(2)` fails where
+  the name exists);
 - Google Cloud Storage refuses the upload by the precondition `ifGenerationMatch=0`;
 - Amazon S3 refuses it by `If-None-Match: *`.
 
@@ -18,6 +19,7 @@ import glob as globbing
 import os
 import stat
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +69,9 @@ class Store(Protocol):
         gives False, and the caller compares what is there with what it wanted.
         """
 
+    def persist(self, uris: Sequence[str]) -> None:
+        """Return when these objects would survive a loss of power."""
+
     def delete(self, uri: str) -> None:
         """Remove the object. No error where there is none."""
 
@@ -92,7 +97,7 @@ class LocalStore:
             raise _local_error("read", path, error) from error
         if stat.S_ISDIR(status.st_mode):
             return None
-        return FileInfo(path, status.st_size, str(status.st_mtime_ns))
+        return FileInfo(path, status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
 
     def open_input(self, uri: str) -> pa.NativeFile:
         """See `Store.open_input`."""
@@ -103,7 +108,7 @@ class LocalStore:
             raise _local_error("read", path, error) from error
 
     def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
-        """See `Store.create`. Relies on `link(2)` being atomic and on `fsync(2)`."""
+        """See `Store.create`. Relies on `link(2)` being atomic."""
         path = Path(local_path(uri))
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -111,17 +116,27 @@ class LocalStore:
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
                 os.link(temporary, path)
             except FileExistsError:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
         except OSError as error:
             raise _local_error("write", str(path), error) from error
         return True
+
+    def persist(self, uris: Sequence[str]) -> None:
+        """See `Store.persist`. Syncs the files, then the folders that hold their names."""
+        paths = [Path(local_path(uri)) for uri in uris]
+        for path in [*paths, *sorted({path.parent for path in paths})]:
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise _local_error("write", str(path), error) from error
 
     def delete(self, uri: str) -> None:
         """See `Store.delete`."""
@@ -129,15 +144,6 @@ class LocalStore:
             Path(local_path(uri)).unlink(missing_ok=True)
         except OSError as error:
             raise _local_error("delete", uri, error) from error
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a later file must not survive an earlier one."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def local_path(uri: str) -> str:
@@ -194,6 +200,12 @@ def read_bytes(uri: str) -> bytes:
 def create(uri: str, data: bytes | pa.Buffer) -> bool:
     """Make the object unless one exists; see `Store.create`."""
     return _store(_scheme(uri)).create(uri, data)
+
+
+def persist(uris: Sequence[str]) -> None:
+    """Return when these objects of one store would survive a loss of power; see `Store.persist`."""
+    if uris:
+        _store(_scheme(uris[0])).persist(uris)
 
 
 def delete(uri: str) -> None:

@@ -37,7 +37,7 @@ from ledgerbeam.io.attempts import (
     start_attempt,
 )
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.published import files_of, read_part, read_published
+from ledgerbeam.io.published import read_part, read_published
 from ledgerbeam.pipelines.delivery_marking import (
     DELIVERY_QUANTITY,
     DeliveryMarking,
@@ -232,7 +232,7 @@ def parts(manifest: Manifest) -> list[str]:
 
 def rejects(manifest: Manifest) -> list[tuple[int, str, str]]:
     """All refused rows, less the folder they were in."""
-    refused = [read_part(instance_uri(manifest), file) for file in files_of(manifest)[3:]]
+    refused = [read_part(instance_uri(manifest), file) for file in manifest.files[3:]]
     rows = [row for table in refused for row in table.to_pylist()]
     return sorted((row["row"], row["raw"], row["reason"]) for row in rows)
 
@@ -509,7 +509,7 @@ class TestDamage:
     @pytest.mark.parametrize("index", range(5))
     def test_a_flipped_bit(self, copy: Path, index: int) -> None:
         """In each file that the manifest names: three parts and two rejects."""
-        files = files_of(load_manifest(str(instance_of(copy))))
+        files = load_manifest(str(instance_of(copy)).files)
         assert len(files) == 5
         path = instance_of(copy) / files[index].name
         data = bytearray(path.read_bytes())
@@ -519,13 +519,13 @@ class TestDamage:
 
     @pytest.mark.parametrize("index", range(5))
     def test_a_missing_file(self, copy: Path, index: int) -> None:
-        file = files_of(load_manifest(str(instance_of(copy))))[index]
+        file = load_manifest(str(instance_of(copy)).files)[index]
         (instance_of(copy) / file.name).unlink()
         self.assert_found(copy, f"{file.name}: the manifest names it, and it is gone")
 
     @pytest.mark.parametrize("index", range(5))
     def test_a_truncated_file(self, copy: Path, index: int) -> None:
-        file = files_of(load_manifest(str(instance_of(copy))))[index]
+        file = load_manifest(str(instance_of(copy)).files)[index]
         os.truncate(instance_of(copy) / file.name, file.size - 1)
         self.assert_found(copy, f"{file.name}: not what was published")
 
