@@ -19,20 +19,22 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary
-from ledgerbeam.batch.publish import Publish, distinct
+from ledgerbeam.batch.publish import Publish
 from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_repeated
-from ledgerbeam.io.arrow_stream import compact, narrow, widen
+from ledgerbeam.io.arrow_stream import decode_large, join, narrow, widen
 from ledgerbeam.io.attempts import ShardCommit
+from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import POSITION, empty_rows, read_split
 from ledgerbeam.io.spill import Piece, load_piece, piece_bytes, spill
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import sort_components, without
+from ledgerbeam.transforms.distinct import CountDistinct
 from ledgerbeam.transforms.hashing import hash_distinct
 from ledgerbeam.transforms.in_flight import DoInFlight
 from ledgerbeam.transforms.partition import split_by_shard
@@ -40,6 +42,7 @@ from ledgerbeam.transforms.partition import split_by_shard
 IN_FLIGHT = 2
 SUMMARIES = "summaries"
 REFUSED = "refused"
+DISTINCT = "distinct"
 
 
 class KeyedBatch(beam.PTransform):
@@ -68,7 +71,7 @@ class KeyedBatch(beam.PTransform):
             | "Read"
             >> beam.ParDo(reader)
             .with_output_types(tuple[int, piece])
-            .with_outputs(SUMMARIES, REFUSED, main="pieces")
+            .with_outputs(SUMMARIES, REFUSED, DISTINCT, main="pieces")
         )
         summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
         line_counts = AsList(summaries | "LineCounts" >> beam.Map(_line_count))
@@ -85,12 +88,20 @@ class KeyedBatch(beam.PTransform):
             | "Pieces" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
             | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
+            | "CountCommitted" >> beam.Map(_count_committed)
         )
+        distinct = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
         return (
             root
             | "Once" >> beam.Create([None])
             | "Publish"
-            >> beam.Map(Publish(plan), AsList(commits), AsList(rejects), AsList(summaries))
+            >> beam.Map(
+                Publish(plan),
+                AsList(commits),
+                AsList(rejects),
+                AsList(summaries),
+                AsSingleton(distinct),
+            )
         )
 
 
@@ -118,11 +129,10 @@ class ReadPieces:
     plan: Plan
 
     def __call__(self, split: Split) -> Iterator[Any]:
-        """Pieces as (shard, piece), a `SplitSummary`, and `RefusedRows` if there are any."""
+        """Pieces as (shard, piece); tagged, a `SplitSummary`, hashes to count, `RefusedRows`."""
         process = self.plan.process
         totals: Counter[str] = Counter()
         line_count = 0
-        hashes = []
         for number, rows in enumerate(read_split(split)):
             table = _of_date(rows.table, process.date_column, process.business_date)
             line_count += rows.line_count
@@ -130,11 +140,11 @@ class ReadPieces:
             totals["rows"] += rows.row_count
             totals["refused"] += len(rows.refusals)
             totals["other_dates"] += rows.table.num_rows - table.num_rows
-            hashes.append(hash_distinct(table.column(process.distinct[1])))
+            yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
             if rows.refusals:
                 yield TaggedOutput(REFUSED, RefusedRows(split.index, number, rows.refusals))
             yield from self._pieces(table)
-        summary = SplitSummary(split.index, line_count, dict(totals), distinct(hashes))
+        summary = SplitSummary(split.index, line_count, dict(totals))
         yield TaggedOutput(SUMMARIES, summary)
 
     def _pieces(self, table: pa.Table) -> Iterable[tuple[int, Piece]]:
@@ -145,13 +155,13 @@ class ReadPieces:
         table = narrow(table)
         done = {commit.shard for commit in self.plan.committed}
         pieces = (
-            (shard, piece)
+            (shard, decode_large(piece))
             for shard, piece in split_by_shard(table, self.plan.process.key, self.plan.shards)
             if shard not in done
         )
         if self.plan.spill_directory is not None:
             return spill(self.plan.spill_directory, pieces)
-        return ((shard, compact(piece)) for shard, piece in pieces)
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,8 @@ class ExecuteShard:
                 "workers with more memory where a single component is that large"
             )
         tables = [table for table in map(load_piece, pieces) if table.num_rows]
-        table = pa.concat_tables(tables) if tables else empty_rows(self.plan.splits[0])
+        table = join(tables) if tables else empty_rows(self.plan.splits[0])
+        table = encode_few_values(table, process.contract)
         rows = sort_components(table, process.key, process.order)
         components = rows.components._replace(table=self._all_columns(rows.components.table))
         if not rows.repeats.any():

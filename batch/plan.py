@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from ledgerbeam.batch.process import KeyedProcess
 from ledgerbeam.io.attempts import Attempt, ShardCommit, Totals
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.text import Refusal
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,11 @@ class SplitSummary(NamedTuple):
         split: its index.
         line_count: lines or rows of the file that the split covers.
         totals: `rows`, `other_dates`, `refused`, and the row totals of the rest.
-        distinct: uint64, hashes of the distinct values of the column that the process counts.
     """
 
     split: int
     line_count: int
     totals: Totals
-    distinct: Hashes
 
 
 class RefusedRows(NamedTuple):

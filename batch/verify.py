@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-
 from ledgerbeam.batch.process import KeyedProcess
 from ledgerbeam.batch.publish import BalanceSheet, balance
 from ledgerbeam.io.attempts import Control, Manifest, ShardCommit, Totals, load_manifest
+from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
 from ledgerbeam.transforms.components import sort_components
@@ -61,7 +60,7 @@ def _verify_shard(
     table = read_part(uri, commit.part)
     if {field.name: str(field.type) for field in table.schema} != manifest.columns:
         raise _changed(uri, f"shard {commit.shard} has other columns")
-    rows = sort_components(_encode_keys(table, process), process.key, process.order)
+    rows = sort_components(encode_few_values(table, process.contract), process.key, process.order)
     found: Totals = {
         **process.row_totals(rows.components.table),
         **process.component_totals(rows.components),
@@ -75,12 +74,3 @@ def _verify_shard(
             raise _changed(uri, f"shard {commit.shard}: {name} is {value:,}, not {recorded:,}")
     if rows.repeats.any():
         raise _changed(uri, f"shard {commit.shard} has a row twice")
-
-
-def _encode_keys(table: pa.Table, process: KeyedProcess[Any]) -> pa.Table:
-    """The columns as rules get them: dictionary-encoded where the contract says so."""
-    for column in process.contract.columns:
-        if column.few_values:
-            index = table.column_names.index(column.name)
-            table = table.set_column(index, column.name, table.column(index).dictionary_encode())
-    return table

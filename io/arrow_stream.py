@@ -5,7 +5,7 @@ whole buffer that it was cut from. Here a table is an Arrow IPC stream: types an
 are kept, and a slice costs its own rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -75,6 +75,20 @@ def _cast_decimals(
     return table
 
 
+def decode_large(table: pa.Table) -> pa.Table:
+    """The same rows, with dictionaries of more values than half the rows decoded.
+
+    Such a dictionary saves nothing, and cutting it down to its used values takes the time of its
+    size, not of the rows.
+    """
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            column = table.column(index)
+            if any(2 * len(chunk.dictionary) > len(chunk) for chunk in column.chunks):
+                table = table.set_column(index, field.name, column.cast(field.type.value_type))
+    return table
+
+
 def compact(table: pa.Table) -> pa.Table:
     """The same rows, with dictionaries cut down to the values that occur, unless they are small.
 
@@ -86,6 +100,17 @@ def compact(table: pa.Table) -> pa.Table:
             column = pa.chunked_array([_compact_array(c) for c in column.chunks], column.type)
         columns.append(column)
     return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of the same columns as one, dictionaries decoded where some table has none."""
+    schema = tables[0].schema
+    for table in tables[1:]:
+        for index, field in enumerate(table.schema):
+            if field.type != schema.field(index).type:
+                value_type = getattr(field.type, "value_type", field.type)
+                schema = schema.set(index, pa.field(field.name, value_type))
+    return pa.concat_tables([table.cast(schema) for table in tables])
 
 
 def _compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:

@@ -176,6 +176,16 @@ def conform(table: pa.Table, fields: Sequence[Field]) -> tuple[pa.Table, Refusal
     return pa.Table.from_arrays(arrays, names=names), refusals
 
 
+def encode_few_values(table: pa.Table, contract: Contract) -> pa.Table:
+    """The columns as rules get them: dictionary-encoded where the contract says `few_values`."""
+    for column in contract.columns:
+        if column.few_values and not pa.types.is_dictionary(table.schema.field(column.name).type):
+            index = table.column_names.index(column.name)
+            array = _one_chunk(table.column(index))
+            table = table.set_column(index, column.name, array.dictionary_encode())
+    return table
+
+
 def _conform_column(array: pa.Array, column: Column, refusals: dict[int, list[str]]) -> pa.Array:
     def refuse(rows: npt.NDArray[np.int64], reason: Callable[[int], str]) -> None:
         for row in rows.tolist():
