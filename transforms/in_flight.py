@@ -11,6 +11,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ledgerbeam.transforms.memory import keep_freed_memory
+
 
 class DoInFlight(beam.DoFn):
     """Applies a function to each element, several elements at a time, in threads.
@@ -37,6 +39,7 @@ class DoInFlight(beam.DoFn):
 
     def setup(self) -> None:
         """Start the threads' pool."""
+        keep_freed_memory()
         self._pool = ThreadPoolExecutor(self._in_flight)
 
     def start_bundle(self) -> None:
