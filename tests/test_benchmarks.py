@@ -1,0 +1,34 @@
+"""The benchmark, in small: all contenders run, and agree on every trade."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_all_contenders_agree(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "bench_delivery.py"),
+            "--trades=20000",
+            "--files=2",
+            "--repetitions=1",
+            f"--results={tmp_path}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "delivery-marking.json").read_text())
+    table = (tmp_path / "delivery-marking.md").read_text()
+    for contender in ("ledgerbeam-per-component", "duckdb", "polars", "pandas", "rowwise-beam"):
+        assert f"| {contender} " in table
+    assert (tmp_path / "delivery-marking.png").stat().st_size > 10_000
