@@ -85,7 +85,7 @@ def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -
     """
     ours = [_flag(field) for field in parameters_type.model_fields] + ["--json"]
     is_local = runner_of(flags).lower() in LOCAL_RUNNERS
-    for flag in _unknown_to_beam(flags):
+    for flag in _unknown_to_beam(flags) if flags else ():
         name = flag.partition("=")[0]
         similar = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         if similar:

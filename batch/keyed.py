@@ -26,7 +26,7 @@ from ledgerbeam import __version__
 from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary
 from ledgerbeam.batch.publish import Publish
 from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_repeated
-from ledgerbeam.io.arrow_stream import decode_large, join, narrow, widen
+from ledgerbeam.io.arrow_stream import decode_large, join, narrow
 from ledgerbeam.io.attempts import ShardCommit
 from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
@@ -77,11 +77,10 @@ class KeyedBatch(beam.PTransform):
         summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
         line_counts = AsList(summaries | "LineCounts" >> beam.Map(_line_count))
         rejects = read[REFUSED] | "WriteRefused" >> beam.Map(WriteRefused(plan), line_counts)
-        done = {commit.shard for commit in plan.committed}
         # A piece without rows for each shard, so that a shard without rows is committed too.
         no_rows = None if spills else empty_rows(plan.splits[0])
         shards = root | "Shards" >> beam.Create(
-            [(shard, no_rows) for shard in range(plan.shards) if shard not in done],
+            [(shard, no_rows) for shard in range(plan.shards) if shard not in plan.done],
             reshuffle=False,
         ).with_output_types(tuple[int, piece])
         commits = (
@@ -154,7 +153,7 @@ class ReadPieces:
         if date_column in table.column_names:
             table = table.drop_columns(date_column)
         table = narrow(table)
-        done = {commit.shard for commit in self.plan.committed}
+        done = self.plan.done
         pieces = (
             (shard, decode_large(piece))
             for shard, piece in split_by_shard(table, self.plan.process.key, self.plan.shards)
@@ -235,12 +234,14 @@ class ExecuteShard:
     def _all_columns(self, table: pa.Table) -> pa.Table:
         """The columns that were left out or made narrow on the way here, as they were."""
         process = self.plan.process
-        names = [field.name for field in self.plan.splits[0].fields]
-        if process.date_column in names and process.date_column not in table.column_names:
-            date = pa.scalar(process.business_date, pa.date32())
-            dates = pa.repeat(date, table.num_rows)
-            table = table.add_column(names.index(process.date_column), process.date_column, dates)
-        return widen(table)
+        for index, field in enumerate(self.plan.splits[0].fields):
+            if field.name not in table.column_names:
+                date = pa.scalar(process.business_date, pa.date32())
+                table = table.add_column(index, field.name, pa.repeat(date, table.num_rows))
+            elif pa.types.is_decimal(field.type):
+                column = table.column(index).cast(field.type)
+                table = table.set_column(index, field.name, column)
+        return table
 
 
 def _memory_a_shard() -> int:

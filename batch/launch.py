@@ -21,7 +21,7 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 
 from ledgerbeam import __version__
-from ledgerbeam.batch.arguments import LOCAL_RUNNERS, Arguments, parse_arguments, runner_of
+from ledgerbeam.batch.arguments import LOCAL_RUNNERS, parse_arguments, runner_of
 from ledgerbeam.batch.keyed import KeyedBatch
 from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import KeyedProcess, Parameters
@@ -61,14 +61,20 @@ def run_module(
             description,
             sys.argv[1:] if arguments is None else arguments,
         )
-        manifest = run(process_type(parsed.parameters), parsed.beam_flags)
+        process = process_type(parsed.parameters)
+        manifest = run(process, parsed.beam_flags)
     except UserError as error:
         print(f"{process_type.name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{process_type.name}: interrupted: nothing published", file=sys.stderr)
+        again = "the same command again goes on from what is committed"
+        print(f"{process_type.name}: interrupted: {again}", file=sys.stderr)
         return 130
-    _print_result(manifest, process_type.rows_are, parsed, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if parsed.json:
+        print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
+    else:
+        print_summary(manifest, process.rows_are, instance_uri(process), seconds)
     return 0
 
 
@@ -93,28 +99,41 @@ def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
     if parameters.run_number > 1 and not parameters.reason:
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
     planned = plan_input(
-        ",".join(map(storage.absolute, process.input_pattern.split(","))),
+        process.input_pattern,
         process.contract,
         columns=ColumnNames.parse(parameters.columns),
         format=parameters.format,
     )
-    draft = _draft(process, planned)
-    instance_uri = storage.join(storage.absolute(parameters.output), process.name, draft.instance)
-    published = find_manifest(instance_uri)
+    uri = instance_uri(process)
+    earlier = attempts(uri)
+    draft = _draft(process, planned, number=max((r.number for r in earlier), default=0) + 1)
+    published = find_manifest(uri)
     if published is not None:
-        return _published_before(instance_uri, published, draft)
-    earlier = [r.number for r in attempts(instance_uri) if r.fingerprint == draft.fingerprint]
-    attempt = start_attempt(instance_uri, draft)
+        return _published_before(uri, published, draft)
+    attempt = start_attempt(uri, draft)
     with ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
-        committed = tuple(commits(instance_uri, earlier).values())
+        same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
+        committed = tuple(commits(uri, same_input).values())
         plan = Plan(process, planned.splits, attempt, committed, spill)
         stack.enter_context(watch(plan))
         _run_pipeline(plan, pipeline)
-    return load_manifest(instance_uri)
+    return load_manifest(uri)
 
 
-def _draft(process: KeyedProcess[Any], planned: Input) -> AttemptRecord:
+def instance_uri(process: KeyedProcess[Any]) -> str:
+    """Where the instance of a process is, and what readers are told to read."""
+    return storage.join(
+        storage.absolute(process.parameters.output), process.name, _instance_name(process)
+    )
+
+
+def _instance_name(process: KeyedProcess[Any]) -> str:
+    number = process.parameters.run_number
+    return process.business_date.isoformat() + (f"-run-{number}" if number > 1 else "")
+
+
+def _draft(process: KeyedProcess[Any], planned: Input, number: int) -> AttemptRecord:
     parameters: Parameters = process.parameters
     shown = parameters.model_dump(mode="json")
     shards = parameters.shards or shard_count(planned.estimated_rows, ROWS_A_SHARD)
@@ -124,13 +143,10 @@ def _draft(process: KeyedProcess[Any], planned: Input) -> AttemptRecord:
         "inputs": [astuple(file) for file in planned.files],
         "shards": shards,
     }
-    instance = process.business_date.isoformat()
-    if parameters.run_number > 1:
-        instance += f"-run-{parameters.run_number}"
     return AttemptRecord(
         process=process.name,
-        instance=instance,
-        number=1,
+        instance=_instance_name(process),
+        number=number,
         started_at=datetime.datetime.now(datetime.UTC),
         code_version=__version__,
         parameters=shown,
@@ -140,12 +156,12 @@ def _draft(process: KeyedProcess[Any], planned: Input) -> AttemptRecord:
     )
 
 
-def _published_before(instance_uri: str, published: Manifest, draft: AttemptRecord) -> Manifest:
+def _published_before(uri: str, published: Manifest, draft: AttemptRecord) -> Manifest:
     if published.attempt.fingerprint == draft.fingerprint:
         return published
     number = draft.parameters["run_number"] + 1
     raise UserError(
-        f"{instance_uri}: published already, from other input or with other parameters: read "
+        f"{uri}: published already, from other input or with other parameters: read "
         f"that, or run again with --run-number={number} --reason=WHY"
     )
 
@@ -237,22 +253,6 @@ def _without_step(message: str) -> str:
 
 def _terminate(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _print_result(manifest: Manifest, rows_are: str, arguments: Arguments, seconds: float) -> None:
-    published = instance_uri(manifest)
-    if arguments.json:
-        print(json.dumps(_result(manifest, published, seconds)), flush=True)
-    else:
-        print_summary(manifest, rows_are, published, seconds)
-
-
-def instance_uri(manifest: Manifest) -> str:
-    """Where the manifest's instance is."""
-    output = str(manifest.attempt.parameters["output"])
-    return storage.join(
-        storage.absolute(output), manifest.attempt.process, manifest.attempt.instance
-    )
 
 
 def _result(manifest: Manifest, published: str, seconds: float) -> dict[str, Any]:

@@ -34,6 +34,11 @@ class Plan:
         """How many shards the instance has."""
         return self.attempt.record.shards
 
+    @property
+    def done(self) -> frozenset[int]:
+        """Numbers of the shards that are committed already."""
+        return frozenset(commit.shard for commit in self.committed)
+
 
 class SplitSummary(NamedTuple):
     """What reading a split gave, apart from its rows.

@@ -5,7 +5,7 @@ whole buffer that it was cut from. Here a table is an Arrow IPC stream: types an
 are kept, and a slice costs its own rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -55,22 +55,9 @@ def read_stream(data: bytes | pa.Buffer | pa.NativeFile) -> pa.Table:
 
 def narrow(table: pa.Table) -> pa.Table:
     """The same values, with decimals of up to 18 digits in 8 bytes instead of 16."""
-    return _cast_decimals(table, pa.types.is_decimal128, pa.decimal64)
-
-
-def widen(table: pa.Table) -> pa.Table:
-    """What `narrow` was given."""
-    return _cast_decimals(table, pa.types.is_decimal64, pa.decimal128)
-
-
-def _cast_decimals(
-    table: pa.Table,
-    is_wanted: Callable[[pa.DataType], bool],
-    decimal: Callable[[int, int], pa.DataType],
-) -> pa.Table:
     for index, field in enumerate(table.schema):
-        if is_wanted(field.type) and field.type.precision <= 18:
-            type_ = decimal(field.type.precision, field.type.scale)
+        if pa.types.is_decimal128(field.type) and field.type.precision <= 18:
+            type_ = pa.decimal64(field.type.precision, field.type.scale)
             table = table.set_column(index, field.name, table.column(index).cast(type_))
     return table
 

@@ -270,14 +270,12 @@ def _plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def start_attempt(instance_uri: str, draft: AttemptRecord) -> Attempt:
-    """Make the next attempt; `draft.number` is replaced by the first one that is free."""
-    number = max((record.number for record in attempts(instance_uri)), default=0) + 1
-    while True:
-        record = draft.model_copy(update={"number": number})
-        attempt = Attempt(instance_uri, record)
-        if storage.create(storage.join(attempt.uri, "attempt.json"), record.to_json()):
-            return attempt
-        number += 1  # another launcher took it
+    """Make an attempt of the draft's number, or of the next one that no other launcher has."""
+    attempt = Attempt(instance_uri, draft)
+    while not storage.create(storage.join(attempt.uri, "attempt.json"), attempt.record.to_json()):
+        number = attempt.record.number + 1
+        attempt = Attempt(instance_uri, draft.model_copy(update={"number": number}))
+    return attempt
 
 
 def attempts(instance_uri: str) -> list[AttemptRecord]:

@@ -49,9 +49,6 @@ class GoogleCloudStore:
         """
         bucket, name = objects.split(pattern)
         prefix = objects.literal_prefix(name)
-        if prefix == name:
-            info = self.stat(pattern)
-            return [] if info is None else [info]
         with _client_errors("list", pattern):
             blobs = self._client.list_blobs(
                 bucket,

@@ -73,14 +73,13 @@ class Input(NamedTuple):
     """A dataset, ready to be read.
 
     Attributes:
-        splits: in the order of the files' URIs.
-        fields: its columns, in the order of the first file.
+        splits: in the order of the files' URIs; all have the same fields in the same order, that
+            of the first file.
         files: as they were when the plan was made.
         estimated_rows: exact for Parquet, a guess for other formats.
     """
 
     splits: tuple[Split, ...]
-    fields: tuple[Field, ...]
     files: tuple[FileInfo, ...]
     estimated_rows: int
 
@@ -192,7 +191,7 @@ def plan_input(
                     fields=ordered,
                 )
             )
-    return Input(tuple(splits), fields, tuple(files), sum(planned.rows for planned in plans))
+    return Input(tuple(splits), tuple(files), sum(planned.rows for planned in plans))
 
 
 def _find_files(pattern: str) -> list[FileInfo]:
@@ -250,9 +249,11 @@ def _plan_file(
         ranges = _row_group_ranges(metadata, rows_a_split)
         rows = metadata.num_rows
     elif kind == "avro":
+        with storage.open_input(file.uri) as source:
+            columns_of_file = avro_columns(file.uri, open_avro(file.uri, source))
         types = {
             name: None if columns.renames.get(name) == "_" else avro_type(file.uri, name, avro)
-            for name, avro in avro_columns(file.uri).items()
+            for name, avro in columns_of_file.items()
         }
         rows = file.size // _TEXT_BYTES_A_ROW[kind]
     else:
@@ -401,19 +402,27 @@ _AVRO_LOGICAL_TYPES: Mapping[str, pa.DataType] = {
 }
 
 
-def avro_columns(uri: str) -> dict[str, Any]:
-    """The columns of an Avro file: name and type, as its schema has them.
+def open_avro(uri: str, source: pa.NativeFile) -> fastavro.reader:
+    """The records of an Avro file, behind its header.
 
     Raises:
         UserError: it isn't Avro, or is truncated.
     """
-    with storage.open_input(uri) as source:
-        try:
-            schema = fastavro.reader(source).writer_schema
-        except UserError:
-            raise
-        except Exception as error:  # whatever the parser stumbles over first
-            raise damaged(uri, "Avro", error) from error
+    try:
+        return fastavro.reader(source)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the parser stumbles over first
+        raise damaged(uri, "Avro", error) from error
+
+
+def avro_columns(uri: str, records: fastavro.reader) -> dict[str, Any]:
+    """The columns of an Avro file: name and type, as its schema has them.
+
+    Raises:
+        UserError: it holds something else than records.
+    """
+    schema = records.writer_schema
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise UserError(f"{uri}: wrong schema: Avro of {schema!r}, not of records")
     return {field["name"]: field["type"] for field in schema["fields"]}
@@ -448,8 +457,3 @@ def avro_type(uri: str, name: str, avro: Any) -> pa.DataType:
 def shard_count(rows: int, rows_a_shard: int) -> int:
     """Shards for an estimated number of rows; at least 1, at most 65,536."""
     return max(1, min(-(-rows // rows_a_shard), 1 << 16))
-
-
-def names_of(fields: Sequence[Field]) -> list[str]:
-    """The names that the output gives the fields."""
-    return [field.name for field in fields]

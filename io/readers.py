@@ -1,10 +1,9 @@
 """Reading a split: rows that keep the contract, rows that are refused, and where each stood."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import fastavro
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,6 +18,7 @@ from ledgerbeam.io.inputs import (
     avro_columns,
     avro_type,
     damaged,
+    open_avro,
     read_parquet_footer,
 )
 from ledgerbeam.io.text import Refusal, TextBlock, read_text
@@ -87,7 +87,7 @@ def read_split(split: Split) -> Iterator[SplitRows]:
 
 
 def _conform(split: Split, blocks: list[_Block]) -> SplitRows:
-    tables = [empty_rows(split)]
+    tables = []
     refusals: list[Refusal] = []
     line_count = 0
     for block in blocks:
@@ -106,8 +106,7 @@ def _conform(split: Split, blocks: list[_Block]) -> SplitRows:
             keep[rows] = False
             table = table.filter(pa.array(keep))
         tables.append(table)
-    # Without the empty one, unless there is nothing else: a chunk more costs copies later on.
-    table = pa.concat_tables(tables[1:] or tables)
+    table = pa.concat_tables(tables) if tables else empty_rows(split)
     return SplitRows(table, sorted(refusals), line_count)
 
 
@@ -136,19 +135,15 @@ def unpack_position(position: int) -> tuple[int, int]:
 
 
 def raw_rows(table: pa.Table, rows: list[int]) -> list[str]:
-    """Rows of a typed file as JSON objects; see `raw_row`."""
+    """Rows of a typed file as JSON objects; amounts and dates as text."""
     for index, field in enumerate(table.schema):
         # Not all that Arrow holds is a time to Python: nanoseconds, years behind 9999.
         if pa.types.is_temporal(field.type) or field.type == pa.string_view():
             table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
         elif field.type == pa.binary_view():
             table = table.set_column(index, field.name, table.column(index).cast(pa.binary()))
-    return [raw_row(record) for record in table.take(rows).to_pylist()]
-
-
-def raw_row(record: Mapping[str, object]) -> str:
-    """A row of a typed file as a JSON object; amounts and dates as text."""
-    return json.dumps(record, default=str, ensure_ascii=False)
+    records = table.take(rows).to_pylist()
+    return [json.dumps(record, default=str, ensure_ascii=False) for record in records]
 
 
 def _check_version(split: Split) -> None:
@@ -199,12 +194,12 @@ def _read_parquet(split: Split) -> Iterator[_Block]:
 
 
 def _read_avro(split: Split) -> Iterator[_Block]:
-    columns_of_file = avro_columns(split.file.uri)
     sources = [field.source for field in split.fields]
-    types = {name: avro_type(split.file.uri, name, columns_of_file[name]) for name in sources}
     row = 0
     with storage.open_input(split.file.uri) as source:
-        records = fastavro.reader(source)
+        records = open_avro(split.file.uri, source)
+        avro = avro_columns(split.file.uri, records)
+        types = {name: avro_type(split.file.uri, name, avro[name]) for name in sources}
         while True:
             columns: dict[str, list[object]] = {name: [] for name in sources}
             count = 0

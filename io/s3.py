@@ -58,9 +58,6 @@ class S3Store:
         """
         bucket, name = objects.split(pattern)
         prefix = objects.literal_prefix(name)
-        if prefix == name:
-            info = self.stat(pattern)
-            return [] if info is None else [info]
         with _client_errors("list", pattern):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=prefix

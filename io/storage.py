@@ -37,8 +37,8 @@ class FileInfo:
     Attributes:
         uri: where it is.
         size: bytes.
-        version: changes whenever the content does (generation, ETag, or modification time in
-            nanoseconds for a local file).
+        version: changes whenever the content does: generation, ETag, or for a local file its
+            modification time in nanoseconds and its inode.
     """
 
     uri: str
@@ -52,8 +52,7 @@ class Store(Protocol):
     def find(self, pattern: str) -> list[FileInfo]:
         """Objects whose URI matches `pattern` (`*`, `?`, `[…]`, and `**` for any depth), by URI.
 
-        A wildcard doesn't match the dot at the beginning of a hidden name. A pattern without any
-        of these is the object of that name, or no object.
+        A wildcard doesn't match the dot at the beginning of a hidden name.
         """
 
     def stat(self, uri: str) -> FileInfo | None:
@@ -82,8 +81,7 @@ class LocalStore:
     def find(self, pattern: str) -> list[FileInfo]:
         """See `Store.find`."""
         pattern = local_path(pattern)
-        magic = globbing.has_magic(pattern)
-        paths = globbing.glob(pattern, recursive=True) if magic else [pattern]
+        paths = globbing.glob(pattern, recursive=True)
         return [info for path in sorted(paths) if (info := self.stat(path)) is not None]
 
     def stat(self, uri: str) -> FileInfo | None:
@@ -177,8 +175,14 @@ def base_name(uri: str) -> str:
 
 
 def find(pattern: str) -> list[FileInfo]:
-    """Objects that match `pattern`, ordered by URI; see `Store.find`."""
-    return _store(_scheme(pattern)).find(pattern)
+    """Objects that match `pattern`, ordered by URI; see `Store.find`.
+
+    A pattern without wildcards is the object of that name, or no object.
+    """
+    if globbing.has_magic(pattern):
+        return _store(_scheme(pattern)).find(pattern)
+    info = stat_of(pattern)
+    return [] if info is None else [info]
 
 
 def stat_of(uri: str) -> FileInfo | None:

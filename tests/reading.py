@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import Manifest
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import SplitRows, read_split
 
@@ -14,3 +16,9 @@ def read_whole(split: Split) -> SplitRows:
         [refusal for batch in batches for refusal in batch.refusals],
         sum(batch.line_count for batch in batches),
     )
+
+
+def instance_uri(manifest: Manifest) -> str:
+    """Where the instance of a manifest is, for outputs that are given as absolute paths."""
+    attempt = manifest.attempt
+    return storage.join(attempt.parameters["output"], attempt.process, attempt.instance)

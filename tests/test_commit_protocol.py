@@ -1,31 +1,18 @@
-"""The commit protocol under fire: real processes that die, stop, race and come back too late.
+"""The commit protocol under fire: real processes that die, stop, race and come back too late."""
 
-This file is also a program: `Launchers` runs it to have a process that has imported everything,
-and that forks a launcher of a run in a few milliseconds.
-"""
-
-import dataclasses
-import json
-import os
-import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from tests.launchers import Launchers, instance_of, parameters_of, write_input
+from tests.reading import instance_uri
 
-from ledgerbeam.batch.launch import instance_uri, run
+from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.verify import verify
-from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import (
     AttemptRecord,
     Manifest,
@@ -41,12 +28,8 @@ from ledgerbeam.io.published import read_part, read_published
 from ledgerbeam.pipelines.delivery_marking import (
     DELIVERY_QUANTITY,
     DeliveryMarking,
-    DeliveryParameters,
 )
 from ledgerbeam.rules.components import Components
-
-SECONDS = 60
-"""How long a launcher may live."""
 
 WRITES = (
     "attempt.json",
@@ -66,134 +49,6 @@ MOMENTS = ("before", "inside", "after")
 """Of a creation; inside it the object is written whole, but hasn't got its name yet."""
 
 
-def write_input(path: Path, seed: int = 7) -> None:
-    """Trades of three shards, one of them refused and two with the same id."""
-    source = random.Random(seed)
-    lines = ["id,client_code,symbol,side,quantity"]
-    for id_ in range(60):
-        client, side = source.randrange(9), source.choice("BS")
-        lines.append(f"{id_},C{client},UPL,{side},{source.randrange(1, 50)}")
-    lines += ["100,C1,UPL,X,1", "101,TWICE,UPL,B,1", "101,TWICE,UPL,B,2"]
-    path.write_text("\n".join(lines) + "\n")
-
-
-def serve() -> None:
-    """Start launchers, wait for them and wake them, as the lines of standard input say."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = request.get("pid") or os.fork()
-        if not pid:
-            os.close(0)
-            os.close(1)
-            launch(**request)
-        if request.get("resume"):
-            os.kill(pid, signal.SIGCONT)
-        if request.get("wait"):
-            _, status = os.waitpid(pid, os.WUNTRACED)
-            if os.WIFSTOPPED(status):
-                print("stopped", flush=True)
-            else:
-                print(os.waitstatus_to_exitcode(status), flush=True)
-        else:
-            print(pid, flush=True)
-
-
-def launch(parameters: Mapping[str, Any], folder: str, at: str, moment: str, number: int) -> None:
-    """Run delivery marking, and send this process a signal at one moment of one creation."""
-    signal.alarm(SECONDS)
-    tempfile.tempdir = f"{folder}/spill"
-    create, link = storage.create, os.link
-    moments = [(at, moment)]
-
-    def disturb(uri: str, now: str) -> None:
-        if (storage.base_name(uri), now) in moments:
-            moments.clear()
-            os.kill(os.getpid(), number)
-
-    def disturbed_create(uri: str, data: bytes | pa.Buffer) -> bool:
-        disturb(uri, "before")
-        made = create(uri, data)
-        with open(f"{folder}/writes", "a") as log:
-            log.write(f"{storage.base_name(uri)}\n")
-        disturb(uri, "after")
-        return made
-
-    def disturbed_link(source: Any, target: Any) -> None:
-        disturb(str(target), "inside")
-        link(source, target)
-
-    storage.create = disturbed_create
-    os.link = disturbed_link  # type: ignore[assignment]
-    error = ""
-    try:
-        run(DeliveryMarking(DeliveryParameters.model_validate(parameters)))
-    except UserError as user_error:
-        error = str(user_error)
-    except BaseException:
-        error = f"defect: {traceback.format_exc()}"
-    Path(folder, f"error-{os.getpid()}").write_text(error)
-    os._exit(1 if error else 0)
-
-
-@dataclasses.dataclass
-class Launcher:
-    """A process that runs delivery marking."""
-
-    launchers: "Launchers"
-    folder: Path
-    pid: int
-
-    def wait(self) -> str:
-        """`stopped`, or the exit code; -9 is that of a process that was killed."""
-        return self.launchers.ask(pid=self.pid, wait=True)
-
-    def resume(self) -> None:
-        """Let it go on after a stop."""
-        self.launchers.ask(pid=self.pid, resume=True)
-
-    @property
-    def error(self) -> str:
-        """The line that it ended with."""
-        return (self.folder / f"error-{self.pid}").read_text()
-
-
-class Launchers:
-    """Starts launchers quickly."""
-
-    def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, **request: Any) -> str:
-        """Send a request to `serve`."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return self._server.stdout.readline().strip()
-
-    def start(
-        self,
-        folder: Path,
-        at: str = "",
-        moment: str = "before",
-        number: int = signal.SIGKILL,
-        **others: Any,
-    ) -> Launcher:
-        """Start a run that is disturbed at a moment, if that is named."""
-        (folder / "spill").mkdir(exist_ok=True)
-        parameters = parameters_of(folder, **others).model_dump(mode="json")
-        pid = self.ask(
-            parameters=parameters, folder=str(folder), at=at, moment=moment, number=number
-        )
-        return Launcher(self, folder, int(pid))
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.communicate(timeout=SECONDS)
-
-
 @pytest.fixture(scope="module")
 def launchers() -> Iterator[Launchers]:
     warm = Launchers()
@@ -201,28 +56,11 @@ def launchers() -> Iterator[Launchers]:
     warm.close()
 
 
-def parameters_of(folder: Path, **others: Any) -> DeliveryParameters:
-    return DeliveryParameters.model_validate(
-        {
-            "trades": str(folder / "trades.csv"),
-            "trade_date": "2026-11-20",
-            "output": str(folder / "output"),
-            "shards": 3,
-            "max_rejects": 3,
-            **others,
-        }
-    )
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with an input."""
     write_input(tmp_path / "trades.csv")
     return tmp_path
-
-
-def instance_of(folder: Path) -> Path:
-    return folder / "output" / "delivery-marking" / "2026-11-20"
 
 
 def parts(manifest: Manifest) -> list[str]:
@@ -483,137 +321,3 @@ class TestControls:
         assert control in str(raised.value)
         assert "\n" not in str(raised.value)
         assert find_manifest(str(instance_of(folder))) is None
-
-
-Damage = Callable[[Any], None]
-
-
-class TestDamage:
-    @pytest.fixture
-    def copy(self, undisturbed: Manifest, tmp_path: Path) -> Path:
-        """A published instance, to be damaged."""
-        shutil.copytree(instance_uri(undisturbed), instance_of(tmp_path))
-        return tmp_path
-
-    def verify(self, folder: Path) -> None:
-        verify(str(instance_of(folder)), DeliveryMarking(parameters_of(folder)))
-
-    def assert_found(self, folder: Path, message: str = ": restore ") -> None:
-        with pytest.raises(UserError, match=message) as raised:
-            self.verify(folder)
-        assert "\n" not in str(raised.value)
-
-    def test_no_damage(self, copy: Path) -> None:
-        self.verify(copy)
-
-    @pytest.mark.parametrize("index", range(5))
-    def test_a_flipped_bit(self, copy: Path, index: int) -> None:
-        """In each file that the manifest names: three parts and two rejects."""
-        files = load_manifest(str(instance_of(copy))).files
-        assert len(files) == 5
-        path = instance_of(copy) / files[index].name
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-        self.assert_found(copy, f"{files[index].name}: not what was published: sha256")
-
-    @pytest.mark.parametrize("index", range(5))
-    def test_a_missing_file(self, copy: Path, index: int) -> None:
-        file = load_manifest(str(instance_of(copy))).files[index]
-        (instance_of(copy) / file.name).unlink()
-        self.assert_found(copy, f"{file.name}: the manifest names it, and it is gone")
-
-    @pytest.mark.parametrize("index", range(5))
-    def test_a_truncated_file(self, copy: Path, index: int) -> None:
-        file = load_manifest(str(instance_of(copy))).files[index]
-        os.truncate(instance_of(copy) / file.name, file.size - 1)
-        self.assert_found(copy, f"{file.name}: not what was published")
-
-    def test_parts_that_change_places(self, copy: Path) -> None:
-        def exchange(manifest: Any) -> None:
-            one, other = manifest["shards"][:2]
-            one["part"], other["part"] = other["part"], one["part"]
-
-        self.damage(copy, exchange)
-        self.assert_found(copy, "shard 0: .* is .*, not ")
-
-    @pytest.mark.parametrize(
-        "path",
-        [
-            ("totals", "quantity"),
-            ("totals", "id_hash"),
-            ("totals", "delivery_quantity"),
-            ("totals", "net_quantity"),
-            ("totals", "refused_quantity"),
-            ("counts", "rows_out"),
-            ("counts", "components"),
-            ("counts", "rows_in"),
-            ("counts", "rejected"),
-            ("counts", "other_dates"),
-            ("controls", 0, "expected"),
-            ("controls", 1, "actual"),
-            ("shards", 1, "totals", "quantity"),
-            ("shards", 1, "totals", "rows"),
-            ("shards", 1, "totals", "refused_quantity"),
-            ("shards", 1, "totals", "delivery_quantity"),
-            ("shards", 1, "totals", "refused"),
-            ("shards", 1, "shard"),
-            ("shards", 1, "part", "rows"),
-            ("shards", 1, "rejects", "rows"),
-            ("rejects", 0, "rows"),
-        ],
-        ids=str,
-    )
-    def test_an_edited_number(self, copy: Path, path: tuple[str | int, ...]) -> None:
-        def add_one(manifest: Any) -> None:
-            for step in path[:-1]:
-                manifest = manifest[step]
-            manifest[path[-1]] += 1
-
-        self.damage(copy, add_one)
-        self.assert_found(copy)
-
-    @pytest.mark.parametrize(
-        ("field", "index"),
-        [
-            ("shards", 0),
-            ("shards", -1),
-            ("rejects", 0),
-            ("controls", 0),
-            ("columns", "id"),
-        ],
-    )
-    def test_a_manifest_with_something_left_out(
-        self, copy: Path, field: str, index: int | str
-    ) -> None:
-        self.damage(copy, lambda manifest: manifest[field].pop(index))
-        self.assert_found(copy)
-
-    def damage(self, folder: Path, damage: Damage) -> None:
-        path = instance_of(folder) / "manifest.json"
-        manifest = json.loads(path.read_text())
-        damage(manifest)
-        path.write_text(json.dumps(manifest))
-
-    @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.99])
-    def test_a_truncated_manifest(self, copy: Path, keep: float) -> None:
-        path = instance_of(copy) / "manifest.json"
-        os.truncate(path, int(path.stat().st_size * keep))
-        self.assert_found(copy, "manifest.json: damaged record: .* restore it from a copy")
-
-    def test_a_field_that_nobody_knows(self, copy: Path) -> None:
-        self.damage(copy, lambda manifest: manifest.update(surprise=1))
-        self.assert_found(copy, "manifest.json: damaged record: .* in surprise")
-
-    @pytest.mark.parametrize("name", ["attempt.json", "committed-00001.json"])
-    def test_a_damaged_record_stops_the_next_attempt(self, folder: Path, name: str) -> None:
-        with pytest.raises(UserError):
-            run(DeliveryMarking(parameters_of(folder, max_rejects=0)))
-        path = instance_of(folder) / "attempt-1" / name
-        os.truncate(path, 20)
-        with pytest.raises(UserError, match=f"{name}: damaged record: "):
-            run(DeliveryMarking(parameters_of(folder)))
-
-
-if __name__ == "__main__":
-    serve()

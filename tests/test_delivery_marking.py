@@ -20,9 +20,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.reading import instance_uri
 
 from ledgerbeam.batch.keyed import KeyedBatch
-from ledgerbeam.batch.launch import instance_uri, local_runner, run
+from ledgerbeam.batch.launch import local_runner, run
 from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.verify import verify
 from ledgerbeam.io.attempts import AttemptRecord, Manifest, load_manifest, start_attempt

@@ -11,7 +11,7 @@ from tests.reading import read_whole
 from ledgerbeam.io import inputs
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.inputs import ColumnNames, Input, names_of, plan_input, shard_count
+from ledgerbeam.io.inputs import ColumnNames, Input, plan_input, shard_count
 from ledgerbeam.io.readers import POSITION
 
 TRADES = Contract(
@@ -30,7 +30,8 @@ def plan(pattern: str | Path, columns: str = "", **options: str | int) -> Input:
 
 def rows(planned: Input) -> list[tuple[object, ...]]:
     tables = [read_whole(split).table.drop_columns(POSITION) for split in planned.splits]
-    assert all(table.column_names == names_of(planned.fields) for table in tables)
+    names = [field.name for field in planned.splits[0].fields]
+    assert all(table.column_names == names for table in tables)
     return [tuple(row.values()) for row in pa.concat_tables(tables).to_pylist()]
 
 
