@@ -137,9 +137,11 @@ def _draft(process: KeyedProcess[Any], planned: Input, number: int) -> AttemptRe
     parameters: Parameters = process.parameters
     shown = parameters.model_dump(mode="json")
     shards = parameters.shards or shard_count(planned.estimated_rows, ROWS_A_SHARD)
+    # Of the input it is the files that decide, not how they were named.
+    without_effect = {*_WITHOUT_EFFECT, process.input_parameter}
     decisive = {
         "process": process.name,
-        "parameters": {k: v for k, v in shown.items() if k not in _WITHOUT_EFFECT},
+        "parameters": {k: v for k, v in shown.items() if k not in without_effect},
         "inputs": [astuple(file) for file in planned.files],
         "shards": shards,
     }

@@ -61,6 +61,7 @@ class KeyedProcess(ABC, Generic[P]):
     Attributes:
         name: of the process, as in folders and on the command line.
         parameters_type: the model of its parameters.
+        input_parameter: which of them names the input files.
         key: columns that identify a component.
         order: column that orders the rows of a component; two rows of one component that share
             it are refused.
@@ -72,6 +73,7 @@ class KeyedProcess(ABC, Generic[P]):
     name: ClassVar[str]
     parameters_type: ClassVar[type[Parameters]]
     parameters: P
+    input_parameter: ClassVar[str]
     key: ClassVar[tuple[str, ...]]
     order: ClassVar[str]
     date_column: ClassVar[str]
@@ -83,9 +85,9 @@ class KeyedProcess(ABC, Generic[P]):
         self.parameters = parameters
 
     @property
-    @abstractmethod
     def input_pattern(self) -> str:
         """URI or glob of the input files."""
+        return str(getattr(self.parameters, self.input_parameter))
 
     @property
     @abstractmethod

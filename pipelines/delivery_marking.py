@@ -79,16 +79,12 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
 
     name = "delivery-marking"
     parameters_type = DeliveryParameters
+    input_parameter = "trades"
     key = ("client_code", "symbol")
     order = "id"
     date_column = "trade_date"
     rows_are = "trades"
     distinct = ("clients", "client_code")
-
-    @property
-    def input_pattern(self) -> str:
-        """The trades."""
-        return self.parameters.trades
 
     @property
     def business_date(self) -> datetime.date:

@@ -49,6 +49,20 @@ def test_module_and_command_do_the_same(day: Path) -> None:
     assert (of_module["counts"], of_module["totals"]) == (of_run["counts"], of_run["totals"])
 
 
+def test_the_same_run_from_another_folder_is_the_same_run(day: Path) -> None:
+    first = command("ledgerbeam", "run", "delivery-marking", *flags("e"), "--json", cwd=day)
+    assert first.returncode == 0, first.stderr
+    folder = day / "elsewhere"
+    folder.mkdir()
+    there = ["--trades=../trades/*.parquet", "--trade-date=2026-11-20", "--output=../e", "--json"]
+    again = command("ledgerbeam", "run", "delivery-marking", *there, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    results = [json.loads(done.stdout.splitlines()[-1]) for done in (first, again)]
+    assert results[0]["published"] == results[1]["published"]
+    assert results[1]["attempt"] == 1
+    assert not (day / "e" / "delivery-marking" / "2026-11-20" / "attempt-2").exists()
+
+
 def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
     run = command("ledgerbeam", "run", "delivery-marking", *flags("c"), cwd=day)
     assert run.returncode == 0, run.stderr

@@ -205,6 +205,11 @@ AT = {"type": "long", "logicalType": "timestamp-micros"}
 
 
 def test_avro(tmp_path: Path) -> None:
+    new_year, long_ago = datetime(2026, 1, 2, tzinfo=UTC), datetime(1969, 1, 2, tzinfo=UTC)
+    records = [
+        (1, "B", Decimal("1.10"), DAY, "x", b"\xff", 0.1, True, new_year, time(1)),
+        (2, "S", None, DAY, None, b"", 1.0, False, long_ago, time(2)),
+    ]
     file = avro(
         tmp_path / "t.avro",
         [
@@ -219,40 +224,14 @@ def test_avro(tmp_path: Path) -> None:
             ("at", AT),
             ("time", {"type": "int", "logicalType": "time-millis"}),
         ],
-        (
-            1,
-            "B",
-            Decimal("1.10"),
-            DAY,
-            "x",
-            b"\xff",
-            0.1,
-            True,
-            datetime(2026, 1, 2, tzinfo=UTC),
-            time(1),
-        ),
-        (2, "S", None, DAY, None, b"", 1.0, False, datetime(1969, 1, 2, tzinfo=UTC), time(2)),
+        *records,
     )
     found, refusals = read(file)
     assert refusals == []
     at, clock = pa.timestamp("us", "UTC"), pa.time32("ms")
     carried = [pa.string(), pa.binary(), pa.float64(), pa.bool_(), at, clock]
     assert found.schema.types[2:] == [pa.decimal128(18, 4), pa.date32(), *carried]
-    assert [tuple(row.values()) for row in found.to_pylist()] == [
-        (
-            1,
-            "B",
-            Decimal("1.1"),
-            DAY,
-            "x",
-            b"\xff",
-            0.1,
-            True,
-            datetime(2026, 1, 2, tzinfo=UTC),
-            time(1),
-        ),
-        (2, "S", None, DAY, None, b"", 1.0, False, datetime(1969, 1, 2, tzinfo=UTC), time(2)),
-    ]
+    assert [tuple(row.values()) for row in found.to_pylist()] == records
 
 
 def test_avro_rows_that_break_the_contract(tmp_path: Path) -> None:
