@@ -331,10 +331,24 @@ class TestAgainstPlainPython:
         self, tmp_path: Path
     ) -> None:
         rows = [row | {"note": f"n{row['id']}"} for row in random_trades(50)]
-        table = pa.Table.from_pylist(rows).append_column("lot", pa.array(range(50), pa.int16()))
+        table = pa.Table.from_pylist(rows)
+        types = {
+            "lot": pa.int16(),
+            "fee": pa.decimal64(9, 2),
+            "tax": pa.decimal128(9, 2),
+            "held": pa.duration("us"),
+            "seen": pa.timestamp("us", "Asia/Kolkata"),
+            "memo": pa.large_string(),
+        }
+        for name, type_ in types.items():
+            numbers = pa.array(range(50), pa.int64())
+            column = numbers.cast(pa.decimal128(21, 2)) if "decimal" in str(type_) else numbers
+            table = table.append_column(name, column.cast(type_))
         pq.write_table(table, tmp_path / "trades.parquet")
         manifest = run(process(tmp_path / "trades.parquet", tmp_path, shards=2))
         marked = rows_of(manifest)
+        schema = read_published(instance_uri(manifest)).schema
+        assert {name: schema.field(name).type for name in types} == types
         by_id = {row["id"]: row for row in table.to_pylist()}
         assert marked
         for row in marked:
