@@ -1,9 +1,9 @@
 """From the definition of a keyed process to its pipeline.
 
-    splits ─ Read ─┬─ pieces ─ GroupByShard ─ ExecuteShards ─ commits ─┐
-                   ├─ refused rows ─ WriteRefused ─────────────────────┼─ Publish
-                   ├─ summaries ───────────────────────────────────────┤
-                   └─ hashes ─ CountDistinct ──────────────────────────┘
+    splits ─ Read ─┬─ pieces ─ GroupByShard ─ ExecuteShards ─ commits ─┬─ Finish ─ reports ─┐
+                   ├─ refused rows ─ WriteRefused ─────────────────────┼────────────────────┼─ Publish
+                   ├─ summaries ───────────────────────────────────────┤                    │
+                   └─ hashes ─ CountDistinct ──────────────────────────┴────────────────────┘
 
 Every attempt reads the whole input, which is pinned, and so gets the same rows and totals; rows
 of shards that an earlier attempt has committed are dropped at once.
@@ -61,13 +61,13 @@ class KeyedBatch(beam.PTransform):
         plan = self._plan
         # What is spilled is a place on disk; else the table itself goes through GroupByKey.
         spills = plan.spill_directory is not None
-        piece: Any = Any if spills else pa.Table
+        piece: Any = Any if spills else tuple[int, pa.Table]
         # Calls in flight hold their outputs until they end: places on disk, but not tables.
         read_pieces = ReadPieces(plan)
         reader = DoInFlight(read_pieces, IN_FLIGHT) if spills else read_pieces
         read = (
             root
-            | "Splits" >> beam.Create(plan.splits, reshuffle=False)
+            | "Splits" >> beam.Create(plan.all_splits, reshuffle=False)
             | "SpreadSplits" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(reader)
@@ -78,7 +78,7 @@ class KeyedBatch(beam.PTransform):
         line_counts = AsList(summaries | "LineCounts" >> beam.Map(_line_count))
         rejects = read[REFUSED] | "WriteRefused" >> beam.Map(WriteRefused(plan), line_counts)
         # A piece without rows for each shard, so that a shard without rows is committed too.
-        no_rows = None if spills else empty_rows(plan.splits[0])
+        no_rows = None if spills else (0, empty_rows(plan.splits[0][0]))
         shards = root | "Shards" >> beam.Create(
             [(shard, no_rows) for shard in range(plan.shards) if shard not in plan.done],
             reshuffle=False,
@@ -90,19 +90,15 @@ class KeyedBatch(beam.PTransform):
             | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
             | "CountCommitted" >> beam.Map(_count_committed)
         )
-        distinct = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
-        return (
-            root
-            | "Once" >> beam.Create([None])
-            | "Publish"
-            >> beam.Map(
-                Publish(plan),
-                AsList(commits),
-                AsList(rejects),
-                AsList(summaries),
-                AsSingleton(distinct),
-            )
-        )
+        publish = Publish(plan.process, plan.attempt, plan.kept, len(plan.all_splits))
+        sides = [AsList(commits), AsList(rejects), AsList(summaries)]
+        if plan.process.distinct is not None:
+            counted = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
+            sides.append(AsList(counted))
+        else:
+            sides.append(AsList(root | "NotCounted" >> beam.Create([], reshuffle=False)))
+        sides.append(AsList(commits | "Finish" >> Finish(plan.process, plan.attempt, plan.kept)))
+        return root | "Once" >> beam.Create([None]) | "Publish" >> beam.Map(publish, *sides)
 
 
 def _count_read(summary: SplitSummary) -> SplitSummary:
@@ -129,39 +125,47 @@ class ReadPieces:
     plan: Plan
 
     def __call__(self, split: Split) -> Iterator[Any]:
-        """Pieces as (shard, piece); tagged, a `SplitSummary`, hashes to count, `RefusedRows`."""
+        """Pieces as (shard, (input, piece)); tagged, a `SplitSummary`, hashes, `RefusedRows`."""
         process = self.plan.process
-        totals: Counter[str] = Counter()
+        number = self.plan.input_of(split.index)
+        prefix = prefix_of(process, number)
+        date_column = process.inputs[number].date_column
+        all_totals: list[Totals] = []
         line_count = 0
-        for number, rows in enumerate(read_split(split)):
-            table = _of_date(rows.table, process.date_column, process.business_date)
+        for batch, rows in enumerate(read_split(split)):
+            table = _of_date(rows.table, date_column, process.business_date)
             line_count += rows.line_count
-            totals.update(process.row_totals(table))
-            totals["rows"] += rows.row_count
-            totals["refused"] += len(rows.refusals)
-            totals["other_dates"] += rows.table.num_rows - table.num_rows
-            yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
+            all_totals.append(
+                row_totals(process, number, table)
+                | {
+                    f"{prefix}rows": rows.row_count,
+                    f"{prefix}refused": len(rows.refusals),
+                    f"{prefix}other_dates": rows.table.num_rows - table.num_rows,
+                }
+            )
+            if process.distinct is not None and not number:
+                yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
             if rows.refusals:
-                yield TaggedOutput(REFUSED, RefusedRows(split.index, number, rows.refusals))
-            yield from self._pieces(table)
-        summary = SplitSummary(split.index, line_count, dict(totals))
+                yield TaggedOutput(REFUSED, RefusedRows(split.index, batch, rows.refusals))
+            yield from self._pieces(table, number)
+        summary = SplitSummary(split.index, line_count, add_totals(all_totals))
         yield TaggedOutput(SUMMARIES, summary)
 
-    def _pieces(self, table: pa.Table) -> Iterable[tuple[int, Piece]]:
+    def _pieces(self, table: pa.Table, number: int) -> Iterable[tuple[int, tuple[int, Piece]]]:
         # What is written and read again on the way costs by the byte. The date is one for all.
-        date_column = self.plan.process.date_column
+        date_column = self.plan.process.inputs[number].date_column
         if date_column in table.column_names:
             table = table.drop_columns(date_column)
         table = narrow(table)
         done = self.plan.done
-        pieces = (
+        pieces: Iterable[tuple[int, Piece]] = (
             (shard, decode_large(piece))
             for shard, piece in split_by_shard(table, self.plan.process.key, self.plan.shards)
             if shard not in done
         )
         if self.plan.spill_directory is not None:
-            return spill(self.plan.spill_directory, pieces)
-        return pieces
+            pieces = spill(self.plan.spill_directory, pieces)
+        return ((shard, (number, piece)) for shard, piece in pieces)
 
 
 @dataclass(frozen=True)
@@ -171,86 +175,42 @@ class ExecuteShard:
     plan: Plan
 
     def __call__(
-        self, element: tuple[int, Iterable[Piece | None]], line_counts: LineCounts
+        self, element: tuple[int, Iterable[tuple[int, Piece] | None]], line_counts: LineCounts
     ) -> list[ShardCommit]:
         """The shard's marker.
 
         Raises:
-            UserError: the shard is larger than the memory limit, or can't be written.
+            UserError: the shard is larger than the memory limit, can't be written, or too many
+                of its components fail.
         """
-        process, attempt = self.plan.process, self.plan.attempt
+        plan = self.plan
         shard, pieces = element
-        components, repeated = self._components(shard, [p for p in pieces if p is not None])
-        table = components.table.drop_columns(POSITION)
-        for name, column in process.execute(components).items():
-            table = table.append_column(name, column)
-        executed = Components(table, components.starts)
-        refused_totals = process.row_totals(repeated)
-        totals = {
-            **process.row_totals(table),
-            **process.component_totals(executed),
-            **{f"refused_{name}": value for name, value in refused_totals.items()},
-            "rows": table.num_rows,
-            "refused": repeated.num_rows,
-            "components": len(components.starts),
-        }
+        assembled = assemble(plan, shard, [piece for piece in pieces if piece is not None])
+        earlier = next((commit for commit in plan.retried if commit.shard == shard), None)
+        with governed(plan.attempt) as governor:
+            done = execute_shard(
+                plan.process, plan.attempt, governor, shard, assembled.components, earlier
+            )
+        totals = done.totals | assembled.refused_totals(plan.process)
+        outcomes = None
+        if done.outcomes:
+            outcomes = plan.attempt.write_outcomes(shard, outcomes_table(done.outcomes))
         rejects = None
-        if repeated.num_rows:
-            rejects = write_repeated(self.plan, shard, repeated, line_counts)
+        if assembled.refusals:
+            rejects = write_shard_rejects(plan, shard, assembled.refusals, line_counts)
         return [
-            attempt.commit(
+            plan.attempt.commit(
                 ShardCommit(
                     shard=shard,
-                    attempt=attempt.record.number,
+                    attempt=plan.attempt.record.number,
                     code_version=__version__,
-                    part=attempt.write_part(shard, table),
+                    part=plan.attempt.write_part(shard, done.results),
                     rejects=rejects,
+                    outcomes=outcomes,
                     totals=totals,
                 )
             )
         ]
-
-    def _components(self, shard: int, pieces: list[Piece]) -> tuple[Components, pa.Table]:
-        """The shard's components, and the rows that repeat another's key and order."""
-        process = self.plan.process
-        size = sum(piece_bytes(piece) for piece in pieces)
-        limit = self.plan.memory_limit or _memory_a_shard()
-        if size > limit:
-            raise UserError(
-                f"shard {shard} of {self.plan.shards} has {size >> 20} MiB, and "
-                f"{limit >> 20} MiB fit into memory: give more --shards, or "
-                "workers with more memory where a single component is that large"
-            )
-        tables = [table for table in map(load_piece, pieces) if table.num_rows]
-        table = join(tables) if tables else empty_rows(self.plan.splits[0])
-        table = encode_few_values(table, process.contract)
-        rows = sort_components(table, process.key, process.order)
-        components = rows.components._replace(table=self._all_columns(rows.components.table))
-        if not rows.repeats.any():
-            return components, components.table.slice(0, 0)
-        repeated = components.table.filter(pa.array(rows.repeats))
-        return without(components, rows.repeats), repeated.sort_by(POSITION)
-
-    def _all_columns(self, table: pa.Table) -> pa.Table:
-        """The columns that were left out or made narrow on the way here, as they were."""
-        process = self.plan.process
-        for index, field in enumerate(self.plan.splits[0].fields):
-            if field.name not in table.column_names:
-                date = pa.scalar(process.business_date, pa.date32())
-                table = table.add_column(index, field.name, pa.repeat(date, table.num_rows))
-            elif pa.types.is_decimal(field.type):
-                column = table.column(index).cast(field.type)
-                table = table.set_column(index, field.name, column)
-        return table
-
-
-def _memory_a_shard() -> int:
-    """Bytes that a shard's pieces may have: sorting and writing take about five times as much.
-
-    At most 2 GiB in any case, which is as much text as one Arrow array can hold.
-    """
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(physical // (5 * IN_FLIGHT), 2**31 - 1)
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:

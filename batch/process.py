@@ -1,15 +1,26 @@
-"""What a workload says of itself: the definition of a keyed batch process."""
+"""What a workload says of itself: the definition of a batch process.
+
+A definition answers three questions: which inputs it needs (`parameters_type`), what a unit of
+work is and where it comes from (a key over rows of files, or pages), and how a unit executes.
+The rest has a default that serves most. Definitions are pickled to workers and hold nothing but
+their parameters.
+"""
 
 import datetime
-from abc import ABC, abstractmethod
+import hashlib
+import re
+from abc import ABC
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any, ClassVar, Generic, TypeVar
 
+import apache_beam as beam
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from ledgerbeam.io.attempts import Control, Totals
-from ledgerbeam.io.contract import Contract
+from ledgerbeam.io.records import Control, Manifest, Totals
 from ledgerbeam.rules.components import Components
 
 
@@ -22,25 +33,6 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     output: str = Field(description="where results go: a folder, gs:// or s3:// URI")
-    columns: str = Field(
-        default="",
-        description="names of the columns in order, for CSV files without a header (id,side,_; "
-        "_ leaves one out), or renames (id=trade_no,_=note)",
-    )
-    format: str | None = Field(
-        default=None,
-        pattern="^(csv|jsonl|parquet|avro)$",
-        description="csv, jsonl, parquet or avro, where the files' names don't tell",
-    )
-    max_rejects: int = Field(
-        default=0, ge=0, description="publish in spite of up to this many refused rows"
-    )
-    shards: int | None = Field(
-        default=None,
-        ge=1,
-        le=65_536,
-        description="parts of the output; by default one for about 320,000 rows",
-    )
     run_number: int = Field(
         default=1, ge=1, description="2 or more runs a published instance again; needs --reason"
     )
@@ -49,68 +41,191 @@ class Parameters(BaseModel):
 
 P = TypeVar("P", bound=Parameters)
 
+Record = Mapping[str, Any]
+"""A row of results: values by column, without the columns of the key."""
 
-class KeyedProcess(ABC, Generic[P]):
-    """A workload over rows that are grouped by a key.
 
-    A definition says what its input is (`contract`), what a unit of work is (`key`, `order`) and
-    how units execute (`execute`). Everything else is the framework's: reading, the shuffle, the
-    commit protocol, publication. Definitions are pickled to workers and hold nothing but their
-    parameters.
+class RetryMode(StrEnum):
+    """What a failed or lost call means."""
+
+    AT_LEAST_ONCE = "AT_LEAST_ONCE"
+    AT_MOST_ONCE = "AT_MOST_ONCE"
+
+
+# What a second try doesn't change: mistakes in data or code.
+_NEVER = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a component is tried within an attempt.
+
+    Attributes:
+        mode: `AT_LEAST_ONCE`: a component that failed or got lost is tried again.
+            `AT_MOST_ONCE`: it is called once; where nobody can know how that ended it is
+            `UNKNOWN`, for a person to look at.
+        tries: at most so many, the first included.
+        first_delay: seconds before the second try; each further delay is twice as long, and
+            every delay is shortened at random by up to a half.
+        longest_delay: seconds.
+        never: errors after which no further try is made.
+        time_limit: seconds that a call may take; one that overruns can't commit later.
+    """
+
+    mode: RetryMode = RetryMode.AT_LEAST_ONCE
+    tries: int = 3
+    first_delay: float = 0.5
+    longest_delay: float = 30.0
+    never: tuple[type[Exception], ...] = _NEVER
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError(f"tries must be at least 1, not {self.tries}")
+        if self.mode is RetryMode.AT_MOST_ONCE and self.tries != 1:
+            object.__setattr__(self, "tries", 1)
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ValueError(f"time_limit must be more than 0 seconds, not {self.time_limit}")
+
+    def delay(self, tries: int, random: float) -> float:
+        """Seconds to wait after a number of tries.
+
+        Args:
+            tries: that were made.
+            random: from 0 up to 1.
+        """
+        full = min(self.first_delay * 2.0 ** (tries - 1), self.longest_delay)
+        return full * (1 - random / 2)
+
+
+class FailureLimit:
+    """How many components may fail before a run does: a count, or a share such as `0.5%`."""
+
+    def __init__(self, limit: int | str) -> None:
+        """Take a count or a share.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        self.text = f"{limit:,}" if isinstance(limit, int) else limit
+        self._count = limit if isinstance(limit, int) else None
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", str(limit))
+        self._share = Fraction(share[1]) / 100 if share else None
+        if (self._count is None) == (self._share is None) or (self._count or 0) < 0:
+            raise ValueError(f"failure_limit must be a count or a share like '0.5%', not {limit!r}")
+
+    def allows(self, failed: int, components: int) -> bool:
+        """Whether a run may publish with so many failures."""
+        if self._count is not None:
+            return failed <= self._count
+        return failed <= components * (self._share or 0)
+
+
+class BatchProcess(ABC, Generic[P]):
+    """A workload composed of many units of work; see `KeyedProcess` and `PageProcess`.
 
     Attributes:
         name: of the process, as in folders and on the command line.
         parameters_type: the model of its parameters.
-        input_parameter: which of them names the input files.
-        key: columns that identify a component.
-        order: column that orders the rows of a component; two rows of one component that share
-            it are refused.
-        date_column: column of the business date; rows of another date are counted and left out.
-        rows_are: what a row is, in plural.
-        distinct: name of a total, and the column whose distinct values it counts.
+        date_parameter: the parameter that is the business date.
+        identity: parameters that identify an instance, besides the business date.
+        results: columns of the results, where units execute one by one; without those of the key.
+        retry: how often a component is tried.
+        failure_limit: how many components may fail (a count, or a share such as `"0.5%"`) before
+            nothing is published.
+        parallelism: calls in flight over the whole run; None for two, in the workers' own threads.
+        results_expire_after: how long results are kept; None for ever.
     """
 
     name: ClassVar[str]
     parameters_type: ClassVar[type[Parameters]]
     parameters: P
-    input_parameter: ClassVar[str]
-    key: ClassVar[tuple[str, ...]]
-    order: ClassVar[str]
-    date_column: ClassVar[str]
-    rows_are: ClassVar[str]
-    distinct: ClassVar[tuple[str, str]]
+    date_parameter: ClassVar[str] = "business_date"
+    identity: ClassVar[tuple[str, ...]] = ()
+    results: ClassVar[pa.Schema | None] = None
+    retry: ClassVar[Retry] = Retry()
+    failure_limit: ClassVar[int | str] = 0
+    parallelism: ClassVar[int | None] = None
+    results_expire_after: ClassVar[datetime.timedelta | None] = None
 
     def __init__(self, parameters: P) -> None:
         """Make the definition for given parameters."""
         self.parameters = parameters
 
-    @property
-    def input_pattern(self) -> str:
-        """URI or glob of the input files."""
-        return str(getattr(self.parameters, self.input_parameter))
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what can be checked before anything runs."""
+        super().__init_subclass__(**kwargs)
+        FailureLimit(cls.failure_limit)
+        parameters = getattr(cls, "parameters_type", None)
+        if parameters is not None:
+            missing = [
+                name
+                for name in (cls.date_parameter, *cls.identity)
+                if name not in parameters.model_fields
+            ]
+            if missing:
+                raise TypeError(
+                    f"{cls.__name__}: {parameters.__name__} has no field {missing[0]!r}, which "
+                    "identifies an instance: add it, or set date_parameter and identity"
+                )
 
     @property
-    @abstractmethod
     def business_date(self) -> datetime.date:
         """The day that the run is for."""
+        date: datetime.date = getattr(self.parameters, self.date_parameter)
+        return date
 
     @property
-    @abstractmethod
-    def contract(self) -> Contract:
-        """What the input's columns must be."""
+    def instance(self) -> str:
+        """The instance's name: business date, identity, run number."""
+        parts = [self.business_date.isoformat()]
+        for name in self.identity:
+            value = str(getattr(self.parameters, name))
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
+            if plain != value:
+                plain += f"-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+            parts.append(f"{name.replace('_', '-')}-{plain}")
+        number = self.parameters.run_number
+        return "-".join(parts) + (f"-run-{number}" if number > 1 else "")
 
-    @abstractmethod
-    def execute(self, components: Components) -> Mapping[str, pa.Array]:
-        """New columns, a value for each row of the components."""
+    def before(self) -> None:
+        """Called in the launcher before an attempt's work begins; an error fails the attempt."""
 
-    @abstractmethod
-    def row_totals(self, table: pa.Table) -> Totals:
-        """Totals that rows have before and after execution alike; they add up over tables."""
+    def after(self, manifest: Manifest) -> None:
+        """Called in the launcher after publication."""
 
-    @abstractmethod
-    def component_totals(self, components: Components) -> Totals:
-        """Totals of executed components, new columns included; they add up over tables."""
+    def cleanup(self) -> None:
+        """Called in the launcher once an attempt has ended, by success, failure or cancel."""
 
-    @abstractmethod
+    def finish(self) -> beam.PTransform | None:
+        """The reduce step, over all results.
+
+        A transform from a `PCollection` of `pa.Table` (results of one shard each, in no order) to
+        one of (file name, bytes): reports that are published with the rest. None for no such step.
+        """
+        return None
+
+    def result_totals(self, results: Components) -> Totals:
+        """Totals of executed components' results; they add up over tables.
+
+        A total of the same name as one of the rows that came in must balance with it.
+        """
+        return {}
+
     def controls(self, totals: Totals) -> list[Control]:
-        """The workload's own comparisons, from the component totals of all shards."""
+        """The workload's own comparisons, from the totals of all shards."""
+        return []
+
+
+def is_overridden(cls: type, base: type, method: str) -> bool:
+    """Whether a definition has a method of its own."""
+    return getattr(cls, method) is not getattr(base, method)

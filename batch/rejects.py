@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ledgerbeam.batch.assembly import RefusedInShard
 from ledgerbeam.batch.plan import Plan, RefusedRows
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import FileRecord
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import POSITION, raw_rows, unpack_position
+from ledgerbeam.io.records import FileRecord
 
 REJECTS_SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("raw", pa.string()), ("reason", pa.string())]
@@ -48,7 +49,7 @@ class WriteRefused:
 
     def __call__(self, refused: RefusedRows, line_counts: LineCounts) -> FileRecord:
         """The file that was written."""
-        places = RowPlaces(self.plan.splits, line_counts)
+        places = RowPlaces(self.plan.all_splits, line_counts)
         rows = [
             (*places.locate(refused.split, refusal.row), refusal.raw, refusal.reason)
             for refusal in refused.refusals
@@ -57,33 +58,45 @@ class WriteRefused:
         return self.plan.attempt.write_rejects(name, rejects_table(rows))
 
 
-def write_repeated(
-    plan: Plan, shard: int, repeated: pa.Table, line_counts: LineCounts
+def write_shard_rejects(
+    plan: Plan, shard: int, refusals: Iterable[RefusedInShard], line_counts: LineCounts
 ) -> FileRecord:
-    """Write rows of a shard that share key and order; the reason names all of them.
+    """Write rows that were found wrong when the shard's rows were together.
 
     Args:
         plan: of the run.
         shard: that the rows are in.
-        repeated: the rows, with their `POSITION`.
+        refusals: the rows by input, each kind with its reason.
         line_counts: of all splits.
     """
-    process = plan.process
-    places = RowPlaces(plan.splits, line_counts)
-    positions = repeated.column(POSITION).to_pylist()
+    places = RowPlaces(plan.all_splits, line_counts)
+    rows = [row for refused in refusals for row in _rejects_of(plan, refused, places)]
+    return plan.attempt.write_rejects(f"shard-{shard:05d}", rejects_table(rows))
+
+
+def _rejects_of(
+    plan: Plan, refused: RefusedInShard, places: RowPlaces
+) -> list[tuple[str, int, str, str]]:
+    key, inputs = plan.process.key, plan.process.inputs
+    positions = refused.rows.column(POSITION).to_pylist()
     located = [places.locate(*unpack_position(position)) for position in positions]
-    repeated = repeated.drop_columns(POSITION)
-    names = (*process.key, process.order)
-    identities = list(zip(*(repeated.column(name).to_pylist() for name in names), strict=True))
+    table = refused.rows.drop_columns(POSITION)
+    names = key if refused.is_orphan else (*key, inputs[refused.number].order)
+    identities = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
     same: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for identity, (file, row) in zip(identities, located, strict=True):
         same[identity].append(f"{storage.base_name(file)} row {row}")
-    raw = raw_rows(repeated, list(range(repeated.num_rows)))
-    rows = [
-        (*place, line, _reason(names, identity, same[identity]))
+    raw = raw_rows(table, list(range(table.num_rows)))
+    return [
+        (
+            *place,
+            line,
+            _orphan(names, identity, inputs[0].name)
+            if refused.is_orphan
+            else _reason(names, identity, same[identity]),
+        )
         for place, line, identity in zip(located, raw, identities, strict=True)
     ]
-    return plan.attempt.write_rejects(f"shard-{shard:05d}", rejects_table(rows))
 
 
 def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
@@ -98,3 +111,8 @@ def _reason(names: tuple[str, ...], identity: tuple[object, ...], places: list[s
     *key, order = [f"{name} {value}" for name, value in zip(names, identity, strict=True)]
     shown = ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
     return f"{order} comes {len(places)} times for {', '.join(key)}: {shown}"
+
+
+def _orphan(names: tuple[str, ...], identity: tuple[object, ...], first: str) -> str:
+    key = ", ".join(f"{name} {value}" for name, value in zip(names, identity, strict=True))
+    return f"there is no {key} in {first}"

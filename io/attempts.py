@@ -4,7 +4,10 @@
       attempt-1/attempt.json                  who started it, on which input, with how many shards
       attempt-1/part-00007-of-00064.parquet   a shard's result
       attempt-1/rejects-….parquet             refused rows, with file, row and reason
+      attempt-1/outcomes-00007.parquet        components that did not just succeed
       attempt-1/committed-00007.json          the shard's marker
+      attempt-1/ended.json                    published, failed, or fenced: decided once
+      claims/00007-….json                     calls that may be made once only
       manifest.json                           the instance's result
 
 Every object is made once, whole, and only if nothing of its name exists (`storage.create`); none
@@ -13,154 +16,77 @@ marker first has committed the shard, and only what a marker names counts. Publi
 creation of the manifest, which names the markers' files; readers follow nothing else. Files are
 made durable once, in front of the manifest: to wait for the disk file by file costs a tenth.
 
-A later attempt on the same input takes over what earlier ones have committed. On another input
-it starts afresh.
+An attempt is given up by taking the names that it would make (`fence`): its `ended.json`, and
+the markers of the shards that it has not committed. Whatever of it is still running then can
+neither commit nor publish. An attempt that made its `ended.json` first has won: the manifest is
+in it, and whoever comes by can complete the publication.
+
+A later attempt on the same input takes over what earlier ones have committed; where it commits a
+shard again (to retry components that failed), its marker counts. On another input it starts
+afresh.
 """
 
 import base64
 import datetime
 import hashlib
+import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ledgerbeam.io import storage
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.storage import FileInfo
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.records import (
+    AttemptRecord,
+    Ending,
+    Fence,
+    FileRecord,
+    Manifest,
+    Record,
+    ShardCommit,
+    load_record,
+    parse_record,
+)
 
 MANIFEST = "manifest.json"
+WALK_WINDOW = 256
+"""No walk is further ahead of its first uncommitted shard, so that this many names fence it."""
 
-Totals = dict[str, int]
-
-
-class Record(BaseModel):
-    """Base of everything that is stored as JSON; unknown fields are an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def to_json(self) -> bytes:
-        """The stored form."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+_FENCING_THREADS = 16
 
 
-StoredRecord = TypeVar("StoredRecord", bound=Record)
+class FencedError(UserError):
+    """The attempt was given up by somebody else: nothing that it still does counts."""
 
 
-class FileRecord(Record):
-    """A file of the instance.
+class Claim(Record):
+    """A call that may be made once only, and was about to be made.
 
     Attributes:
-        name: relative to the instance's URI.
-        rows: in the file.
-        size: bytes.
-        sha256: of the content, in hexadecimal.
+        component: its key, as text.
+        attempt: that made the call.
     """
 
-    name: str
-    rows: int
-    size: int
-    sha256: str
-
-
-class ShardCommit(Record):
-    """A shard's marker.
-
-    Attributes:
-        shard: its number, from 0.
-        attempt: which attempt committed it.
-        code_version: of the package that computed it.
-        part: the result.
-        rejects: rows refused while the shard was executed, if any.
-        totals: of the shard, by name.
-    """
-
-    shard: int
+    component: str
     attempt: int
-    code_version: str
-    part: FileRecord
-    rejects: FileRecord | None = None
-    totals: Totals
 
 
-class AttemptRecord(Record):
-    """How an attempt was started.
+class Settlement(Record):
+    """How a call that may be made once only has ended.
 
     Attributes:
-        process: the workload's name.
-        instance: its name, unique within the process.
-        number: of the attempt, from 1.
-        started_at: time in UTC.
-        code_version: of the package.
-        parameters: as given, defaults included.
-        inputs: the files, as they were then.
-        shards: how many there are.
-        fingerprint: of all that decides the result; attempts that share it share shards.
+        status: of the component.
+        error: why it failed.
+        results: its rows, as an Arrow IPC stream in base 64; empty for none.
     """
 
-    process: str
-    instance: str
-    number: int
-    started_at: datetime.datetime
-    code_version: str
-    parameters: dict[str, Any]
-    inputs: list[FileInfo]
-    shards: int
-    fingerprint: str
-
-
-class Control(Record):
-    """Two totals that must be equal, as decimal integers.
-
-    Attributes:
-        name: what is compared.
-        expected: what went in.
-        actual: what came out.
-    """
-
-    name: str
-    expected: int
-    actual: int
-
-    @property
-    def balances(self) -> bool:
-        """Whether both are equal."""
-        return self.expected == self.actual
-
-
-class Manifest(Record):
-    """The result of an instance: what readers follow.
-
-    Attributes:
-        attempt: the one that published.
-        published_at: time in UTC.
-        shards: the marker of each shard, by shard.
-        rejects: files of rows refused while the input was read.
-        columns: Arrow type of each column of the parts, in their order.
-        read: totals over the input, by name.
-        totals: over the shards, by name.
-        counts: of rows and components, by name.
-        controls: the comparisons that let it be published.
-    """
-
-    attempt: AttemptRecord
-    published_at: datetime.datetime
-    shards: list[ShardCommit]
-    rejects: list[FileRecord]
-    columns: dict[str, str]
-    read: Totals
-    totals: Totals
-    counts: Totals
-    controls: list[Control]
-
-    @property
-    def files(self) -> list[FileRecord]:
-        """All files that the manifest names, parts first."""
-        parts = [commit.part for commit in self.shards]
-        rejects = [commit.rejects for commit in self.shards if commit.rejects is not None]
-        return [*parts, *rejects, *self.rejects]
+    status: str
+    error: str = ""
+    results: str = ""
 
 
 class Attempt:
@@ -178,12 +104,20 @@ class Attempt:
 
     def write_part(self, shard: int, table: pa.Table) -> FileRecord:
         """Write a shard's result. It counts only once `commit` has named it."""
-        name = f"part-{shard:05d}-of-{self.record.shards:05d}"
-        return self._write_parquet(name, table)
+        of_all = "" if self.record.shards is None else f"-of-{self.record.shards:05d}"
+        return self._write_parquet(f"part-{shard:05d}{of_all}", table)
 
     def write_rejects(self, name: str, table: pa.Table) -> FileRecord:
         """Write refused rows, to `rejects-NAME.parquet`."""
         return self._write_parquet(f"rejects-{name}", table)
+
+    def write_outcomes(self, shard: int, table: pa.Table) -> FileRecord:
+        """Write what became of a shard's components, where that is more than plain success."""
+        return self._write_parquet(f"outcomes-{shard:05d}", table)
+
+    def write_report(self, name: str, data: bytes) -> FileRecord:
+        """Write a file of the reduce step."""
+        return self._write(f"report-{name}", "", data, rows=0)
 
     def read_rows(self, file: FileRecord, rows: int) -> list[dict[str, Any]]:
         """The first rows of a Parquet file of the instance."""
@@ -198,16 +132,55 @@ class Attempt:
         return {field.name: str(field.type) for field in schema}
 
     def commit(self, commit: ShardCommit) -> ShardCommit:
-        """Make the shard's marker, or give the one that another worker has made before."""
-        uri = storage.join(self.uri, f"committed-{commit.shard:05d}.json")
-        if storage.create(uri, commit.to_json()):
-            return commit
-        return _load(ShardCommit, uri)
+        """Make the shard's marker, or give the one that another worker has made before.
 
-    def publish(self, manifest: Manifest) -> None:
+        Raises:
+            FencedError: the attempt was given up.
+        """
+        failpoint("commit: files written")
+        uri = self._marker(commit.shard)
+        if storage.create(uri, commit.to_json()):
+            failpoint("commit: marker made")
+            return commit
+        found = _load_marker(uri)
+        if isinstance(found, Fence):
+            raise self._fenced(found)
+        return found
+
+    def claim(self, shard: int, component: str, tries: int) -> bool:
+        """Make the claim to a call that may be made once only.
+
+        Args:
+            shard: of the component.
+            component: its key, as text.
+            tries: how often it was tried before, by a person's decision.
+
+        Returns:
+            Whether the call is this one's to make. Else it was made before, or was about to be.
+        """
+        failpoint("claim: before")
+        claim = Claim(component=component, attempt=self.record.number)
+        made = storage.create(self._claim(shard, component, tries), claim.to_json())
+        failpoint("claim: made")
+        return made
+
+    def settle(self, shard: int, component: str, tries: int, settlement: Settlement) -> None:
+        """Record how a claimed call has ended."""
+        failpoint("settle: before")
+        uri = self._claim(shard, component, tries).removesuffix(".json")
+        storage.create(f"{uri}.settled.json", settlement.to_json())
+        failpoint("settle: made")
+
+    def settlement(self, shard: int, component: str, tries: int) -> Settlement | None:
+        """How a claimed call has ended; None where nobody knows."""
+        uri = self._claim(shard, component, tries).removesuffix(".json") + ".settled.json"
+        return None if storage.stat_of(uri) is None else load_record(Settlement, uri)
+
+    def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.
 
         Raises:
+            FencedError: the attempt was given up.
             UserError: a control doesn't balance, or another attempt has published before.
         """
         broken = [control for control in manifest.controls if not control.balances]
@@ -221,16 +194,49 @@ class Attempt:
             )
         named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
         storage.persist(named)
-        uri = storage.join(self.instance_uri, MANIFEST)
-        if storage.create(uri, manifest.to_json()):
-            storage.persist([uri])
-            return
+        failpoint("publish: files durable")
+        ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
+        failpoint("publish: ended")
+        if ending.outcome == "failed":
+            raise UserError(
+                f"{self.uri}: it has failed before: {ending.error}: run the instance again"
+            )
+        complete_publication(self.instance_uri, ending)
+        failpoint("publish: manifest made")
         published = load_manifest(self.instance_uri)
         if published.attempt.number != self.record.number:
             raise UserError(
                 f"{self.instance_uri}: attempt {published.attempt.number} has published in the "
                 f"meantime; nothing of attempt {self.record.number} counts: read that one"
             )
+
+    def fail(self, error: str, at: datetime.datetime) -> None:
+        """Record that the attempt has failed, unless it has ended otherwise."""
+        storage.create(ending_uri(self.uri), Ending(outcome="failed", at=at, error=error).to_json())
+
+    def _end(self, ending: Ending) -> Ending:
+        """Make the ending, or give the one that stands; one by a fence is an error."""
+        uri = ending_uri(self.uri)
+        if storage.create(uri, ending.to_json()):
+            storage.persist([uri])
+            return ending
+        found = load_record(Ending, uri)
+        if found.fence is not None:
+            raise self._fenced(found.fence)
+        return found
+
+    def _fenced(self, fence: Fence) -> FencedError:
+        return FencedError(
+            f"{self.uri}: the attempt was given up by {fence.who}: {fence.why}: nothing that it "
+            "still does counts: read what a later attempt has published, or start one"
+        )
+
+    def _marker(self, shard: int) -> str:
+        return storage.join(self.uri, f"committed-{shard:05d}.json")
+
+    def _claim(self, shard: int, component: str, tries: int) -> str:
+        digest = hashlib.sha256(component.encode()).hexdigest()[:32]
+        return storage.join(self.instance_uri, "claims", f"{shard:05d}-{digest}-{tries}.json")
 
     def _write_parquet(self, name: str, table: pa.Table) -> FileRecord:
         sink = pa.BufferOutputStream()
@@ -252,17 +258,19 @@ class Attempt:
         ) as writer:
             writer.write_table(table)
             writer.add_key_value_metadata({"ARROW:schema": arrow_schema})
-        data = sink.getvalue()
+        return self._write(name, ".parquet", sink.getvalue(), table.num_rows)
+
+    def _write(self, name: str, suffix: str, data: bytes | pa.Buffer, rows: int) -> FileRecord:
         digest = hashlib.sha256(data).hexdigest()
-        file = f"{name}.parquet"
+        file = f"{name}{suffix}"
         if not storage.create(storage.join(self.uri, file), data) and (
             hashlib.sha256(storage.read_bytes(storage.join(self.uri, file))).hexdigest() != digest
         ):
             # An earlier try died between its file and its marker, and gave other bytes.
-            file = f"{name}.{digest[:12]}.parquet"
+            file = f"{name}.{digest[:12]}{suffix}"
             storage.create(storage.join(self.uri, file), data)
         relative = f"attempt-{self.record.number}/{file}"
-        return FileRecord(name=relative, rows=table.num_rows, size=data.size, sha256=digest)
+        return FileRecord(name=relative, rows=rows, size=len(data), sha256=digest)
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:
@@ -272,9 +280,11 @@ def _plain_type(type_: pa.DataType) -> pa.DataType:
 def start_attempt(instance_uri: str, draft: AttemptRecord) -> Attempt:
     """Make an attempt of the draft's number, or of the next one that no other launcher has."""
     attempt = Attempt(instance_uri, draft)
+    failpoint("attempt: before")
     while not storage.create(storage.join(attempt.uri, "attempt.json"), attempt.record.to_json()):
         number = attempt.record.number + 1
         attempt = Attempt(instance_uri, draft.model_copy(update={"number": number}))
+    failpoint("attempt: made")
     return attempt
 
 
@@ -282,22 +292,78 @@ def attempts(instance_uri: str) -> list[AttemptRecord]:
     """All attempts of an instance, by number."""
     found = storage.find(storage.join(storage.escape(instance_uri), "attempt-*", "attempt.json"))
     return sorted(
-        (_load(AttemptRecord, file.uri) for file in found), key=lambda record: record.number
+        (load_record(AttemptRecord, file.uri) for file in found), key=lambda record: record.number
     )
 
 
 def commits(instance_uri: str, numbers: Sequence[int]) -> dict[int, ShardCommit]:
-    """The marker of each shard that one of the attempts has committed; the earliest counts."""
+    """The marker of each shard that one of the attempts has committed; the latest counts."""
     found: dict[int, ShardCommit] = {}
-    for number in sorted(numbers, reverse=True):
+    for number in sorted(numbers):
         folder = storage.join(storage.escape(instance_uri), f"attempt-{number}")
         for file in storage.find(storage.join(folder, "committed-*.json")):
-            commit = _load(ShardCommit, file.uri)
+            commit = _load_marker(file.uri)
+            if isinstance(commit, Fence):
+                continue
             # After a loss of power a marker may be there without its part.
             part = storage.stat_of(storage.join(instance_uri, commit.part.name))
             if part is not None and part.size == commit.part.size:
                 found[commit.shard] = commit
     return found
+
+
+def ending_uri(attempt_uri: str) -> str:
+    """Where an attempt's ending stands."""
+    return storage.join(attempt_uri, "ended.json")
+
+
+def ending_of(attempt_uri: str) -> Ending | None:
+    """How an attempt has ended; None while it hasn't."""
+    uri = ending_uri(attempt_uri)
+    return None if storage.stat_of(uri) is None else load_record(Ending, uri)
+
+
+def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
+    """Give an attempt up: when this returns, it can neither commit a shard nor publish.
+
+    Args:
+        instance_uri: of the attempt.
+        record: how it was started.
+        by: who gives it up, and why.
+
+    Returns:
+        How the attempt has ended: `published` if it was faster, and then its manifest stands.
+    """
+    attempt = Attempt(instance_uri, record)
+    uri = ending_uri(attempt.uri)
+    ending = Ending(outcome="fenced", at=by.fenced_at, fence=by)
+    failpoint("fence: before")
+    if not storage.create(uri, ending.to_json()):
+        ending = load_record(Ending, uri)
+        if ending.outcome == "published":
+            complete_publication(instance_uri, ending)
+            return ending
+    failpoint("fence: ended")
+    committed = commits(instance_uri, [record.number])
+    if record.shards is not None:
+        shards = [shard for shard in range(record.shards) if shard not in committed]
+    else:
+        first = next(n for n in range(len(committed) + 1) if n not in committed)
+        shards = [n for n in range(first, first + WALK_WINDOW) if n not in committed]
+    data = by.to_json()
+    with ThreadPoolExecutor(_FENCING_THREADS) as pool:
+        list(pool.map(lambda shard: storage.create(attempt._marker(shard), data), shards))
+    failpoint("fence: markers taken")
+    return ending
+
+
+def complete_publication(instance_uri: str, ending: Ending) -> None:
+    """Make the manifest of an attempt that has ended by publishing, if it isn't there."""
+    if ending.manifest is None:
+        return
+    uri = storage.join(instance_uri, MANIFEST)
+    if storage.create(uri, ending.manifest.to_json()):
+        storage.persist([uri])
 
 
 def load_manifest(uri: str) -> Manifest:
@@ -321,15 +387,15 @@ def load_manifest(uri: str) -> Manifest:
 def find_manifest(uri: str) -> Manifest | None:
     """The manifest of an instance, or None where nothing is published yet."""
     uri = uri if storage.base_name(uri) == MANIFEST else storage.join(uri, MANIFEST)
-    return None if storage.stat_of(uri) is None else _load(Manifest, uri)
+    return None if storage.stat_of(uri) is None else load_record(Manifest, uri)
 
 
-def _load(kind: type[StoredRecord], uri: str) -> StoredRecord:
+def _load_marker(uri: str) -> ShardCommit | Fence:
+    data = storage.read_bytes(uri)
     try:
-        return kind.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        raise UserError(
-            f"{uri}: damaged record: {problem['msg']} in {place}: restore it from a copy"
-        ) from error
+        is_fence = "fenced_at" in json.loads(data)
+    except ValueError:
+        is_fence = False
+    if is_fence:
+        return parse_record(Fence, uri, data)
+    return parse_record(ShardCommit, uri, data)

@@ -179,6 +179,8 @@ def conform(table: pa.Table, fields: Sequence[Field]) -> tuple[pa.Table, Refusal
 def encode_few_values(table: pa.Table, contract: Contract) -> pa.Table:
     """The columns as rules get them: dictionary-encoded where the contract says `few_values`."""
     for column in contract.columns:
+        if column.name not in table.column_names:
+            continue
         if column.few_values and not pa.types.is_dictionary(table.schema.field(column.name).type):
             index = table.column_names.index(column.name)
             array = _one_chunk(table.column(index))

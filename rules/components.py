@@ -1,11 +1,14 @@
-"""Whole components in one table: the form in which vectorised rules get their work."""
+"""Whole components: many in one table for vectorised rules, or one by one for plain ones."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Components(NamedTuple):
@@ -16,10 +19,13 @@ class Components(NamedTuple):
             is one contiguous chunk.
         starts: int64 `(components,)`, the first row of each component, ascending; a component
             ends where the next one starts. Empty for an empty table.
+        related: rows of further inputs by the input's name, with a start for each of the same
+            components; a component without such rows starts where the next one does.
     """
 
     table: pa.Table
     starts: npt.NDArray[np.int64]
+    related: "Mapping[str, Components]" = _NONE
 
     def column(self, name: str) -> pa.Array:
         """The column as one array."""
@@ -46,3 +52,120 @@ class Components(NamedTuple):
     def bounds(self) -> Iterator[tuple[int, int]]:
         """First row and row after the last of each component, as Python integers."""
         return zip(self.starts.tolist(), self.ends().tolist(), strict=True)
+
+    def slice(self, first: int, last: int) -> "Components":
+        """The components from `first` up to, and without, `last`; no rows are copied."""
+        start, end = np.append(self.starts, self.table.num_rows)[[first, last]].tolist()
+        related = {name: rows.slice(first, last) for name, rows in self.related.items()}
+        table = self.table.slice(start, end - start)
+        return Components(table, self.starts[first:last] - start, related)
+
+    def select(self, chosen: npt.NDArray[np.bool_]) -> "Components":
+        """The components of a bool `(components,)` mask, in their order."""
+        if chosen.all():
+            return self
+        sizes = self.ends() - self.starts
+        rows = np.repeat(chosen, sizes)
+        starts = np.append(0, np.cumsum(sizes[chosen]))[:-1].astype(np.int64)
+        related = {name: others.select(chosen) for name, others in self.related.items()}
+        return Components(self.table.filter(pa.array(rows)).combine_chunks(), starts, related)
+
+    def each(self, key: Sequence[str]) -> "Iterator[Component]":
+        """One after the other, for rules written per component.
+
+        Args:
+            key: the columns that identify a component.
+        """
+        ends = self.ends().tolist()
+        columns = _Columns(self)
+        related = {name: (rows, _Columns(rows)) for name, rows in self.related.items()}
+        related_ends = {name: rows.ends().tolist() for name, rows in self.related.items()}
+        firsts = pa.array(self.starts)
+        of_key = Components(self.table.select(list(key)).take(firsts), self.starts[:0])
+        keys = zip(*(of_key.values(name) for name in key), strict=True)
+        for number, (start, value) in enumerate(zip(self.starts.tolist(), keys, strict=True)):
+            others = {
+                name: Component(value, columns_, int(rows.starts[number]), related_ends[name][number])
+                for name, (rows, columns_) in related.items()
+            }
+            yield Component(value, columns, start, ends[number], others)
+
+
+class Component:
+    """One unit of work: all rows of one key, in the order that the workload asks for.
+
+    Attributes:
+        key: the values of the key's columns.
+    """
+
+    __slots__ = ("_columns", "_end", "_related", "_start", "key")
+
+    def __init__(
+        self,
+        key: tuple[Any, ...],
+        columns: "_Columns",
+        start: int,
+        end: int,
+        related: "Mapping[str, Component]" = _NONE,
+    ) -> None:
+        """Look at rows from `start` up to, and without, `end`."""
+        self.key = key
+        self._columns = columns
+        self._start = start
+        self._end = end
+        self._related = related
+
+    @classmethod
+    def of(
+        cls, key: tuple[Any, ...], rows: pa.Table, related: Mapping[str, pa.Table] = _NONE
+    ) -> Self:
+        """A component made by hand, as tests do."""
+        no_starts = np.zeros(0, np.int64)
+
+        def columns(table: pa.Table) -> "_Columns":
+            return _Columns(Components(table.combine_chunks(), no_starts))
+
+        others = {
+            name: Component(key, columns(table), 0, table.num_rows)
+            for name, table in related.items()
+        }
+        return cls(key, columns(rows), 0, rows.num_rows, others)
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def __repr__(self) -> str:
+        return f"Component({', '.join(map(str, self.key))}: {len(self)} rows)"
+
+    def values(self, name: str) -> list[Any]:
+        """A column, a Python value for each row."""
+        return self._columns(name)[self._start : self._end]
+
+    def first(self, name: str) -> Any:
+        """A column's value in the first row; what is the same in all rows is read like this."""
+        return self._columns(name)[self._start]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries: all columns, so `values` is faster for a few of many."""
+        names = self._columns.names
+        columns = [self.values(name) for name in names]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def related(self, name: str) -> "Component":
+        """The rows of a further input that have this key; maybe none."""
+        return self._related[name]
+
+
+class _Columns:
+    """Columns as Python values, each converted once for all components that ask for it."""
+
+    def __init__(self, components: Components) -> None:
+        self._convert: Callable[[str], list[Any]] = components.values
+        self.names = components.table.column_names
+        self._values: dict[str, list[Any]] = {}
+
+    def __call__(self, name: str) -> list[Any]:
+        values = self._values.get(name)
+        if values is None:
+            values = self._values[name] = self._convert(name)
+        return values

@@ -30,11 +30,17 @@ def shard_numbers(table: pa.Table, key: Sequence[str], shards: int) -> npt.NDArr
     Returns:
         uint16 `(rows,)`, each below `shards`.
     """
-    hashes = hash_column(table.column(key[0]))
-    for name in key[1:]:
-        hashes = hashes * _GOLDEN + hash_column(table.column(name))
+    hashes = hash_rows(table, key)
     # The upper half times the number of shards, halved again: a modulus without its division.
     return (((hashes >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)).astype(np.uint16)
+
+
+def hash_rows(table: pa.Table, columns: Sequence[str]) -> Hashes:
+    """uint64 `(rows,)`; rows that are equal in these columns, without nulls, have equal hashes."""
+    hashes = hash_column(table.column(columns[0]))
+    for name in columns[1:]:
+        hashes = hashes * _GOLDEN + hash_column(table.column(name))
+    return hashes
 
 
 def hash_column(column: pa.ChunkedArray) -> Hashes:
@@ -45,13 +51,16 @@ def hash_column(column: pa.ChunkedArray) -> Hashes:
 
 
 def hash_array(array: pa.Array) -> Hashes:
-    """uint64 `(rows,)` of a string, integer or dictionary array without nulls."""
+    """uint64 `(rows,)` of an array without nulls: strings, integers, dates, decimals."""
     if isinstance(array, pa.DictionaryArray):
         # Distinct values are hashed once.
         return hash_array(array.dictionary)[array.indices.to_numpy()]
     if pa.types.is_integer(array.type):
         return mix(array.to_numpy().astype(np.uint64))
-    return _hash_strings(array)
+    if pa.types.is_date32(array.type):
+        return hash_array(array.view(pa.int32()))
+    # Decimals by their text, which is the same at every width.
+    return _hash_strings(array if pa.types.is_string(array.type) else array.cast(pa.string()))
 
 
 def hash_distinct(column: pa.ChunkedArray) -> Hashes:

@@ -1,0 +1,414 @@
+"""Executing components: admission, retries, time limits, and what becomes of those that fail.
+
+A component that fails costs its neighbours nothing. Where components execute one by one, it is
+tried again after the others, in rounds. Where many execute in one call, a call that fails is
+repeated with halves of its components, until those that fail are alone.
+"""
+
+import base64
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ledgerbeam.batch.governor import Governor
+from ledgerbeam.batch.outcomes import Outcome, error_line
+from ledgerbeam.batch.process import Record, Retry, RetryMode
+from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io.arrow_stream import read_stream, write_stream
+from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.rules.components import Components
+from ledgerbeam.transforms.calls import CallPool, TimeLimitExceeded
+from ledgerbeam.transforms.throttle import Canceled
+
+IN_FLIGHT = 2
+"""Shards that a worker process executes side by side, in threads."""
+
+MOST_FAILURES = 1_000
+"""Failed components of one shard after which no more are looked for, unless more may fail."""
+
+_POOLED = 32
+
+
+class OutcomeUnknown(Exception):  # noqa: N818 - what it says, not an error
+    """To be raised by a component that may be tried once only and can't tell how it ended."""
+
+
+class Executed(NamedTuple):
+    """What executing components gave.
+
+    Attributes:
+        tables: results of those that succeeded, in the components' order.
+        outcomes: by the component's number, of those that did not just succeed.
+    """
+
+    tables: list[pa.Table]
+    outcomes: dict[int, Outcome]
+
+
+@dataclass
+class Executor:
+    """Calls the components of one shard.
+
+    Attributes:
+        retry: how often each is tried.
+        shard: its number.
+        attempt: in whose name it is done.
+        governor: admits calls, and tells the world what is being done.
+        most_failures: how many components may fail before the shard is given up.
+        tries: how often components were tried by earlier attempts, by name; 0 where left out.
+        sleep: waits between tries, in seconds.
+    """
+
+    retry: Retry
+    shard: int
+    attempt: Attempt
+    governor: Governor
+    most_failures: int = MOST_FAILURES
+    tries: dict[str, int] = field(default_factory=dict)
+    sleep: Callable[[float], None] = time.sleep
+
+    def execute_tables(
+        self,
+        components: Components,
+        call: Callable[[Components], pa.Table],
+        name_of: Callable[[int], str],
+    ) -> Executed:
+        """Execute components by a function of many at once.
+
+        Raises:
+            UserError: too many components fail.
+        """
+        outcomes: dict[int, Outcome] = {}
+        tables: list[pa.Table] = []
+
+        def run(first: int, last: int, error: Exception | None = None) -> None:
+            tries = 0
+            while tries < self.retry.tries:
+                if error is not None and tries:
+                    self._back_off(tries)
+                tries += 1
+                try:
+                    with self.governor.throttle.admit(last - first):
+                        tables.append(call(components.slice(first, last)))
+                except _NOT_OF_A_COMPONENT:
+                    raise
+                except Exception as caught:
+                    error = caught
+                    if self.is_final(caught):
+                        break
+                else:
+                    if tries > 1 and error is not None and last - first == 1:
+                        outcomes[first] = self.outcome(
+                            name_of(first), ComponentStatus.SUCCESS, tries, error_line(error)
+                        )
+                    return
+            assert error is not None
+            if last - first == 1:
+                outcomes[first] = self.outcome(
+                    name_of(first), ComponentStatus.FAILURE, tries, error_line(error)
+                )
+                self.check_failures(outcomes)
+                return
+            middle = (first + last) // 2
+            run(first, middle)
+            run(middle, last)
+
+        for first, last in self._slices(len(components.starts)):
+            run(first, last)
+        return Executed(tables, outcomes)
+
+    def execute_each(
+        self,
+        units: Sequence[Any],
+        call: Callable[[Any], Iterable[Record]],
+        name_of: Callable[[int], str],
+        results: pa.Schema,
+    ) -> "EachExecuted":
+        """Execute units one by one, several at a time where more than `IN_FLIGHT` may be.
+
+        Raises:
+            UserError: too many units fail.
+        """
+        job = _Each(self, units, call, name_of, results)
+        waiting = list(range(len(units)))
+        tries = 0
+        while waiting:
+            if tries:
+                self._back_off(tries)
+            tries += 1
+            waiting = job.round(waiting, tries)
+        return EachExecuted(job.records, job.outcomes)
+
+    def _slices(self, count: int) -> Iterator[tuple[int, int]]:
+        """Ranges of components; all at once unless a rate or a pause has to take effect between."""
+        first = 0
+        while first < count:
+            last = min(first + self.governor.slice_size(count), count)
+            yield first, last
+            first = last
+
+    def _back_off(self, tries: int) -> None:
+        # Jitter needs no secret; the delay changes no result.
+        self.sleep(self.retry.delay(tries, random.random()))  # noqa: S311
+
+    def is_final(self, error: Exception) -> bool:
+        """Whether no further try is made after this error."""
+        return isinstance(error, (*self.retry.never, UserError))
+
+    def outcome(self, name: str, status: ComponentStatus, tries: int, error: str) -> Outcome:
+        """What became of a component, with the tries of earlier attempts."""
+        return Outcome(name, status, self.tries.get(name, 0) + tries, error)
+
+    def check_failures(self, outcomes: dict[int, Outcome]) -> None:
+        """Give the shard up where too many components failed.
+
+        Raises:
+            UserError: they did.
+        """
+        failed = [o for o in outcomes.values() if o.status is not ComponentStatus.SUCCESS]
+        if len(failed) > self.most_failures:
+            raise UserError(
+                f"shard {self.shard}: more than {self.most_failures:,} components failed, and no "
+                f"more were tried: first {failed[0].component}: {failed[0].error}: mend what "
+                "they have in common, then run again"
+            )
+
+
+class EachExecuted(NamedTuple):
+    """What executing units one by one gave.
+
+    Attributes:
+        records: by the unit's number; None for one that didn't succeed.
+        outcomes: by the unit's number, of those that did not just succeed.
+    """
+
+    records: list[Sequence[Record] | None]
+    outcomes: dict[int, Outcome]
+
+
+# Not the fault of the component that happened to be executed.
+_NOT_OF_A_COMPONENT = (Canceled, FencedError, MemoryError)
+
+
+class _Each:
+    """Units of one shard, on their way."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        units: Sequence[Any],
+        call: Callable[[Any], Iterable[Record]],
+        name_of: Callable[[int], str],
+        results: pa.Schema,
+    ) -> None:
+        self._executor = executor
+        self._units = units
+        self._call = call
+        self._name_of = name_of
+        self._results = results
+        self._columns = frozenset(results.names)
+        self.records: list[Sequence[Record] | None] = [None] * len(units)
+        self.outcomes: dict[int, Outcome] = {}
+
+    def round(self, numbers: list[int], tries: int) -> list[int]:
+        """Try these units once, and say which are to be tried again."""
+        again: list[int] = []
+        throttle = self._executor.governor.throttle
+        once = self._executor.retry.mode is RetryMode.AT_MOST_ONCE
+        pooled_always = once or self._executor.retry.time_limit is not None
+        position = 0
+        while position < len(numbers):
+            if pooled_always or (throttle.parallelism or 0) > IN_FLIGHT:
+                again += self._in_pool(numbers[position:], tries)
+                break
+            number = numbers[position]
+            position += 1
+            try:
+                if throttle.is_open:
+                    records = self._checked(self._call(self._units[number]))
+                else:
+                    with throttle.admit(1):
+                        records = self._checked(self._call(self._units[number]))
+            except _NOT_OF_A_COMPONENT:
+                raise
+            except Exception as error:
+                if self._failed(number, tries, error):
+                    again.append(number)
+                continue
+            self.records[number] = records
+            if tries > 1:
+                self._succeeded_late(number, tries)
+        return again
+
+    def _in_pool(self, numbers: list[int], tries: int) -> list[int]:
+        """The same, with calls in flight in threads of their own."""
+        again: list[int] = []
+        running: dict[Future[bool], int] = {}
+        pool = CallPool.shared()
+        try:
+            for number in numbers:
+                while len(running) >= (self._executor.governor.throttle.parallelism or _POOLED):
+                    self._collect(running, again)
+                running[pool.submit(self._pooled, number, tries)] = number
+            while running:
+                self._collect(running, again)
+        except BaseException:
+            # No call may outlive its shard: those not admitted yet find the throttle closed.
+            for future in running:
+                future.cancel()
+            wait([future for future in running if not future.cancelled()])
+            raise
+        return sorted(again)
+
+    def _collect(self, running: dict[Future[bool], int], again: list[int]) -> None:
+        done, _ = wait(running, return_when="FIRST_COMPLETED")
+        for future in done:
+            number = running.pop(future)
+            if future.result():
+                again.append(number)
+
+    def _pooled(self, number: int, tries: int) -> bool:
+        """Try a unit, and say whether it is to be tried again."""
+        executor = self._executor
+        name = self._name_of(number)
+        with executor.governor.throttle.admit(1):
+            last_error = self.outcomes[number].error if number in self.outcomes else ""
+            with executor.governor.executing(executor.shard, name, tries, last_error):
+                try:
+                    if executor.retry.mode is RetryMode.AT_MOST_ONCE:
+                        return self._once(number, name)
+                    self.records[number] = self._limited(number)
+                except _NOT_OF_A_COMPONENT:
+                    raise
+                except Exception as error:
+                    return self._failed(number, tries, error)
+        if tries > 1:
+            self._succeeded_late(number, tries)
+        return False
+
+    def _limited(self, number: int) -> Sequence[Record]:
+        limit = self._executor.retry.time_limit
+        unit = self._units[number]
+        if limit is None:
+            return self._checked(self._call(unit))
+        return CallPool.shared().call_with_limit(lambda: self._checked(self._call(unit)), limit)
+
+    def _once(self, number: int, name: str) -> bool:
+        """Call a unit that may be called once only; what an earlier call gave is taken over."""
+        executor = self._executor
+        attempt, shard = executor.attempt, executor.shard
+        before = executor.tries.get(name, 0)
+        if not attempt.claim(shard, name, before):
+            settled = attempt.settlement(shard, name, before)
+            if settled is None:
+                self._settle(
+                    number,
+                    Settlement(
+                        status=ComponentStatus.UNKNOWN,
+                        error="its one call was begun, and ended with its worker: look whether "
+                        "it has taken effect",
+                    ),
+                )
+            else:
+                self._settle(number, settled)
+            return False
+        try:
+            records = self._limited(number)
+            settled = Settlement(
+                status=ComponentStatus.SUCCESS, results=_to_text(records, self._results)
+            )
+        except _NOT_OF_A_COMPONENT:
+            raise
+        except (TimeLimitExceeded, OutcomeUnknown) as error:
+            settled = Settlement(status=ComponentStatus.UNKNOWN, error=error_line(error))
+        except Exception as error:
+            settled = Settlement(status=ComponentStatus.FAILURE, error=error_line(error))
+        attempt.settle(shard, name, before, settled)
+        self._settle(number, settled)
+        return False
+
+    def _settle(self, number: int, settled: Settlement) -> None:
+        status = ComponentStatus(settled.status)
+        if status is ComponentStatus.SUCCESS:
+            self.records[number] = _from_text(settled.results)
+            return
+        name = self._name_of(number)
+        self.outcomes[number] = self._executor.outcome(name, status, 1, settled.error)
+        self._executor.check_failures(self.outcomes)
+
+    def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
+        records = list(records)
+        for record in records:
+            if record.keys() != self._columns:
+                raise TypeError(
+                    f"execute gave the columns {', '.join(record)}, and results has "
+                    f"{', '.join(sorted(self._columns))}"
+                )
+        return records
+
+    def _failed(self, number: int, tries: int, error: Exception) -> bool:
+        """Note a failure, and say whether the unit is to be tried again."""
+        executor = self._executor
+        name = self._name_of(number)
+        is_last = tries >= executor.retry.tries or executor.is_final(error)
+        self.outcomes[number] = executor.outcome(
+            name, ComponentStatus.FAILURE, tries, error_line(error)
+        )
+        if is_last:
+            executor.check_failures(self.outcomes)
+        else:
+            executor.governor.waiting(executor.shard, name, tries, error_line(error))
+        return not is_last
+
+    def _succeeded_late(self, number: int, tries: int) -> None:
+        error = self.outcomes[number].error
+        self.outcomes[number] = self._executor.outcome(
+            self._name_of(number), ComponentStatus.SUCCESS, tries, error
+        )
+
+
+def _to_text(records: Sequence[Record], results: pa.Schema) -> str:
+    sink = pa.BufferOutputStream()
+    write_stream(sink, pa.Table.from_pylist([dict(record) for record in records], results))
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def _from_text(text: str) -> list[dict[str, Any]]:
+    return read_stream(base64.b64decode(text)).to_pylist()
+
+
+def records_table(
+    executed: EachExecuted, results: pa.Schema, executor: Executor, name_of: Callable[[int], str]
+) -> tuple[pa.Table, list[int]]:
+    """All records as one table, and how many each unit gave.
+
+    A unit whose values don't fit the columns has failed by that.
+    """
+
+    def table_of(records: Iterable[Sequence[Record]]) -> pa.Table:
+        rows = [record for unit in records for record in unit]
+        arrays = [pa.array([row[f.name] for row in rows], f.type) for f in results]
+        return pa.table(arrays, schema=results)
+
+    try:
+        table = table_of(unit for unit in executed.records if unit is not None)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for number, unit in enumerate(executed.records):
+            try:
+                if unit is not None:
+                    table_of([unit])
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                executed.records[number] = None
+                executed.outcomes[number] = executor.outcome(
+                    name_of(number), ComponentStatus.FAILURE, 1, f"results don't fit: {error}"
+                )
+        table = table_of(unit for unit in executed.records if unit is not None)
+    return table, [0 if unit is None else len(unit) for unit in executed.records]
+

@@ -1,0 +1,132 @@
+"""Definitions over rows of files that are grouped by a key."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from ledgerbeam.batch.process import BatchProcess, P, Parameters, Record, RetryMode, is_overridden
+from ledgerbeam.io.contract import Contract
+from ledgerbeam.rules.components import Component, Components
+
+
+class FileParameters(Parameters):
+    """Parameters of workloads that read files."""
+
+    columns: str = Field(
+        default="",
+        description="names of the columns in order, for CSV files without a header (id,side,_; "
+        "_ leaves one out), or renames (id=trade_no,_=note)",
+    )
+    format: str | None = Field(
+        default=None,
+        pattern="^(csv|jsonl|parquet|avro)$",
+        description="csv, jsonl, parquet or avro, where the files' names don't tell",
+    )
+    max_rejects: int = Field(
+        default=0, ge=0, description="publish in spite of up to this many refused rows"
+    )
+    shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="parts of the output; by default one for about 320,000 rows",
+    )
+
+
+@dataclass(frozen=True)
+class RowInput:
+    """Files of rows that have the columns of the key.
+
+    Attributes:
+        name: of the parameter that names the files; also what the rows are, in plural.
+        contract: what the columns must be.
+        order: column that orders the rows of a component; two rows of one component that share
+            it are refused.
+        date_column: column of the business date; rows of another date are counted and left out.
+        amounts: columns (int64 or decimal) that are added up, for control totals.
+        currency: column by which amounts are added up; empty for one currency.
+        ids: columns that identify a row, hashed for control totals; by default key and order.
+    """
+
+    name: str
+    contract: Contract
+    order: str
+    date_column: str = ""
+    amounts: tuple[str, ...] = ()
+    currency: str = ""
+    ids: tuple[str, ...] = field(default=())
+
+
+class KeyedProcess(BatchProcess[P]):
+    """A workload over rows that are grouped by a key.
+
+    A definition gives `key` and `inputs`, and one of two ways to execute: `execute`, called once
+    a component, or `execute_components`, called with a table of many whole components. The first
+    input says which components there are; rows of further inputs are given along with them, and
+    are refused where the first input doesn't have their key.
+
+    Attributes:
+        key: columns that identify a component; strings or integers.
+        distinct: name of a count, and the column of the first input whose distinct values it is.
+    """
+
+    key: ClassVar[tuple[str, ...]]
+    distinct: ClassVar[tuple[str, str] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check that there is one way to execute."""
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "name"):
+            return
+        each, tables = cls.executes_each(), is_overridden(cls, KeyedProcess, "execute_components")
+        if each == tables:
+            raise TypeError(
+                f"{cls.__name__} has {'both' if each else 'neither'} execute and "
+                "execute_components: write one of them"
+            )
+        if each and cls.results is None:
+            raise TypeError(
+                f"{cls.__name__}: results is missing: give the columns that execute returns as a "
+                "pyarrow.schema"
+            )
+        if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
+            raise TypeError(
+                f"{cls.__name__}: execute_components can't be AT_MOST_ONCE: where it fails it is "
+                "called again with fewer components: write execute"
+            )
+        if tables and cls.retry.time_limit is not None:
+            raise TypeError(
+                f"{cls.__name__}: a time_limit is one for each component: write execute"
+            )
+
+    @classmethod
+    def executes_each(cls) -> bool:
+        """Whether components execute one by one."""
+        return is_overridden(cls, KeyedProcess, "execute")
+
+    @property
+    def inputs(self) -> tuple[RowInput, ...]:
+        """The inputs; the first one says which components there are."""
+        raise NotImplementedError(f"{type(self).__name__}: inputs is missing")
+
+    def execute(self, component: Component) -> Iterable[Record]:
+        """Execute one component.
+
+        Returns:
+            Rows of results, with the columns of `results`. The key is added to each.
+        """
+        raise NotImplementedError
+
+    def execute_components(self, components: Components) -> pa.Table:
+        """Execute many components in one call; for those who want all the speed.
+
+        A call that fails is repeated with fewer components until those that fail are found.
+
+        Returns:
+            The results, with the columns of the key, rows of a component together and components
+            in their order.
+        """
+        raise NotImplementedError

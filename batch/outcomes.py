@@ -1,0 +1,69 @@
+"""What became of components, as it is stored beside a shard's results.
+
+Only what is not plain is stored: components that failed or are unknown, that took more than one
+try, or that gave no row. All others succeeded at the first try, and their keys are in the part.
+"""
+
+import os
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ledgerbeam.batch.status import ComponentStatus
+
+OUTCOMES_SCHEMA = pa.schema(
+    [
+        ("component", pa.string()),
+        ("status", pa.string()),
+        ("tries", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+_LONGEST_ERROR = 1_000
+
+
+class Outcome(NamedTuple):
+    """What became of a component.
+
+    Attributes:
+        component: its key as text; see `component_name`.
+        status: where it ended.
+        tries: how often it was called, over all attempts.
+        error: why it isn't a success, or wasn't at first; one line.
+    """
+
+    component: str
+    status: ComponentStatus
+    tries: int = 1
+    error: str = ""
+
+
+def component_name(key: Iterable[object]) -> str:
+    """A key as text: its values joined by slashes; slashes in values are written `%2F`."""
+    return "/".join(str(value).replace("%", "%25").replace("/", "%2F") for value in key)
+
+
+def error_line(error: BaseException) -> str:
+    """An error as one line that says where in the code it was raised."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] + place
+
+
+def outcomes_table(outcomes: Sequence[Outcome]) -> pa.Table:
+    """Outcomes as `OUTCOMES_SCHEMA` says, in their order."""
+    columns = zip(*outcomes, strict=True) if outcomes else [[] for _ in OUTCOMES_SCHEMA]
+    types = OUTCOMES_SCHEMA.types
+    arrays = [pa.array(list(values), type_) for values, type_ in zip(columns, types, strict=True)]
+    return pa.table(arrays, schema=OUTCOMES_SCHEMA)
+
+
+def outcomes_of(table: pa.Table) -> list[Outcome]:
+    """The outcomes that a table holds."""
+    return [
+        Outcome(row["component"], ComponentStatus(row["status"]), row["tries"], row["error"])
+        for row in table.to_pylist()
+    ]
