@@ -1,0 +1,270 @@
+"""Admission of work inside one process: how much at a time, how fast, and whether at all.
+
+    throttle = Throttle()
+    with throttle.admit():            # waits for its turn
+        call(component)
+
+    throttle.set(Limits(parallelism=8, rate=50.0))   # from any thread, in force at once
+
+Where there are millions of components and no limit, even a lock that nobody holds costs. Such a
+loop asks `is_open`, an attribute, every so many components, and skips admission while it is true:
+
+    for number, component in enumerate(components):
+        if number % 1000 == 0:
+            is_open = throttle.is_open
+        if is_open:
+            call(component)
+        else:
+            with throttle.admit():
+                call(component)
+
+What skips admission isn't counted as in flight; a new limit holds for it once it asks again.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+BURST_SECONDS = 0.1
+"""What may come at once after a lull: so much of the rate, and at least one unit."""
+
+_ROUNDING = 1e-9
+
+
+class Canceled(Exception):  # noqa: N818
+    """Nothing is admitted any more: the run is canceled."""
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A rate that changes evenly from the moment on at which it is set, and then stays.
+
+    Attributes:
+        from_rate: units per second at the beginning; may be 0.
+        to_rate: units per second at the end.
+        seconds: how long that takes.
+    """
+
+    from_rate: float
+    to_rate: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not (self.from_rate >= 0 and self.to_rate > 0 and self.seconds > 0):
+            raise ValueError(f"a ramp goes from 0 or more to more than 0 in some time, not {self}")
+
+    def rate_at(self, elapsed: float) -> float:
+        """Units per second, so many seconds after the beginning."""
+        done = min(elapsed / self.seconds, 1.0)
+        return self.from_rate + (self.to_rate - self.from_rate) * done
+
+    def units(self, start: float, end: float) -> float:
+        """Units between two moments, in seconds after the beginning: the integral of the rate."""
+        first, last = min(start, self.seconds), min(end, self.seconds)
+        ramped = (last - first) * (self.rate_at(first) + self.rate_at(last)) / 2
+        return ramped + self.to_rate * (max(end, self.seconds) - max(start, self.seconds))
+
+    def seconds_for(self, units: float, start: float) -> float:
+        """How long so many units take from a moment on."""
+        left = max(self.seconds - start, 0.0)
+        ramped = self.units(start, start + left)
+        if units > ramped:
+            return left + (units - ramped) / self.to_rate
+        rate, slope = self.rate_at(start), (self.to_rate - self.from_rate) / self.seconds
+        # The root of rate * t + slope * t^2 / 2 = units, in the form that no slope divides.
+        return 2 * units / (rate + math.sqrt(max(rate * rate + 2 * slope * units, 0.0)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What holds work back.
+
+    Attributes:
+        parallelism: how many admissions may be in flight; None for any number.
+        rate: units per second, or how they change; None for any number.
+        paused: whether nothing new is admitted.
+    """
+
+    parallelism: int | None = None
+    rate: float | Ramp | None = None
+    paused: bool = False
+
+    def __post_init__(self) -> None:
+        if self.parallelism is not None and self.parallelism < 1:
+            raise ValueError(f"parallelism must be at least 1, not {self.parallelism}")
+        if isinstance(self.rate, int | float) and not self.rate > 0:
+            raise ValueError(f"rate must be more than 0, not {self.rate}")
+
+
+NO_LIMITS = Limits()
+
+
+class Throttle:
+    """Admits work one after another, in the order in which it asks.
+
+    Over any time, no more units are admitted than the integral of the rate over it, and a burst:
+    `BURST_SECONDS` of the rate, or one unit, or what a single admission asked for, whichever is
+    most. Who asks for more than a burst waits for as long as its units cost. As the first in the
+    queue alone can take units, nobody is passed over forever. All methods may be called from any
+    thread.
+
+    Attributes:
+        is_open: whether there is neither limit nor pause nor cancellation; see the module.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make a throttle without limits.
+
+        Args:
+            clock: gives seconds, and never goes back.
+        """
+        self.is_open = True
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._queue: deque[threading.Condition] = deque()
+        self._in_flight = 0
+        self._canceled = False
+        self._limits = NO_LIMITS
+        self._bucket: _Bucket | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What is set."""
+        return self._limits
+
+    @property
+    def canceled(self) -> bool:
+        """Whether nothing is admitted any more, for good."""
+        return self._canceled
+
+    @property
+    def in_flight(self) -> int:
+        """How many admissions haven't been released."""
+        return self._in_flight
+
+    def set(self, limits: Limits) -> None:
+        """Replace the limits, at once. What is in flight stays, even if it is more than may be.
+
+        A rate or ramp that is the same as before goes on; any other begins now.
+        """
+        with self._lock:
+            if limits.rate != self._limits.rate:
+                self._bucket = self._new_bucket(limits.rate)
+            self._limits = limits
+            self.is_open = not self._canceled and limits == NO_LIMITS
+            self._wake_first()
+
+    def cancel(self) -> None:
+        """Admit nothing any more, for good; who waits gets `Canceled`."""
+        with self._lock:
+            self._canceled = True
+            self.is_open = False
+            for turn in self._queue:
+                turn.notify()
+
+    @contextmanager
+    def admit(self, units: float = 1) -> Iterator[None]:
+        """What is done inside is in flight; see `acquire`."""
+        self.acquire(units)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self, units: float = 1) -> None:
+        """Wait until work may begin; one in flight, whatever its units are.
+
+        Args:
+            units: of the rate that it takes, such as its number of components.
+
+        Raises:
+            Canceled: before that came.
+        """
+        with self._lock:
+            if not self._queue and self._bucket is not None:
+                # What was saved up before anybody asked is a burst, and no more.
+                self._bucket.fill(self._clock())
+            turn = threading.Condition(self._lock)
+            self._queue.append(turn)
+            try:
+                while (seconds := self._seconds_to_wait(turn, units)) != 0:
+                    self._wait(turn, seconds)
+                self._in_flight += 1
+                if self._bucket is not None:
+                    self._bucket.take(units)
+            finally:
+                self._queue.remove(turn)
+                self._wake_first()
+
+    def release(self) -> None:
+        """End what `acquire` began; from any thread, once for each."""
+        with self._lock:
+            self._in_flight -= 1
+            self._wake_first()
+
+    def _seconds_to_wait(self, turn: threading.Condition, units: float) -> float | None:
+        """0 for now, None for until further notice."""
+        if self._canceled:
+            raise Canceled("the run is canceled: nothing new is begun")
+        if self._queue[0] is not turn or self._limits.paused:
+            return None
+        parallelism = self._limits.parallelism
+        if parallelism is not None and self._in_flight >= parallelism:
+            return None
+        if self._bucket is None:
+            return 0.0
+        self._bucket.fill(self._clock(), units)
+        return self._bucket.seconds_to(units)
+
+    def _wait(self, turn: threading.Condition, seconds: float | None) -> None:
+        turn.wait(seconds)
+
+    def _wake_first(self) -> None:
+        if self._queue:
+            self._queue[0].notify()
+
+    def _new_bucket(self, rate: float | Ramp | None) -> "_Bucket | None":
+        if rate is None:
+            return None
+        bucket = _Bucket(rate if isinstance(rate, Ramp) else Ramp(rate, rate, 1.0), self._clock())
+        if self._bucket is not None:
+            self._bucket.fill(self._clock(), self._bucket.wanted)
+            bucket.tokens = self._bucket.tokens
+            bucket.fill(self._clock(), self._bucket.wanted)
+        return bucket
+
+
+class _Bucket:
+    """Tokens, one a unit, which come at a rate and of which no more are kept than a burst."""
+
+    def __init__(self, ramp: Ramp, now: float) -> None:
+        self.tokens = 1.0
+        self.wanted = 0.0
+        self._ramp = ramp
+        self._began = now
+        self._filled = 0.0
+
+    def fill(self, now: float, wanted: float = 0.0) -> None:
+        """Add what has come, up to a burst or to what the first in the queue wants."""
+        elapsed = max(now - self._began, self._filled)
+        came = self._ramp.units(self._filled, elapsed)
+        most = max(1.0, self._ramp.rate_at(elapsed) * BURST_SECONDS, wanted)
+        self.tokens = min(self.tokens + came, most)
+        self._filled = elapsed
+        self.wanted = wanted
+
+    def take(self, units: float) -> None:
+        """Remove tokens. What is kept for the next in the queue is up to the next one."""
+        self.tokens -= units
+        self.wanted = 0.0
+
+    def seconds_to(self, units: float) -> float:
+        """How long after the last fill there will be so many."""
+        missing = units - self.tokens
+        if missing <= units * _ROUNDING:
+            return 0.0
+        return self._ramp.seconds_for(missing, self._filled)
