@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ledgerbeam.batch.execution import IN_FLIGHT
 from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.plan import Plan, row_totals
 from ledgerbeam.io.arrow_stream import join
@@ -18,9 +19,6 @@ from ledgerbeam.io.spill import Piece, load_piece, piece_bytes
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import align, sort_components, without
 from ledgerbeam.transforms.totals import add_totals
-
-IN_FLIGHT = 2
-"""Shards that a worker process executes side by side, in threads."""
 
 
 class RefusedInShard(NamedTuple):

@@ -7,13 +7,14 @@ repeated with halves of its components, until those that fail are alone.
 
 import base64
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.batch.governor import Governor
@@ -24,7 +25,13 @@ from ledgerbeam.io.arrow_stream import read_stream, write_stream
 from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.calls import CallPool, TimeLimitExceeded
+from ledgerbeam.transforms.calls import (
+    Fence,
+    OutcomeUnknown,
+    TimeLimitExceeded,
+    call_with_limit,
+    shared_pool,
+)
 from ledgerbeam.transforms.throttle import Canceled
 
 IN_FLIGHT = 2
@@ -35,9 +42,16 @@ MOST_FAILURES = 1_000
 
 _POOLED = 32
 
+_current = threading.local()
 
-class OutcomeUnknown(Exception):  # noqa: N818 - what it says, not an error
-    """To be raised by a component that may be tried once only and can't tell how it ended."""
+
+def current_fence() -> Fence:
+    """The fence of the call that this thread executes: what has an effect asks it before.
+
+    Once `enter_commit` has returned, the call can't be given up any more; it raises where it was.
+    """
+    fence = getattr(_current, "fence", None)
+    return fence if fence is not None else Fence()
 
 
 class Executed(NamedTuple):
@@ -94,8 +108,13 @@ class Executor:
                 if error is not None and tries:
                     self._back_off(tries)
                 tries += 1
+                told: AbstractContextManager[None] = nullcontext()
+                if error is not None and last - first == 1:
+                    told = self.governor.executing(
+                        self.shard, name_of(first), tries, error_line(error)
+                    )
                 try:
-                    with self.governor.throttle.admit(last - first):
+                    with self.governor.throttle.admit(last - first), told:
                         tables.append(call(components.slice(first, last)))
                 except _NOT_OF_A_COMPONENT:
                     raise
@@ -225,7 +244,7 @@ class _Each:
         pooled_always = once or self._executor.retry.time_limit is not None
         position = 0
         while position < len(numbers):
-            if pooled_always or (throttle.parallelism or 0) > IN_FLIGHT:
+            if tries > 1 or pooled_always or (throttle.limits.parallelism or 0) > IN_FLIGHT:
                 again += self._in_pool(numbers[position:], tries)
                 break
             number = numbers[position]
@@ -243,18 +262,18 @@ class _Each:
                     again.append(number)
                 continue
             self.records[number] = records
-            if tries > 1:
-                self._succeeded_late(number, tries)
         return again
 
     def _in_pool(self, numbers: list[int], tries: int) -> list[int]:
         """The same, with calls in flight in threads of their own."""
         again: list[int] = []
         running: dict[Future[bool], int] = {}
-        pool = CallPool.shared()
+        pool = shared_pool()
         try:
             for number in numbers:
-                while len(running) >= (self._executor.governor.throttle.parallelism or _POOLED):
+                while len(running) >= (
+                    self._executor.governor.throttle.limits.parallelism or _POOLED
+                ):
                     self._collect(running, again)
                 running[pool.submit(self._pooled, number, tries)] = number
             while running:
@@ -298,7 +317,16 @@ class _Each:
         unit = self._units[number]
         if limit is None:
             return self._checked(self._call(unit))
-        return CallPool.shared().call_with_limit(lambda: self._checked(self._call(unit)), limit)
+        fence = Fence()
+
+        def call() -> Sequence[Record]:
+            _current.fence = fence
+            try:
+                return self._checked(self._call(unit))
+            finally:
+                _current.fence = None
+
+        return call_with_limit(call, limit, fence=fence)
 
     def _once(self, number: int, name: str) -> bool:
         """Call a unit that may be called once only; what an earlier call gave is taken over."""
@@ -411,4 +439,3 @@ def records_table(
                 )
         table = table_of(unit for unit in executed.records if unit is not None)
     return table, [0 if unit is None else len(unit) for unit in executed.records]
-

@@ -102,6 +102,7 @@ class Governor:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._executing: dict[object, Executing] = {}
+        self._waiting: dict[tuple[int, str], Executing] = {}
         self._done: dict[str, int] = {}
         self._steering: Steering | None = None
         self._workers = [worker]
@@ -134,12 +135,28 @@ class Governor:
         # Not validated: this runs once a component. A sign of life is read by those who check.
         told = Executing.model_construct(shard=shard, component=component, tries=tries, error=error)
         with self._lock:
+            self._waiting.pop((shard, component), None)
             self._executing[token] = told
         try:
             yield
         finally:
             with self._lock:
                 del self._executing[token]
+
+    def waiting(self, shard: int, component: str, tries: int, error: str) -> None:
+        """Tell of a component that has failed and waits for its next try."""
+        told = Executing.model_construct(
+            shard=shard, component=component, tries=tries, error=error[:MOST_ERROR]
+        )
+        with self._lock:
+            self._waiting[shard, component] = told
+
+    def slice_size(self, count: int) -> int:
+        """How many of `count` components to execute in one call, so that a rate is kept evenly."""
+        if self.throttle.is_open or self._steering is None:
+            return count
+        rate = self._steering.rate_at(self._now())
+        return count if rate is None else max(int(rate / len(self._workers)), 1)
 
     def count(self, done: Mapping[str, int]) -> None:
         """Add components that are done, by status; take them off, once their shard is committed.
@@ -193,12 +210,12 @@ class Governor:
     def _beat(self) -> None:
         now = self._now()
         with self._lock:
-            executing = list(self._executing.values())
+            executing = [*self._executing.values(), *self._waiting.values()]
             done = {status: number for status, number in self._done.items() if number}
         heartbeat = Heartbeat(
             worker=self._worker,
             at=now,
-            in_flight=max(self.throttle.in_flight, len(executing)),
+            in_flight=max(self.throttle.in_flight, len(self._executing)),
             # The sort is stable: among equals, what began first.
             executing=sorted(executing, key=lambda e: -e.tries)[:MOST_EXECUTING],
             done=done,

@@ -10,8 +10,6 @@ of shards that an earlier attempt has committed are dropped at once.
 """
 
 import datetime
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,27 +18,29 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam import __version__
-from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary
+from ledgerbeam.batch import governor
+from ledgerbeam.batch.assembly import assemble
+from ledgerbeam.batch.execution import IN_FLIGHT
+from ledgerbeam.batch.finish import Finish
+from ledgerbeam.batch.outcomes import outcomes_table
+from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary, prefix_of, row_totals
 from ledgerbeam.batch.publish import Publish
-from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_repeated
-from ledgerbeam.io.arrow_stream import decode_large, join, narrow
-from ledgerbeam.io.attempts import ShardCommit
-from ledgerbeam.io.contract import encode_few_values
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_shard_rejects
+from ledgerbeam.batch.shard import execute_shard
+from ledgerbeam.io.arrow_stream import decode_large, narrow
 from ledgerbeam.io.inputs import Split
-from ledgerbeam.io.readers import POSITION, empty_rows, read_split
-from ledgerbeam.io.spill import Piece, load_piece, piece_bytes, spill
-from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.components import sort_components, without
+from ledgerbeam.io.readers import empty_rows, read_split
+from ledgerbeam.io.records import ShardCommit, Totals
+from ledgerbeam.io.spill import Piece, spill
 from ledgerbeam.transforms.distinct import CountDistinct
 from ledgerbeam.transforms.hashing import hash_distinct
 from ledgerbeam.transforms.in_flight import DoInFlight
 from ledgerbeam.transforms.partition import split_by_shard
+from ledgerbeam.transforms.totals import add_totals
 
-IN_FLIGHT = 2
 SUMMARIES = "summaries"
 REFUSED = "refused"
 DISTINCT = "distinct"
@@ -96,15 +96,16 @@ class KeyedBatch(beam.PTransform):
             counted = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
             sides.append(AsList(counted))
         else:
-            sides.append(AsList(root | "NotCounted" >> beam.Create([], reshuffle=False)))
+            sides.append(AsList(root | "NothingToCount" >> beam.Create([], reshuffle=False)))
         sides.append(AsList(commits | "Finish" >> Finish(plan.process, plan.attempt, plan.kept)))
         return root | "Once" >> beam.Create([None]) | "Publish" >> beam.Map(publish, *sides)
 
 
 def _count_read(summary: SplitSummary) -> SplitSummary:
     """Tell the runner's own monitoring, which is all that Beam's metrics are used for."""
-    for name in ("rows", "refused", "other_dates"):
-        Metrics.counter("read", name).inc(summary.totals[name])
+    for name, value in summary.totals.items():
+        if name.endswith(("rows", "refused", "other_dates")):
+            Metrics.counter("read", name).inc(value)
     return summary
 
 
@@ -168,11 +169,21 @@ class ReadPieces:
         return ((shard, (number, piece)) for shard, piece in pieces)
 
 
-@dataclass(frozen=True)
 class ExecuteShard:
     """Sorts a shard's rows into components, executes them, and commits the result."""
 
-    plan: Plan
+    def __init__(self, plan: Plan) -> None:
+        """Hold the plan."""
+        self._plan = plan
+
+    def setup(self) -> None:
+        """Put this process under the run's control."""
+        attempt = self._plan.attempt
+        self._governor = governor.acquire(attempt.instance_uri, attempt.record.number)
+
+    def teardown(self) -> None:
+        """Let the governor go."""
+        governor.release(self._governor)
 
     def __call__(
         self, element: tuple[int, Iterable[tuple[int, Piece] | None]], line_counts: LineCounts
@@ -183,14 +194,13 @@ class ExecuteShard:
             UserError: the shard is larger than the memory limit, can't be written, or too many
                 of its components fail.
         """
-        plan = self.plan
+        plan = self._plan
         shard, pieces = element
         assembled = assemble(plan, shard, [piece for piece in pieces if piece is not None])
         earlier = next((commit for commit in plan.retried if commit.shard == shard), None)
-        with governed(plan.attempt) as governor:
-            done = execute_shard(
-                plan.process, plan.attempt, governor, shard, assembled.components, earlier
-            )
+        done = execute_shard(
+            plan.process, plan.attempt, self._governor, shard, assembled.components, earlier
+        )
         totals = done.totals | assembled.refused_totals(plan.process)
         outcomes = None
         if done.outcomes:

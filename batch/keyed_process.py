@@ -112,6 +112,11 @@ class KeyedProcess(BatchProcess[P]):
         """The inputs; the first one says which components there are."""
         raise NotImplementedError(f"{type(self).__name__}: inputs is missing")
 
+    @property
+    def rows_are(self) -> str:
+        """Rows of the first input, in plural."""
+        return self.inputs[0].name.replace("_", " ")
+
     def execute(self, component: Component) -> Iterable[Record]:
         """Execute one component.
 

@@ -1,54 +1,47 @@
-"""Running a keyed process as a pipeline, from a command line to an exit status."""
+"""Running a process as a pipeline, from a command line to an exit status."""
 
 import datetime
 import hashlib
 import json
-import logging
-import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineState
-from apache_beam.runners.worker.statesampler import StateSampler
 
 from ledgerbeam import __version__
-from ledgerbeam.batch.arguments import LOCAL_RUNNERS, parse_arguments, runner_of
-from ledgerbeam.batch.keyed import KeyedBatch
-from ledgerbeam.batch.plan import Plan
-from ledgerbeam.batch.process import KeyedProcess, Parameters
+from ledgerbeam.batch.arguments import parse_arguments
+from ledgerbeam.batch.prepare import Prepared, Start, prepare
+from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.batch.report import print_summary, watch
-from ledgerbeam.io import storage
+from ledgerbeam.batch.runner import make_pipeline, run_pipeline
+from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
-    AttemptRecord,
-    Manifest,
+    Attempt,
+    FencedError,
     attempts,
     commits,
+    complete_publication,
+    ending_of,
     find_manifest,
     load_manifest,
     start_attempt,
 )
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.inputs import ColumnNames, Input, plan_input, shard_count
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.records import AttemptRecord, Manifest
 from ledgerbeam.io.spill import SpillDirectory
 
-ROWS_A_SHARD = 320_000
-_SAMPLING_MILLISECONDS = 10
-
 # Parameters that change what is done with a result, but not the result.
-_WITHOUT_EFFECT = {"output", "max_rejects", "run_number", "reason"}
+_WITHOUT_EFFECT = {"output", "run_number", "reason"}
 
 
 def run_module(
-    process_type: type[KeyedProcess[Any]], description: str, arguments: Sequence[str] | None
+    process_type: type[BatchProcess[Any]], description: str, arguments: Sequence[str] | None
 ) -> int:
     """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
     started = time.monotonic()
@@ -78,14 +71,27 @@ def run_module(
     return 0
 
 
-def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
+def run(
+    process: BatchProcess[Any],
+    beam_flags: Sequence[str] = (),
+    *,
+    number: int | None = None,
+    run_id: str = "",
+    retry_failed: bool = True,
+    started: Callable[[Attempt], None] = lambda attempt: None,
+) -> Manifest:
     """Run a process to its publication, on the runner that the flags name.
 
     An instance that is published already, from the same input and parameters, is left as it is.
+    What earlier attempts on the same input have committed is taken over.
 
     Args:
         process: the definition with its parameters.
         beam_flags: for Beam; without `--runner` the local runner is used.
+        number: of the attempt; by default the next one.
+        run_id: of the run in the registry, if it is recorded.
+        retry_failed: whether components that failed in earlier attempts are tried again.
+        started: called when the attempt is recorded, before its first element is worked on.
 
     Returns:
         The manifest of the published instance.
@@ -98,63 +104,106 @@ def run(process: KeyedProcess[Any], beam_flags: Sequence[str] = ()) -> Manifest:
     parameters = process.parameters
     if parameters.run_number > 1 and not parameters.reason:
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
-    planned = plan_input(
-        process.input_pattern,
-        process.contract,
-        columns=ColumnNames.parse(parameters.columns),
-        format=parameters.format,
-    )
     uri = instance_uri(process)
     earlier = attempts(uri)
-    draft = _draft(process, planned, number=max((r.number for r in earlier), default=0) + 1)
-    published = find_manifest(uri)
+    published = _published(uri, earlier)
+    if published is None:
+        process.before()
+    prepared = prepare(process)
+    draft = _draft(process, prepared, earlier, number, run_id)
     if published is not None:
         return _published_before(uri, published, draft)
     attempt = start_attempt(uri, draft)
-    with ExitStack() as stack:
+    if number is not None and attempt.record.number != number:
+        raise UserError(
+            f"{uri}: attempt {number} was begun by somebody else in the meantime: look at what "
+            "it does, or start again"
+        )
+    with _ending(process, attempt), ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
         same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
         committed = tuple(commits(uri, same_input).values())
-        plan = Plan(process, planned.splits, attempt, committed, spill)
-        stack.enter_context(watch(plan))
-        _run_pipeline(plan, pipeline)
-    return load_manifest(uri)
+        retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
+        if process.parallelism is not None and not control.latest(uri).number:
+            control.steer(
+                uri, _now(), process.name, "by definition", parallelism=process.parallelism
+            )
+        started(attempt)
+        failpoint("run: started")
+        stack.enter_context(watch(attempt, len(committed), spill))
+        batch = prepared.build(Start(attempt, committed, retried, spill))
+        run_pipeline(pipeline, process.name, batch)
+        failpoint("run: published")
+    manifest = load_manifest(uri)
+    process.after(manifest)
+    return manifest
 
 
-def instance_uri(process: KeyedProcess[Any]) -> str:
+def instance_uri(process: BatchProcess[Any]) -> str:
     """Where the instance of a process is, and what readers are told to read."""
-    return storage.join(
-        storage.absolute(process.parameters.output), process.name, _instance_name(process)
-    )
+    return storage.join(storage.absolute(process.parameters.output), process.name, process.instance)
 
 
-def _instance_name(process: KeyedProcess[Any]) -> str:
-    number = process.parameters.run_number
-    return process.business_date.isoformat() + (f"-run-{number}" if number > 1 else "")
+@contextmanager
+def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
+    """Record how an attempt fails, and clean up behind it once, however it ends."""
+    try:
+        yield
+    except FencedError:
+        raise
+    except Exception as error:
+        attempt.fail(str(error) or type(error).__name__, _now())
+        raise
+    finally:
+        clean_up(process, attempt)
 
 
-def _draft(process: KeyedProcess[Any], planned: Input, number: int) -> AttemptRecord:
-    parameters: Parameters = process.parameters
-    shown = parameters.model_dump(mode="json")
-    shards = parameters.shards or shard_count(planned.estimated_rows, ROWS_A_SHARD)
-    # Of the input it is the files that decide, not how they were named.
-    without_effect = {*_WITHOUT_EFFECT, process.input_parameter}
+def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
+    """Call the process's `cleanup`, unless it was called for this attempt; whether it was now."""
+    if not attempt.claim_cleanup():
+        return False
+    process.cleanup()
+    return True
+
+
+def _published(uri: str, earlier: Sequence[AttemptRecord]) -> Manifest | None:
+    """The instance's manifest; made now if an attempt died just before it would have made it."""
+    for record in earlier:
+        ending = ending_of(Attempt(uri, record).uri)
+        if ending is not None:
+            complete_publication(uri, ending)
+    return find_manifest(uri)
+
+
+def _draft(
+    process: BatchProcess[Any],
+    prepared: Prepared,
+    earlier: Sequence[AttemptRecord],
+    number: int | None,
+    run_id: str,
+) -> AttemptRecord:
+    shown = process.parameters.model_dump(mode="json")
+    without_effect = {*_WITHOUT_EFFECT, *prepared.without_effect}
     decisive = {
         "process": process.name,
         "parameters": {k: v for k, v in shown.items() if k not in without_effect},
-        "inputs": [astuple(file) for file in planned.files],
-        "shards": shards,
+        "inputs": prepared.decisive,
     }
+    fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    # The first attempt fixes how the work is cut; later ones would lose its shards otherwise.
+    first = next((record for record in earlier if record.fingerprint == fingerprint), None)
     return AttemptRecord(
         process=process.name,
-        instance=_instance_name(process),
-        number=number,
-        started_at=datetime.datetime.now(datetime.UTC),
+        instance=process.instance,
+        number=number or max((record.number for record in earlier), default=0) + 1,
+        run=run_id,
+        started_at=_now(),
         code_version=__version__,
         parameters=shown,
-        inputs=list(planned.files),
-        shards=shards,
-        fingerprint=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+        inputs=prepared.files,
+        shards=first.shards if first is not None else prepared.shards,
+        plan=first.plan if first is not None else prepared.plan,
+        fingerprint=fingerprint,
     )
 
 
@@ -168,89 +217,8 @@ def _published_before(uri: str, published: Manifest, draft: AttemptRecord) -> Ma
     )
 
 
-def make_pipeline(beam_flags: Sequence[str]) -> beam.Pipeline:
-    """An empty pipeline on the runner that the flags name.
-
-    Without a name, and as `DirectRunner`, that is the local Fn API runner: Beam's own
-    `DirectRunner` may choose another one.
-
-    Raises:
-        UserError: there is no such runner, or its options are wrong.
-    """
-    options = PipelineOptions(list(beam_flags))
-    name = runner_of(beam_flags)
-    if name.lower() in LOCAL_RUNNERS:
-        return beam.Pipeline(local_runner(options), options)
-    try:
-        return beam.Pipeline(options=options)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--runner={name}: {error}") from error
-
-
-def local_runner(options: PipelineOptions) -> FnApiRunner:
-    """The local Fn API runner, for options that it runs well with.
-
-    Raises:
-        UserError: the options ask for its mode that loses elements.
-    """
-    mode = options.view_as(DirectOptions).direct_running_mode
-    if mode == "multi_threading":
-        raise UserError(
-            "--direct_running_mode=multi_threading loses elements without an error in Beam 2.77: "
-            "leave it out (work is done in threads anyway), or use multi_processing"
-        )
-    if mode != "multi_processing":
-        # Beam's sampler of time spent wakes up ever more rarely, down to every 200 ms, and each
-        # stage waits for it at its end: a third of a second in a run of four.
-        StateSampler.__init__.__defaults__ = (_SAMPLING_MILLISECONDS,)
-        return FnApiRunner()
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
-    from apache_beam.runners.portability.portable_runner import JobServiceHandle
-
-    # Workers write their logs to the terminal: tens of lines each, unless something is wrong.
-    worker_options = options.view_as(WorkerOptions)
-    worker_options.default_sdk_harness_log_level = (
-        worker_options.default_sdk_harness_log_level or "ERROR"
-    )
-    # Worker processes are sent no options otherwise.
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
-
-
-def _run_pipeline(plan: Plan, pipeline: beam.Pipeline) -> None:
-    # Beam logs an error once a layer; it is told once, in the end, as one line.
-    beam_log = logging.getLogger("apache_beam")
-    level = beam_log.level
-    beam_log.setLevel(logging.CRITICAL)
-    try:
-        _ = pipeline | plan.process.name >> KeyedBatch(plan)
-        state = pipeline.run().wait_until_finish()
-    except UserError as error:
-        raise UserError(_without_step(str(error))) from error
-    except Exception as error:
-        message = _user_error_in(error)
-        if message is None and not isinstance(pipeline.runner, FnApiRunner):
-            message = f"{type(pipeline.runner).__name__} could not run the job: {error}"
-        if message is None:
-            raise
-        raise UserError(message) from error
-    finally:
-        beam_log.setLevel(level)
-    if state != PipelineState.DONE:
-        raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
-
-
-def _user_error_in(error: Exception) -> str | None:
-    """The line of a `UserError` that a worker raised: runners hand on its text alone."""
-    text = str(error)
-    found = re.findall(rf"{UserError.__name__}: (.*)", text.replace("\\n", "\n"))
-    return _without_step(found[-1]) if found else None
-
-
-def _without_step(message: str) -> str:
-    return re.sub(r" \[while running '[^']*'\]", "", message)
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _terminate(signum: int, frame: object) -> None:

@@ -179,6 +179,11 @@ class BatchProcess(ABC, Generic[P]):
                 )
 
     @property
+    def rows_are(self) -> str:
+        """What is worked on, in plural, for people."""
+        return "rows"
+
+    @property
     def business_date(self) -> datetime.date:
         """The day that the run is for."""
         date: datetime.date = getattr(self.parameters, self.date_parameter)

@@ -1,80 +1,21 @@
 """The last step: everything is there, the totals balance, the manifest is made."""
 
 import datetime
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ledgerbeam.batch.plan import Plan, SplitSummary
-from ledgerbeam.batch.process import KeyedProcess
+from ledgerbeam.batch.keyed_process import KeyedProcess
+from ledgerbeam.batch.plan import SplitSummary, prefix_of
+from ledgerbeam.batch.process import BatchProcess, FailureLimit
+from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import Control, FileRecord, Manifest, ShardCommit, Totals
+from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.records import Control, FileRecord, Manifest, ShardCommit, Totals
+from ledgerbeam.transforms.totals import add_totals, wrapped
 
-_SHARD_COUNTS = ("rows", "refused", "components")
-
-
-@dataclass(frozen=True)
-class Publish:
-    """Checks that everything is there and balances, and makes the manifest."""
-
-    plan: Plan
-
-    def __call__(
-        self,
-        _: None,
-        commits: list[ShardCommit],
-        rejects: list[FileRecord],
-        summaries: list[SplitSummary],
-        distinct: int,
-    ) -> Manifest:
-        """The manifest.
-
-        Raises:
-            UserError: more rows were refused than allowed, or a control doesn't balance.
-        """
-        plan, attempt = self.plan, self.plan.attempt
-        by_shard = {commit.shard: commit for commit in [*commits, *plan.committed]}
-        if sorted(by_shard) != list(range(plan.shards)):
-            raise RuntimeError(f"{len(by_shard)} of {plan.shards} shards are committed")
-        if sorted(summary.split for summary in summaries) != list(range(len(plan.splits))):
-            raise RuntimeError(f"{len(summaries)} summaries of {len(plan.splits)} splits")
-        shards = [by_shard[shard] for shard in range(plan.shards)]
-        read = sum_totals(summary.totals for summary in summaries)
-        read[plan.process.distinct[0]] = distinct
-        sheet = balance(plan.process, read, shards)
-        reject_files = sorted(rejects, key=lambda file: file.name)
-        self._check_refused(
-            sheet.counts["rejected"], [*reject_files, *(c.rejects for c in shards if c.rejects)]
-        )
-        manifest = Manifest(
-            attempt=attempt.record,
-            published_at=datetime.datetime.now(datetime.UTC),
-            shards=shards,
-            rejects=reject_files,
-            columns=attempt.columns_of(shards[0].part),
-            read=read,
-            totals=sheet.totals,
-            counts=sheet.counts,
-            controls=sheet.controls,
-        )
-        attempt.publish(manifest)
-        return manifest
-
-    def _check_refused(self, refused: int, files: list[FileRecord]) -> None:
-        limit = self.plan.process.parameters.max_rejects
-        if refused <= limit:
-            return
-        instance = self.plan.attempt.instance_uri
-        first = self.plan.attempt.read_rows(files[0], 1)[0]
-        folders = {file.name.partition("/")[0] for file in files}
-        folder = folders.pop() if len(folders) == 1 else "attempt-*"
-        raise UserError(
-            f"nothing published: {refused:,} {'row' if refused == 1 else 'rows'} refused, and "
-            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: "
-            f"{first['reason']}: all are in {storage.join(instance, folder)}/rejects-*.parquet"
-        )
+_COUNTS = ("components", "failed", "unknown", "result_rows", "result_components")
 
 
 class BalanceSheet(NamedTuple):
@@ -91,6 +32,126 @@ class BalanceSheet(NamedTuple):
     controls: list[Control]
 
 
+@dataclass(frozen=True)
+class Publish:
+    """Checks that everything is there and balances, and makes the manifest of a keyed process.
+
+    Attributes:
+        process: the definition.
+        attempt: that publishes.
+        kept: shards that earlier attempts have committed.
+        splits: how many there are.
+    """
+
+    process: KeyedProcess[Any]
+    attempt: Attempt
+    kept: tuple[ShardCommit, ...]
+    splits: int
+
+    def __call__(
+        self,
+        _: None,
+        commits: list[ShardCommit],
+        rejects: list[FileRecord],
+        summaries: list[SplitSummary],
+        distinct: list[int],
+        reports: list[FileRecord],
+    ) -> Manifest:
+        """The manifest.
+
+        Raises:
+            UserError: more rows were refused or components failed than may, or a control doesn't
+                balance.
+        """
+        if sorted(summary.split for summary in summaries) != list(range(self.splits)):
+            raise RuntimeError(f"{len(summaries)} summaries of {self.splits} splits")
+        shards = whole(self.attempt, [*commits, *self.kept])
+        read = add_totals(summary.totals for summary in summaries)
+        if self.process.distinct is not None:
+            read[self.process.distinct[0]] = distinct[0]
+        sheet = balance(self.process, read, shards)
+        reject_files = sorted(rejects, key=lambda file: file.name)
+        self._check_refused(
+            sheet.counts["rejected"], [*reject_files, *(c.rejects for c in shards if c.rejects)]
+        )
+        return publish(self.process, self.attempt, shards, sheet, read, reject_files, reports)
+
+    def _check_refused(self, refused: int, files: list[FileRecord]) -> None:
+        limit = getattr(self.process.parameters, "max_rejects", 0)
+        if refused <= limit:
+            return
+        instance = self.attempt.instance_uri
+        first = self.attempt.read_rows(files[0], 1)[0]
+        folders = {file.name.partition("/")[0] for file in files}
+        folder = folders.pop() if len(folders) == 1 else "attempt-*"
+        raise UserError(
+            f"nothing published: {refused:,} {'row' if refused == 1 else 'rows'} refused, and "
+            f"--max-rejects is {limit:,}: first {first['file']} row {first['row']}: "
+            f"{first['reason']}: all are in {storage.join(instance, folder)}/rejects-*.parquet"
+        )
+
+
+def whole(attempt: Attempt, commits: Sequence[ShardCommit]) -> list[ShardCommit]:
+    """The markers by shard, none of which is missing."""
+    by_shard = {commit.shard: commit for commit in commits}
+    expected = len(by_shard) if attempt.record.shards is None else attempt.record.shards
+    if sorted(by_shard) != list(range(expected)):
+        raise RuntimeError(f"{len(by_shard)} of {expected} shards are committed")
+    return [by_shard[shard] for shard in range(expected)]
+
+
+def publish(
+    process: BatchProcess[Any],
+    attempt: Attempt,
+    shards: list[ShardCommit],
+    sheet: BalanceSheet,
+    read: Totals,
+    rejects: list[FileRecord],
+    reports: list[FileRecord],
+) -> Manifest:
+    """Make the manifest, unless more components failed than may.
+
+    Raises:
+        UserError: they did, or a control doesn't balance.
+    """
+    _check_failed(process, attempt, sheet.counts, shards)
+    now = datetime.datetime.now(datetime.UTC)
+    manifest = Manifest(
+        attempt=attempt.record,
+        published_at=now,
+        shards=shards,
+        rejects=rejects,
+        reports=sorted(reports, key=lambda file: file.name),
+        columns=attempt.columns_of(shards[0].part) if shards else {},
+        read=read,
+        totals=sheet.totals,
+        counts=sheet.counts,
+        controls=sheet.controls,
+    )
+    attempt.publish(manifest, now)
+    return manifest
+
+
+def _check_failed(
+    process: BatchProcess[Any], attempt: Attempt, counts: Totals, shards: Sequence[ShardCommit]
+) -> None:
+    lost = counts["failed"] + counts["unknown"]
+    limit = FailureLimit(process.failure_limit)
+    if limit.allows(lost, counts["components"]):
+        return
+    files = [commit.outcomes for commit in shards if commit.outcomes is not None]
+    rows = (row for file in files for row in attempt.read_rows(file, file.rows))
+    first = next(row for row in rows if row["status"] != ComponentStatus.SUCCESS)
+    failed = f"{counts['failed']:,} of {counts['components']:,} components failed"
+    if counts["unknown"]:
+        failed += f" and {counts['unknown']:,} are unknown"
+    raise UserError(
+        f"nothing published: {failed}, and {limit.text} may: first {first['component']}: "
+        f"{first['error']}: all are in {storage.join(attempt.instance_uri, 'attempt-*')}"
+        "/outcomes-*.parquet: what succeeded is kept, the rest can be retried"
+    )
+
+
 def balance(
     process: KeyedProcess[Any], read: Totals, shards: Sequence[ShardCommit]
 ) -> BalanceSheet:
@@ -101,35 +162,52 @@ def balance(
         read: totals over the input.
         shards: the markers of all shards.
     """
-    out = sum_totals(commit.totals for commit in shards)
-    rejected = read["refused"] + out["refused"]
+    out = add_totals(commit.totals for commit in shards)
+    prefixes = [prefix_of(process, number) for number in range(len(process.inputs))]
+    rejected = sum(read[f"{p}refused"] + out.get(f"refused_{p}rows", 0) for p in prefixes)
     counts = {
         "rows_in": read["rows"],
-        "rows_out": out["rows"],
+        **{f"{p}in": read[f"{p}rows"] for p in prefixes[1:]},
+        "rows_out": out["result_rows"],
         "rejected": rejected,
-        "other_dates": read["other_dates"],
+        "other_dates": sum(read[f"{p}other_dates"] for p in prefixes),
         "components": out["components"],
-        process.distinct[0]: read[process.distinct[0]],
+        "failed": out["failed"],
+        "unknown": out["unknown"],
     }
-    rows_out = out["rows"] + rejected + read["other_dates"]
-    name = "rows: in = out + rejected + other dates"
-    controls = [Control(name=name, expected=read["rows"], actual=rows_out)]
-    for total in (total for total in read if f"refused_{total}" in out):
-        actual = _wrapped(total, out[total] + out[f"refused_{total}"])
-        name = f"{total}: in = out + rejected"
-        controls.append(Control(name=name, expected=read[total], actual=actual))
-    totals = {total: value for total, value in out.items() if total not in _SHARD_COUNTS}
+    if process.distinct is not None:
+        counts[process.distinct[0]] = read[process.distinct[0]]
+    controls = []
+    for prefix in prefixes:
+        left_out = read[f"{prefix}refused"] + read[f"{prefix}other_dates"]
+        for total in _row_totals_of(process, prefix, read, out):
+            parts = (total, f"failed_{total}", f"refused_{total}")
+            actual = sum(out.get(part, 0) for part in parts)
+            if total == f"{prefix}rows":
+                actual += left_out
+            name = f"{total}: in = out + rejected"
+            name += " + other dates" if total == f"{prefix}rows" else ""
+            name += " + failed" if out["failed"] or out["unknown"] else ""
+            expected = read.get(total, 0)
+            controls.append(Control(name=name, expected=expected, actual=wrapped(total, actual)))
+    totals = {
+        total: value
+        for total, value in out.items()
+        if total not in _COUNTS and not total.endswith("rows")
+    }
     return BalanceSheet(totals, counts, [*controls, *process.controls(out)])
 
 
-def sum_totals(all_totals: Iterable[Totals]) -> Totals:
-    """Totals added up by name; those called `…_hash` modulo 2^64."""
-    sums: Counter[str] = Counter()
-    for totals in all_totals:
-        sums.update(totals)
-    return {name: _wrapped(name, value) for name, value in sums.items()}
-
-
-def _wrapped(name: str, value: int) -> int:
-    """Hashes are added modulo 2^64, all other totals exactly."""
-    return value % 2**64 if name.endswith("_hash") else value
+def _row_totals_of(process: KeyedProcess[Any], prefix: str, read: Totals, out: Totals) -> list[str]:
+    """Names of an input's row totals: in the order in which they are counted, rows first."""
+    rows = next(r for n, r in enumerate(process.inputs) if prefix_of(process, n) == prefix)
+    stems = [f"{prefix}rows"]
+    for amount in rows.amounts:
+        if not rows.currency:
+            stems.append(f"{prefix}{amount}")
+            continue
+        # A currency may occur in what was lost only.
+        start = f"{prefix}{amount}_"
+        found = {n.removeprefix("failed_").removeprefix("refused_") for n in [*read, *out]}
+        stems += sorted(n for n in found if n.startswith(start))
+    return [*stems, f"{prefix}id_hash"]

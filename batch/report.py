@@ -10,26 +10,32 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import Manifest
+from ledgerbeam.io.attempts import Attempt
+from ledgerbeam.io.records import Manifest
 
 _POLL_SECONDS = 0.5
 
 
 @contextmanager
-def watch(plan: Plan) -> Iterator[None]:
-    """Show how many splits are read and how many shards committed, while the `with` lasts.
+def watch(attempt: Attempt, committed: int, spill_directory: str | None) -> Iterator[None]:
+    """Show how many files are spilled and shards committed, while the `with` lasts.
 
     They are counted from what is on disk and in storage, and so are right on every runner.
+
+    Args:
+        attempt: to look at.
+        committed: shards that earlier attempts have committed.
+        spill_directory: of the local runner.
     """
     if not sys.stderr.isatty():
         yield
         return
     stop = threading.Event()
     with progress_bars() as bars:
-        watcher = threading.Thread(target=_watch, args=(plan, bars, stop), daemon=True)
+        arguments = (attempt, committed, spill_directory, bars, stop)
+        watcher = threading.Thread(target=_watch, args=arguments, daemon=True)
         watcher.start()
         try:
             yield
@@ -38,18 +44,23 @@ def watch(plan: Plan) -> Iterator[None]:
             watcher.join()
 
 
-def _watch(plan: Plan, bars: Progress, stop: threading.Event) -> None:
-    splits = len(plan.splits)
+def _watch(
+    attempt: Attempt,
+    earlier: int,
+    spill_directory: str | None,
+    bars: Progress,
+    stop: threading.Event,
+) -> None:
     read = None
-    if plan.spill_directory is not None:
-        read = bars.add_task("read", total=splits)
-    committed = bars.add_task("committed", total=plan.shards)
-    markers = storage.join(storage.escape(plan.attempt.uri), "committed-*.json")
+    if spill_directory is not None and attempt.record.inputs:
+        read = bars.add_task("read", total=None)
+    committed = bars.add_task("committed", total=attempt.record.shards)
+    markers = storage.join(storage.escape(attempt.uri), "committed-*.json")
     while not stop.wait(_POLL_SECONDS):
-        if read is not None and plan.spill_directory is not None:
-            spilled = sum(name.endswith(".arrows") for name in os.listdir(plan.spill_directory))
-            bars.update(read, completed=min(spilled, splits))
-        bars.update(committed, completed=len(storage.find(markers)) + len(plan.committed))
+        if read is not None and spill_directory is not None:
+            spilled = sum(name.endswith(".arrows") for name in os.listdir(spill_directory))
+            bars.update(read, completed=spilled)
+        bars.update(committed, completed=len(storage.find(markers)) + earlier)
 
 
 def print_summary(manifest: Manifest, rows_are: str, published: str, seconds: float) -> None:
@@ -61,7 +72,8 @@ def print_summary(manifest: Manifest, rows_are: str, published: str, seconds: fl
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in shown.items():
-        if not name.endswith("_hash"):
+        # Nothing unknown is the rule, and nothing to tell.
+        if not name.endswith("_hash") and (value or name != "unknown"):
             table.add_row(name.replace("_", " "), f"{value:,}")
     table.add_row("seconds", f"{seconds:,.1f}")
     table.add_row(f"{rows_are} a second", f"{rows / seconds:,.0f}")

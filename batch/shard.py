@@ -208,14 +208,19 @@ def _starts_of_results(
     process: KeyedProcess[Any], components: Components, results: pa.Table
 ) -> npt.NDArray[np.int64]:
     """Where components start in the results; known already where these are the rows, extended."""
-    name = process.key[0]
-    if (
-        results.num_rows == components.table.num_rows
-        and name in components.table.column_names
-        and results.column(name) is components.table.column(name)
+    if results.num_rows == components.table.num_rows and all(
+        name in components.table.column_names
+        and _memory(results.column(name)) == _memory(components.table.column(name))
+        for name in process.key
     ):
         return components.starts
     return component_starts(results, process.key)
+
+
+def _memory(column: pa.ChunkedArray) -> list[tuple[int, int]]:
+    """Where a column's values are: columns that share it are the same."""
+    arrays = [getattr(chunk, "indices", chunk) for chunk in column.chunks]
+    return [(array.buffers()[-1].address, array.offset) for array in arrays]
 
 
 def _is_covered(process: KeyedProcess[Any], number: int, totals: Totals) -> bool:

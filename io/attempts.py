@@ -7,6 +7,7 @@
       attempt-1/outcomes-00007.parquet        components that did not just succeed
       attempt-1/committed-00007.json          the shard's marker
       attempt-1/ended.json                    published, failed, or fenced: decided once
+      attempt-1/cleanup.json                  somebody has begun to clean up
       claims/00007-….json                     calls that may be made once only
       manifest.json                           the instance's result
 
@@ -175,6 +176,10 @@ class Attempt:
         """How a claimed call has ended; None where nobody knows."""
         uri = self._claim(shard, component, tries).removesuffix(".json") + ".settled.json"
         return None if storage.stat_of(uri) is None else load_record(Settlement, uri)
+
+    def claim_cleanup(self) -> bool:
+        """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
+        return storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
 
     def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.

@@ -21,8 +21,8 @@ from typing import Literal, TypedDict, Unpack
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import Record, _load
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.records import Record, load_record
 
 HEARTBEAT_SECONDS = 3.0
 """How often a worker gives a sign of life."""
@@ -179,7 +179,7 @@ def latest(run_uri: str) -> Steering:
     found = storage.find(storage.join(folder, "[0-9]*.json"))
     if not found:
         return Steering()
-    return _load(Steering, max((file.uri for file in found), key=_number))
+    return load_record(Steering, max((file.uri for file in found), key=_number))
 
 
 def newer(run_uri: str, number: int) -> Steering | None:
@@ -286,7 +286,7 @@ def _newest(attempt_uri: str, worker: str) -> Heartbeat | None:
             return None
         _, uri = max(signs)
         try:
-            return _load(Heartbeat, uri)
+            return load_record(Heartbeat, uri)
         except UserError:
             if storage.stat_of(uri) is not None:
                 raise

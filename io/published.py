@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import MANIFEST, FileRecord, load_manifest
+from ledgerbeam.io.attempts import MANIFEST, load_manifest
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.records import FileRecord
+
+_ADVICE = "restore it from a copy, or run the instance again under a new run number"
 
 
 def read_published(uri: str) -> ds.Dataset:
@@ -43,20 +46,33 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
         UserError: the file is gone, or differs from its record.
     """
     place = storage.join(instance_of(uri), file.name)
-    advice = "restore it from a copy, or run the instance again under a new run number"
+    table: pa.Table = pq.read_table(pa.BufferReader(read_file(uri, file)))
+    if table.num_rows != file.rows:
+        raise UserError(f"{place}: {table.num_rows:,} rows instead of {file.rows:,}: {_ADVICE}")
+    return table
+
+
+def read_file(uri: str, file: FileRecord) -> bytes:
+    """The content of a file that a marker or manifest names, after checking that it is that.
+
+    Args:
+        uri: of the instance.
+        file: its record.
+
+    Raises:
+        UserError: the file is gone, or differs from its record.
+    """
+    place = storage.join(instance_of(uri), file.name)
     if storage.stat_of(place) is None:
-        raise UserError(f"{place}: the manifest names it, and it is gone: {advice}")
+        raise UserError(f"{place}: the manifest names it, and it is gone: {_ADVICE}")
     data = storage.read_bytes(place)
     digest = hashlib.sha256(data).hexdigest()
     if digest != file.sha256 or len(data) != file.size:
         raise UserError(
             f"{place}: not what was published: sha256 {digest[:12]}… instead of "
-            f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {advice}"
+            f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {_ADVICE}"
         )
-    table: pa.Table = pq.read_table(pa.BufferReader(data))
-    if table.num_rows != file.rows:
-        raise UserError(f"{place}: {table.num_rows:,} rows instead of {file.rows:,}: {advice}")
-    return table
+    return data
 
 
 def instance_of(uri: str) -> str:

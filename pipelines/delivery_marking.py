@@ -8,20 +8,19 @@ input columns and `delivery_quantity`, sorted by client, symbol and id within ea
 
 import datetime
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
 from ledgerbeam.batch.launch import run_module
-from ledgerbeam.batch.process import KeyedProcess, Parameters
-from ledgerbeam.io.attempts import Control, Totals
 from ledgerbeam.io.contract import Column, Contract
+from ledgerbeam.io.records import Control, Totals
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.delivery import BUY, SELL, mark_deliveries, mark_each, net_quantities
-from ledgerbeam.transforms.hashing import hash_column, order_independent
+from ledgerbeam.transforms.totals import exact_sum, id_hash
 
 DELIVERY_QUANTITY = "delivery_quantity"
 
@@ -54,7 +53,7 @@ class Rule(StrEnum):
     PER_COMPONENT = "per-component"
 
 
-class DeliveryParameters(Parameters):
+class DeliveryParameters(FileParameters):
     """Parameters of delivery marking."""
 
     trades: str = Field(
@@ -79,46 +78,45 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
 
     name = "delivery-marking"
     parameters_type = DeliveryParameters
-    input_parameter = "trades"
+    date_parameter = "trade_date"
     key = ("client_code", "symbol")
-    order = "id"
-    date_column = "trade_date"
-    rows_are = "trades"
     distinct = ("clients", "client_code")
 
     @property
-    def business_date(self) -> datetime.date:
-        """The trade date."""
-        return self.parameters.trade_date
-
-    @property
-    def contract(self) -> Contract:
-        """Trades, with ids of the type asked for."""
+    def inputs(self) -> tuple[RowInput, ...]:
+        """The trades, with ids of the type asked for."""
         is_string = self.parameters.id_type is IdType.STRING
-        return TRADES.with_type("id", pa.string() if is_string else pa.int64())
+        return (
+            RowInput(
+                "trades",
+                TRADES.with_type("id", pa.string() if is_string else pa.int64()),
+                order="id",
+                date_column="trade_date",
+                amounts=("quantity",),
+                ids=("id",),
+            ),
+        )
 
-    def execute(self, components: Components) -> Mapping[str, pa.Array]:
+    def execute_components(self, components: Components) -> pa.Table:
         """Mark the trades of each client and symbol."""
         is_vectorised = self.parameters.rule is Rule.VECTORISED
         mark = mark_deliveries if is_vectorised else mark_each
-        return {DELIVERY_QUANTITY: mark(components)}
+        return components.table.append_column(DELIVERY_QUANTITY, mark(components))
 
-    def row_totals(self, table: pa.Table) -> Totals:
-        """Quantity traded, and a hash of the ids that doesn't depend on their order."""
-        return {
-            "quantity": exact_sum(table.column("quantity")),
-            "id_hash": order_independent(hash_column(table.column("id"))),
-        }
-
-    def component_totals(self, components: Components) -> Totals:
-        """Quantity delivered, and the sum of the components' net quantities, signs left out."""
-        nets = net_quantities(components)
+    def result_totals(self, results: Components) -> Totals:
+        """All trades are there; what is delivered, and what is net, signs left out."""
+        nets = net_quantities(results)
         if isinstance(nets, list):
             net_total = sum(map(abs, nets))
         else:
             net_total = exact_sum(pa.chunked_array([pa.array(np.abs(nets))]))
-        delivered = exact_sum(components.table.column(DELIVERY_QUANTITY))
-        return {"delivery_quantity": delivered, "net_quantity": net_total}
+        return {
+            "rows": results.table.num_rows,
+            "quantity": exact_sum(results.table.column("quantity")),
+            "id_hash": id_hash(results.table, ("id",)),
+            "delivery_quantity": exact_sum(results.table.column(DELIVERY_QUANTITY)),
+            "net_quantity": net_total,
+        }
 
     def controls(self, totals: Totals) -> list[Control]:
         """What is delivered is what is net."""
@@ -133,16 +131,6 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
 
 PROCESS = DeliveryMarking
 """What `ledgerbeam` runs and verifies under this module's name."""
-
-
-def exact_sum(column: pa.ChunkedArray) -> int:
-    """Sum of an int64 column without nulls, as a Python integer that can't overflow."""
-    total = 0
-    for chunk in column.chunks:
-        values = chunk.to_numpy()
-        low = (values & 0xFFFFFFFF).astype(np.uint64)
-        total += (int((values >> 32).sum()) << 32) + int(low.sum())
-    return total
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -85,7 +85,9 @@ class Components(NamedTuple):
         keys = zip(*(of_key.values(name) for name in key), strict=True)
         for number, (start, value) in enumerate(zip(self.starts.tolist(), keys, strict=True)):
             others = {
-                name: Component(value, columns_, int(rows.starts[number]), related_ends[name][number])
+                name: Component(
+                    value, columns_, int(rows.starts[number]), related_ends[name][number]
+                )
                 for name, (rows, columns_) in related.items()
             }
             yield Component(value, columns, start, ends[number], others)

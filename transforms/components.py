@@ -48,7 +48,9 @@ def sort_components(table: pa.Table, key: Sequence[str], order: str | None) -> S
         return SortedRows(Components(table, np.zeros(0, np.int64)), np.zeros(0, bool))
     codes = [_codes(table.column(name).chunk(0)) for name in key]
     if order is None:
-        codes.append(_Codes(np.arange(table.num_rows, dtype=np.uint64), table.num_rows.bit_length()))
+        codes.append(
+            _Codes(np.arange(table.num_rows, dtype=np.uint64), table.num_rows.bit_length())
+        )
     else:
         codes.append(_codes(table.column(order).chunk(0)))
     order_bits = codes[-1].bits
@@ -76,9 +78,7 @@ def sort_components(table: pa.Table, key: Sequence[str], order: str | None) -> S
     return SortedRows(Components(table.take(pa.array(rows)), starts), repeats)
 
 
-def align(
-    first: Components, others: Components, key: Sequence[str]
-) -> tuple[Components, pa.Table]:
+def align(first: Components, others: Components, key: Sequence[str]) -> tuple[Components, pa.Table]:
     """Put the components of another input beside those of the first one.
 
     Args:
@@ -132,9 +132,7 @@ def _equality_codes(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.asarray(array.indices.fill_null(-1).to_numpy())
 
 
-def _same_keys(
-    first: Components, others: Components, key: Sequence[str]
-) -> npt.NDArray[np.int64]:
+def _same_keys(first: Components, others: Components, key: Sequence[str]) -> npt.NDArray[np.int64]:
     """int64: for each component of `others` the number of that one of `first`, or -1."""
     numbers = np.zeros(len(first.starts) + len(others.starts), np.int64)
     for name in key:

@@ -29,7 +29,8 @@ class DoInFlight(beam.DoFn):
 
         Args:
             function: gives the outputs for an element (and side inputs). Called from several
-                threads at once; its outputs are held until its call has ended.
+                threads at once; its outputs are held until its call has ended. Its `setup` and
+                `teardown`, if it has them, are called as a DoFn's are.
             in_flight: how many calls may run at a time.
         """
         if in_flight < 1:
@@ -41,6 +42,8 @@ class DoInFlight(beam.DoFn):
         """Start the threads' pool."""
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(self._in_flight)
+        if hasattr(self._function, "setup"):
+            self._function.setup()
 
     def start_bundle(self) -> None:
         """Begin with nothing in flight; a bundle before this one may have failed half-way."""
@@ -64,6 +67,8 @@ class DoInFlight(beam.DoFn):
     def teardown(self) -> None:
         """Let the threads go, after the calls of a bundle that failed in a later step."""
         self._pool.shutdown(cancel_futures=True)
+        if hasattr(self._function, "teardown"):
+            self._function.teardown()
 
     def _call(self, element: Any, *side_inputs: Any) -> list[Any]:
         return list(self._function(element, *side_inputs))

@@ -1,0 +1,109 @@
+"""What an attempt is made from: a process's input, looked at, and how its pipeline is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from ledgerbeam.batch.keyed import KeyedBatch
+from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
+from ledgerbeam.batch.plan import Plan
+from ledgerbeam.batch.process import BatchProcess
+from ledgerbeam.io.attempts import Attempt
+from ledgerbeam.io.inputs import ColumnNames, Input, Split, plan_input, shard_count
+from ledgerbeam.io.records import ShardCommit
+from ledgerbeam.io.storage import FileInfo
+
+ROWS_A_SHARD = 320_000
+
+
+class Start(NamedTuple):
+    """What a pipeline needs to know of its attempt.
+
+    Attributes:
+        attempt: that it belongs to.
+        committed: shards that earlier attempts on the same input have committed.
+        retried: those of them whose failed components are tried again.
+        spill_directory: where pieces are spilled; None where they go through GroupByKey.
+    """
+
+    attempt: Attempt
+    committed: tuple[ShardCommit, ...]
+    retried: tuple[ShardCommit, ...]
+    spill_directory: str | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A process's input as it stands.
+
+    Attributes:
+        files: that will be read.
+        decisive: what decides the result besides the parameters, as JSON can hold it.
+        without_effect: parameters that do not.
+        shards: how many there would be; None where only the end of a walk will tell.
+        plan: what later attempts must keep to.
+        build: makes the pipeline's transform; given the plan that is kept to.
+    """
+
+    files: list[FileInfo]
+    decisive: Any
+    without_effect: frozenset[str]
+    shards: int | None
+    plan: dict[str, Any]
+    build: Callable[[Start], beam.PTransform]
+
+
+def prepare(process: BatchProcess[Any]) -> Prepared:
+    """Look at a process's input.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    if isinstance(process, KeyedProcess):
+        return _prepare_keyed(process)
+    raise TypeError(f"{type(process).__name__} is neither a KeyedProcess nor a PageProcess")
+
+
+def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
+    planned = [_plan(process, number, rows) for number, rows in enumerate(process.inputs)]
+    splits: list[tuple[Split, ...]] = []
+    for input_ in planned:
+        first = sum(map(len, splits))
+        splits.append(tuple(replace(s, index=first + s.index) for s in input_.splits))
+    estimated = sum(input_.estimated_rows for input_ in planned)
+
+    def build(start: Start) -> beam.PTransform:
+        plan = Plan(
+            process,
+            tuple(splits),
+            start.attempt,
+            start.committed,
+            start.spill_directory,
+            start.retried,
+        )
+        return KeyedBatch(plan)
+
+    parameters = process.parameters
+    asked = parameters.shards if isinstance(parameters, FileParameters) else None
+    return Prepared(
+        files=[file for input_ in planned for file in input_.files],
+        # Of the input it is the files that decide, not how they were named.
+        decisive=[[astuple(file) for file in input_.files] for input_ in planned],
+        without_effect=frozenset({rows.name for rows in process.inputs} | {"max_rejects"}),
+        shards=asked or shard_count(estimated, ROWS_A_SHARD),
+        plan={},
+        build=build,
+    )
+
+
+def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
+    options: Mapping[str, Any] = process.parameters.model_dump()
+    prefix = f"{rows.name}_" if number else ""
+    return plan_input(
+        str(options[rows.name]),
+        rows.contract,
+        columns=ColumnNames.parse(options.get(f"{prefix}columns", "")),
+        format=options.get(f"{prefix}format"),
+    )
