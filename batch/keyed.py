@@ -1,9 +1,9 @@
 """From the definition of a keyed process to its pipeline.
 
-    splits ─ Read ─┬─ pieces ─ GroupByShard ─ ExecuteShards ─ commits ─┬─ Finish ─ reports ─┐
-                   ├─ refused rows ─ WriteRefused ─────────────────────┼────────────────────┼─ Publish
-                   ├─ summaries ───────────────────────────────────────┤                    │
-                   └─ hashes ─ CountDistinct ──────────────────────────┴────────────────────┘
+    splits ─ Read ─┬─ pieces ─ GroupByShard ─ ExecuteShards ─ commits ─┬─ Finish ─┐
+                   ├─ refused rows ─ WriteRefused ─────────────────────┼──────────┼─ Publish
+                   ├─ summaries ───────────────────────────────────────┤          │
+                   └─ hashes ─ CountDistinct ──────────────────────────┴──────────┘
 
 Every attempt reads the whole input, which is pinned, and so gets the same rows and totals; rows
 of shards that an earlier attempt has committed are dropped at once.

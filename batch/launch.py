@@ -125,9 +125,8 @@ def run(
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
         if process.parallelism is not None and not control.latest(uri).number:
-            control.steer(
-                uri, _now(), process.name, "by definition", parallelism=process.parallelism
-            )
+            by_definition = (uri, _now(), process.name, "by definition")
+            control.steer(*by_definition, parallelism=process.parallelism)
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))

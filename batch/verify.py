@@ -12,7 +12,7 @@ from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.published import read_part
+from ledgerbeam.io.published import read_file, read_part
 from ledgerbeam.io.records import Control, Manifest, ShardCommit, Totals
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import component_starts, sort_components
