@@ -52,8 +52,8 @@ def verify(
     uri: Annotated[str, typer.Argument(help="a published instance, as a run prints it")],
 ) -> None:
     """Check files, row counts and control totals of a published instance."""
-    from ledgerbeam.batch.workloads import load_workload
     from ledgerbeam.batch.verify import verify as verify_instance
+    from ledgerbeam.batch.workloads import load_workload
     from ledgerbeam.io.attempts import load_manifest
 
     manifest = load_manifest(uri)
