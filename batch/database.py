@@ -13,7 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 import tenacity
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
 
 from ledgerbeam.batch.registry_schema import HEAD
 from ledgerbeam.io.errors import UserError
@@ -106,12 +112,13 @@ class Database:
     def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            raise RegistryUnavailableError(self._explain(error)) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise RegistryUnavailableError(self._explain(error)) from error
-            raise
+            broken = isinstance(error, OperationalError | InterfaceError)
+            # A file that is damaged, or is something else, has no class of its own.
+            broken |= type(error) is DatabaseError or error.connection_invalidated
+            if not broken:
+                raise
+            raise RegistryUnavailableError(self._explain(error)) from error
 
     def _explain(self, error: DBAPIError) -> str:
         reason = str(error.orig)

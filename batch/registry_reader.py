@@ -85,9 +85,9 @@ class RegistryReader:
             return find_runs(connection, run.c.status.not_in(FINAL))
 
     def instance_runs(self, process: str, name: str) -> list[RunRecord]:
-        """Runs of an instance, newest first."""
+        """Runs of an instance, from the highest run number to the first."""
         with self._database.reading() as connection:
-            return find_runs(connection, instance.c.process == process, instance.c.name == name)
+            return _instance_runs(connection, process, name)
 
     def expiring(self, now: datetime.datetime) -> list[RunRecord]:
         """Runs that have ended, and whose results are due to be deleted."""
@@ -160,21 +160,21 @@ def find_runs(
     ]
 
 
+def _instance_runs(connection: sa.Connection, process: str, name: str) -> list[RunRecord]:
+    runs = find_runs(connection, instance.c.process == process, instance.c.name == name)
+    return sorted(runs, key=lambda record: record.run_number, reverse=True)
+
+
 def _find_by_name(connection: sa.Connection, text: str) -> RunRecord:
     process, _, name = text.partition("/")
-    of_process = instance.c.process == process
-    found = find_runs(connection, of_process, instance.c.name == name, limit=1)
-    name, _, number = name.rpartition("/")
-    if not found and number.isdecimal():
-        found = find_runs(
-            connection,
-            of_process,
-            instance.c.name == name,
-            run.c.run_number == int(number),
-        )
-    if not found:
+    runs = _instance_runs(connection, process, name)
+    if not runs:
+        name, _, number = name.rpartition("/")
+        of_name = _instance_runs(connection, process, name)
+        runs = [record for record in of_name if str(record.run_number) == number]
+    if not runs:
         raise unknown_run(text)
-    return found[0]
+    return runs[0]
 
 
 def _find_by_prefix(connection: sa.Connection, text: str) -> RunRecord:

@@ -17,7 +17,7 @@ from ledgerbeam.batch.records import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.status import RunStatus
 
 HEAD = "1"
-"""The migration that gives these tables. Kept here, for to ask Alembic takes 0.7 s."""
+"""The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 
 class UtcDateTime(sa.TypeDecorator[datetime.datetime]):
