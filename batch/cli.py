@@ -33,7 +33,7 @@ def run(
     workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
 ) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
-    from ledgerbeam.batch.registry import load_workload
+    from ledgerbeam.batch.workloads import load_workload
 
     raise typer.Exit(load_workload(workload).main(context.args))
 
@@ -41,7 +41,7 @@ def run(
 @app.command()
 def workloads() -> None:
     """Print the workloads that are installed."""
-    from ledgerbeam.batch.registry import workload_names
+    from ledgerbeam.batch.workloads import workload_names
 
     for name in workload_names():
         print(name)
@@ -52,8 +52,8 @@ def verify(
     uri: Annotated[str, typer.Argument(help="a published instance, as a run prints it")],
 ) -> None:
     """Check files, row counts and control totals of a published instance."""
-    from ledgerbeam.batch.registry import load_workload
     from ledgerbeam.batch.verify import verify as verify_instance
+    from ledgerbeam.batch.workloads import load_workload
     from ledgerbeam.io.attempts import load_manifest
 
     manifest = load_manifest(uri)

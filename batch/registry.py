@@ -1,26 +1,353 @@
-"""Which workloads are installed: the entry points of the group `ledgerbeam.pipelines`."""
+"""The registry: what was to be run, what became of it, and who did what when.
 
-from importlib.metadata import entry_points
-from types import ModuleType
+It is an index. Results, and what each component came to, are in object storage; workers never
+connect to the registry. Every method is one transaction: it records all it says, or nothing.
+Methods that several may call at once, of whom one can be right, return whether the caller was it.
 
-from ledgerbeam.io.errors import UserError
+    draft ── submit ──▶ run ── start_attempt ──▶ attempt ── renew … ── end_attempt ──▶
+                         │                          ▲
+                        move                     take_over, when its lease ran out
 
-GROUP = "ledgerbeam.pipelines"
+An attempt belongs to its launcher, and only that one can record anything of it. Another who
+wants to, because the launcher seems dead, first takes it over. From then on the old one is told
+that it is no longer the owner, and stops.
+"""
+
+import datetime
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+from ledgerbeam.batch import registry_submission
+from ledgerbeam.batch.database import Database, RegistryUnavailableError
+from ledgerbeam.batch.events import Event
+from ledgerbeam.batch.records import (
+    AttemptKind,
+    AttemptOutcome,
+    RunAttempt,
+    RunDraft,
+    RunRecord,
+)
+from ledgerbeam.batch.registry_moves import (
+    AT_REST,
+    IllegalMoveError,
+    check_start,
+    last_attempt,
+    lock_run,
+    name_of,
+    record_event,
+    update_own,
+)
+from ledgerbeam.batch.registry_reader import RegistryReader, get_run
+from ledgerbeam.batch.registry_schema import attempt, event, run
+from ledgerbeam.batch.status import RunStatus
+
+__all__ = ["IllegalMoveError", "Registry", "RegistryUnavailableError"]
 
 
-def workload_names() -> list[str]:
-    """Names of the workloads, sorted."""
-    return sorted(entry_points(group=GROUP).names)
+class Registry(RegistryReader):
+    """Runs on record. Any number of processes and threads may share one."""
 
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The registry at a URL; a new or older database is brought up to date.
 
-def load_workload(name: str) -> ModuleType:
-    """The module of a workload, which has `main` and `PROCESS`.
+        Args:
+            url: `sqlite:////path/registry.db` or `postgresql+psycopg://user@host/database`.
 
-    Raises:
-        UserError: no workload has that name.
-    """
-    found = entry_points(group=GROUP, name=name)
-    if not found:
-        raise UserError(f"no workload {name}: there are {', '.join(workload_names())}")
-    module: ModuleType = next(iter(found)).load()
-    return module
+        Raises:
+            UserError: the URL isn't of that kind, or the schema is newer than this code.
+            RegistryUnavailableError: there is no such database.
+        """
+        return cls(Database(url))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, draft: RunDraft, schema: Mapping[str, Any]) -> tuple[RunRecord, bool]:
+        """Record a run, unless it is recorded already.
+
+        Args:
+            draft: the run.
+            schema: JSON schema of the parameters of its process.
+
+        Returns:
+            The run on record, and whether it is new. A run of the same instance and run number
+            with the same parameters is the same run, whatever the draft's id.
+
+        Raises:
+            UserError: it was submitted with other parameters, or a run of that number can't be
+                submitted now.
+        """
+        with self._database.writing() as connection:
+            return registry_submission.submit(connection, draft, schema)
+
+    def move(
+        self,
+        run_id: str,
+        to: RunStatus,
+        *,
+        who: str,
+        at: datetime.datetime,
+        why: str = "",
+        expected: RunStatus | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Change a run's status.
+
+        Returns:
+            False where it isn't `expected`: somebody else has moved the run, and nothing changed.
+
+        Raises:
+            IllegalMoveError: that status can't follow the one it has; or it is final and an
+                attempt is live, with whose end it has to come (`end_attempt`).
+            UserError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if expected is not None and row.status is not expected:
+                return False
+            record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
+            last = last_attempt(connection, run_id)
+            if to.is_final and last is not None and last.ended_at is None:
+                raise IllegalMoveError(
+                    f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
+                    f"cancel it, or reconcile if its launcher {last.launcher} is dead"
+                )
+            return True
+
+    def append(self, entry: Event) -> None:
+        """Record an event that leaves the run's status as it is.
+
+        Raises:
+            ValueError: it has a status.
+            UserError: there is no such run.
+        """
+        if entry.from_status is not None or entry.to_status is not None:
+            raise ValueError(f"{entry} moves the run: use move")
+        with self._database.writing() as connection:
+            row = lock_run(connection, entry.run)
+            record_event(
+                connection,
+                row,
+                entry.type,
+                entry.who,
+                entry.at,
+                attempt_number=entry.attempt,
+                why=entry.why,
+                detail=entry.detail,
+            )
+
+    def mark_delivered(self, sequences: Collection[int]) -> None:
+        """Record that listeners have heard of events."""
+        with self._database.writing() as connection:
+            connection.execute(
+                event.update().where(event.c.sequence.in_(sequences)).values(delivered=True)
+            )
+
+    def start_attempt(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        lease_until: datetime.datetime,
+        deadline: datetime.datetime,
+        runner: str,
+        kind: AttemptKind,
+        who: str,
+        at: datetime.datetime,
+        why: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> RunAttempt | None:
+        """Begin an attempt. A run that is to be paused or canceled stays so, others execute.
+
+        Args:
+            run_id: of the run.
+            number: one more than the number of the attempts that the caller knows of.
+            launcher: who owns the attempt, unique among all there are and were.
+            lease_until: when it may be taken over, unless it is renewed.
+            deadline: when it is to end.
+            runner: Beam's name of it.
+            kind: why it is started.
+            who: for the record.
+            at: time.
+            why: for the record.
+            detail: for the record.
+
+        Returns:
+            The attempt; None where somebody else has begun one of that number, or one is live.
+
+        Raises:
+            IllegalMoveError: the run can't execute now.
+            UserError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            last = last_attempt(connection, run_id)
+            known = 0 if last is None else last.number
+            if number > known + 1:
+                raise ValueError(f"run {run_id} has {known} attempts, the next isn't {number}")
+            if number <= known or (last is not None and last.ended_at is None):
+                return None
+            check_start(connection, row, last)
+            connection.execute(
+                attempt.insert().values(
+                    run_id=run_id,
+                    number=number,
+                    launcher=launcher,
+                    lease_until=lease_until,
+                    deadline=deadline,
+                    runner=runner,
+                    kind=kind,
+                    started_at=at,
+                )
+            )
+            record_event(
+                connection,
+                row,
+                "attempt_started",
+                who,
+                at,
+                attempt_number=number,
+                to=RunStatus.EXECUTING if row.status in AT_REST else None,
+                why=why,
+                detail={"kind": kind, "launcher": launcher, "runner": runner, **(detail or {})},
+            )
+            return get_run(connection, run_id).attempts[-1]
+
+    def record_job(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        job_id: str,
+        who: str,
+        at: datetime.datetime,
+    ) -> bool:
+        """Record the runner's name of an attempt's job; False where the caller doesn't own it."""
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if not update_own(connection, run_id, number, launcher, {"job_id": job_id}):
+                return False
+            detail = {"job_id": job_id}
+            record_event(connection, row, "job", who, at, attempt_number=number, detail=detail)
+            return True
+
+    def renew(
+        self, run_id: str, number: int, *, launcher: str, lease_until: datetime.datetime
+    ) -> bool:
+        """Prolong the lease of an attempt.
+
+        Returns:
+            False where the caller doesn't own it any more, because it has ended or was taken
+            over: nothing of it may be committed from now on.
+        """
+        with self._database.writing() as connection:
+            return update_own(connection, run_id, number, launcher, {"lease_until": lease_until})
+
+    def take_over(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        old_launcher: str,
+        new_launcher: str,
+        lease_until: datetime.datetime,
+        who: str,
+        at: datetime.datetime,
+    ) -> bool:
+        """Become the owner of a live attempt whose lease ran out before `at`.
+
+        Returns:
+            False where the old launcher has renewed or ended it, or another took it over.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            ran_out = attempt.c.lease_until < at
+            changes = {"launcher": new_launcher, "lease_until": lease_until}
+            if not update_own(connection, run_id, number, old_launcher, changes, ran_out):
+                return False
+            record_event(
+                connection,
+                row,
+                "attempt_taken_over",
+                who,
+                at,
+                attempt_number=number,
+                detail={"from": old_launcher, "to": new_launcher},
+            )
+            return True
+
+    def end_attempt(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        outcome: AttemptOutcome,
+        who: str,
+        at: datetime.datetime,
+        to: RunStatus | None = None,
+        error: str | None = None,
+        results_expire_at: datetime.datetime | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End an attempt, and with it the run or not.
+
+        Args:
+            run_id: of the run.
+            number: of the attempt.
+            launcher: its owner.
+            outcome: how it ended.
+            who: for the record.
+            at: time.
+            to: what becomes of the run; None where another attempt is to follow.
+            error: why it ended so.
+            results_expire_at: when the run's results may be deleted; None leaves that as it is.
+            detail: for the record.
+
+        Returns:
+            False where the caller doesn't own the attempt any more; nothing changed.
+
+        Raises:
+            IllegalMoveError: the run can't become that; nothing changed.
+            UserError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            end = {"ended_at": at, "outcome": outcome, "error": error}
+            if not update_own(connection, run_id, number, launcher, end):
+                return False
+            record_event(
+                connection,
+                row,
+                "attempt_ended",
+                who,
+                at,
+                attempt_number=number,
+                to=to,
+                why=error or "",
+                detail={"outcome": outcome, **(detail or {})},
+            )
+            if results_expire_at is not None:
+                due = run.update().where(run.c.id == run_id)
+                connection.execute(due.values(results_expire_at=results_expire_at))
+            return True
+
+    def mark_expired(self, run_id: str, *, who: str, at: datetime.datetime) -> bool:
+        """Record that a run's results are deleted; False where that is on record already."""
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if row.results_expired_at is not None:
+                return False
+            connection.execute(run.update().where(run.c.id == run_id).values(results_expired_at=at))
+            record_event(connection, row, "results_expired", who, at)
+            return True

@@ -1,0 +1,1 @@
+"""One module a version. What is released is never changed."""

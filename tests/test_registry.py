@@ -1,0 +1,666 @@
+"""The registry of runs, on SQLite and on PostgreSQL."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import IntegrityError, StatementError
+from tests.postgres import PostgresServer
+from tests.racers import NOON, draft, end, minutes, start, submitted, take_over
+
+from ledgerbeam.batch import migrations
+from ledgerbeam.batch.events import Event
+from ledgerbeam.batch.records import AttemptOutcome, RunRecord
+from ledgerbeam.batch.registry import IllegalMoveError, Registry, RegistryUnavailableError
+from ledgerbeam.batch.registry_schema import HEAD, metadata
+from ledgerbeam.batch.status import MOVES, RunStatus
+from ledgerbeam.io.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def registry(registry_url: str) -> Iterator[Registry]:
+    with Registry.open(registry_url) as registry:
+        yield registry
+
+
+@pytest.fixture
+def engine(registry: Registry, registry_url: str) -> Iterator[sa.Engine]:
+    """Another way into the registry's database, by which anything can be tried."""
+    engine = sa.create_engine(registry_url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA foreign_keys = ON"))
+    yield engine
+    engine.dispose()
+
+
+def move(registry: Registry, run: str, *statuses: RunStatus, **facts: Any) -> bool:
+    moved = [registry.move(run, to, who="ada@bank", at=NOON, **facts) for to in statuses]
+    return all(moved)
+
+
+def story(registry: Registry, run: str) -> list[tuple[str, RunStatus | None]]:
+    return [(event.type, event.to_status) for event in registry.events(run)]
+
+
+class TestOpening:
+    @pytest.mark.parametrize(
+        ("url", "says"),
+        [
+            ("", "isn't one"),
+            ("/tmp/registry.db", "isn't one"),
+            ("postgresql://ada:s3cret@host:port/x", "isn't one"),
+            ("mysql://ada:s3cret@host/x", "by mysql"),
+            ("sqlite://", "names no file"),
+            ("sqlite:///:memory:", "names no file"),
+            ("sqlite:////no/such/folder/registry.db", "check that its folder exists"),
+            ("postgresql://ada:s3cret@127.0.0.1:1/x?application_name=s3cret", "server runs"),
+            ("postgresql+psycopg://127.0.0.1:1/x?password=s3cret", "server runs"),
+        ],
+    )
+    def test_a_database_out_of_reach_is_one_line_no_password(self, url: str, says: str) -> None:
+        with pytest.raises(UserError, match=says) as caught:
+            Registry.open(url)
+        assert "s3cret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_a_server_that_refuses_is_one_line_without_password(
+        self, postgres: PostgresServer
+    ) -> None:
+        url = postgres.url("nowhere").replace("postgres@", "postgres:nowhere-s3cret@")
+        with pytest.raises(RegistryUnavailableError, match='"nowhere" does not exist') as caught:
+            Registry.open(url)
+        assert "s3cret" not in str(caught.value)
+        assert f"postgres:***@127.0.0.1:{postgres.port}/nowhere" in str(caught.value)
+
+    def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "registry.db").write_text("id,client_code\n" * 100)
+        with pytest.raises(RegistryUnavailableError, match="not a database"):
+            Registry.open(f"sqlite:///{tmp_path}/registry.db")
+
+    def test_a_newer_schema_is_refused(
+        self, registry: Registry, registry_url: str, engine: sa.Engine
+    ) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '999'"))
+        with pytest.raises(UserError, match=r"version 999.*upgrade ledgerbeam"):
+            Registry.open(registry_url)
+
+    def test_what_is_on_record_is_there_when_it_is_opened_again(
+        self, registry: Registry, registry_url: str
+    ) -> None:
+        run = submitted(registry)
+        registry.close()
+        with Registry.open(registry_url) as again:
+            assert again.get(run.id) == run
+
+    def test_sqlite_logs_ahead_so_that_readers_do_not_wait(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/registry.db"
+        with Registry.open(url) as registry, sa.create_engine(url).connect() as writer:
+            assert writer.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+            run = submitted(registry)
+            writer.exec_driver_sql("BEGIN IMMEDIATE")
+            assert registry.get(run.id) == run
+
+
+class TestSchema:
+    def test_the_newest_migration_is_the_head(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+    def test_migrations_make_the_tables_that_the_code_uses(
+        self, engine: sa.Engine, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        url = f"sqlite:///{tmp_path}/other.db"
+        if engine.dialect.name == "postgresql":
+            url = request.getfixturevalue("postgres").create_database()
+        expected = sa.create_engine(url)
+        metadata.create_all(expected)
+        assert _described(engine) == _described(expected)
+        expected.dispose()
+
+    def test_legal_moves_are_those_of_the_code(self, engine: sa.Engine) -> None:
+        with engine.connect() as connection:
+            rows = connection.execute(sa.text("SELECT from_status, to_status FROM legal_move"))
+            assert {tuple(row) for row in rows} == {
+                (old.value, new.value) for old, after in MOVES.items() for new in after
+            }
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            # A move that isn't legal: no run fails once it has succeeded.
+            "INSERT INTO event (run_id, at, who, type, from_status, to_status, follows, why, "
+            "detail, delivered) SELECT id, submitted_at, 'me', 'status', 'SUCCESS', 'FAILURE', "
+            "last_move, '', '{}', false FROM run",
+            # One that is, but doesn't begin where the run stands.
+            "INSERT INTO event (run_id, at, who, type, from_status, to_status, follows, why, "
+            "detail, delivered) SELECT id, submitted_at, 'me', 'status', 'FAILURE', 'EXECUTING', "
+            "last_move, '', '{}', false FROM run",
+            # One that doesn't follow any other.
+            "INSERT INTO event (run_id, at, who, type, from_status, to_status, follows, why, "
+            "detail, delivered) SELECT id, submitted_at, 'me', 'status', 'EXECUTING', 'SUCCESS', "
+            "NULL, '', '{}', false FROM run",
+            # A second beginning.
+            "INSERT INTO event (run_id, at, who, type, to_status, why, detail, delivered) "
+            "SELECT id, submitted_at, 'me', 'submitted', 'INITIATED', '', '{}', false FROM run",
+            # A beginning with another status than the first one.
+            "INSERT INTO event (run_id, at, who, type, to_status, why, detail, delivered) "
+            "SELECT id, submitted_at, 'me', 'submitted', 'SUCCESS', '', '{}', false FROM run",
+            # A second move after the same one.
+            "INSERT INTO event (run_id, at, who, type, from_status, to_status, follows, why, "
+            "detail, delivered) SELECT run_id, at, who, type, from_status, to_status, follows, "
+            "why, detail, delivered FROM event WHERE to_status = 'EXECUTING'",
+            # A status without its event.
+            "UPDATE run SET status = 'SUCCESS'",
+            # An event of no run.
+            "INSERT INTO event (run_id, at, who, type, why, detail, delivered) "
+            "SELECT 'x', submitted_at, 'me', 'rate', '', '{}', false FROM run",
+            # Two live attempts.
+            "INSERT INTO attempt (run_id, number, launcher, lease_until, deadline, runner, kind, "
+            "started_at) SELECT run_id, 2, 'me', lease_until, deadline, runner, kind, started_at "
+            "FROM attempt",
+            # An attempt that has ended without an outcome.
+            "UPDATE attempt SET ended_at = started_at",
+            "DELETE FROM event",
+        ],
+    )
+    def test_the_database_itself_refuses(
+        self, registry: Registry, engine: sa.Engine, statement: str
+    ) -> None:
+        run = submitted(registry)
+        assert start(registry, run.id)
+        before = registry.get(run.id), registry.events(run.id)
+        with pytest.raises(IntegrityError), engine.begin() as connection:
+            connection.execute(sa.text(statement))
+        assert (registry.get(run.id), registry.events(run.id)) == before
+
+
+def _described(engine: sa.Engine) -> Any:
+    inspector = sa.inspect(engine)
+    described = {}
+    for table in metadata.tables:
+        described[table] = {
+            "columns": [
+                (c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)
+            ],
+            "key": inspector.get_pk_constraint(table),
+            "foreign keys": _sorted(inspector.get_foreign_keys(table)),
+            "unique": _sorted(inspector.get_unique_constraints(table)),
+            "checks": _sorted(inspector.get_check_constraints(table)),
+            "indexes": _sorted(inspector.get_indexes(table)),
+        }
+    return described
+
+
+def _sorted(items: list[Any]) -> list[str]:
+    # Objects such as an index's condition compare by what they say.
+    return sorted(re.sub(r" object at 0x\w+", "", repr(_plain(item))) for item in items)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    return str(value) if isinstance(value, sa.TextClause) else value
+
+
+class TestSubmission:
+    def test_a_run_comes_back_as_it_was_submitted(self, registry: Registry) -> None:
+        given = draft(
+            reason="first",
+            beam_flags=["--parallelism=4"],
+            must_start_by=minutes(10),
+            must_finish_by=minutes(60),
+            results_expire_at=minutes(100),
+            options={"rate": {"from": 10, "to": 200}},
+        )
+        run, created = registry.submit(given, {"type": "object"})
+        assert created
+        assert run == RunRecord(
+            **given.model_dump(),
+            status=RunStatus.INITIATED,
+            error=None,
+            results_expired_at=None,
+            attempts=(),
+        )
+        assert registry.get(run.id) == run
+        (event,) = registry.events(run.id)
+        assert event.to_status is RunStatus.INITIATED
+        assert (event.who, event.at, event.why) == ("ada@bank", NOON, "first")
+
+    def test_times_come_back_in_utc_and_none_is_taken_without_zone(
+        self, registry: Registry
+    ) -> None:
+        delhi = timezone(timedelta(hours=5, minutes=30))
+        at = datetime(2026, 11, 20, 1, 2, 3, 456789, tzinfo=delhi)
+        run = submitted(registry, submitted_at=at)
+        for time in (run.submitted_at, registry.events(run.id)[0].at):
+            assert time == at
+            assert time.utcoffset() == timedelta(0)
+        with pytest.raises(StatementError, match="no time zone"):
+            registry.move(run.id, RunStatus.PAUSED, who="ada", at=at.replace(tzinfo=None))
+        assert registry.get(run.id) == run
+
+    def test_the_same_again_is_the_same_run(self, registry: Registry) -> None:
+        first = draft()
+        run, _ = registry.submit(first, {})
+        start(registry, run.id)
+        again, created = registry.submit(first.model_copy(update={"id": draft().id}), {})
+        assert not created
+        assert again == registry.get(run.id)
+        assert len(registry.events(run.id)) == 2
+
+    def test_other_parameters_are_refused_by_name(self, registry: Registry) -> None:
+        first = draft(parameters={"trades": "a", "shards": 7, "format": None})
+        registry.submit(first, {})
+        other = first.model_copy(
+            update={"id": draft().id, "parameters": {"trades": "b", "shards": 7, "day": 1}}
+        )
+        with pytest.raises(UserError, match=r"parameters: day, format, trades: .* run number 2"):
+            registry.submit(other, {})
+
+    def test_a_new_run_needs_an_end_of_the_last_one_its_number_and_a_reason(
+        self, registry: Registry
+    ) -> None:
+        first = draft()
+        run, _ = registry.submit(first, {})
+
+        def again(number: int, reason: str) -> RunRecord:
+            changes = {"id": draft().id, "run_number": number, "reason": reason}
+            return registry.submit(first.model_copy(update=changes), {})[0]
+
+        with pytest.raises(UserError, match=r"\(.*\) is INITIATED: wait for its end"):
+            again(2, "late trades")
+        start(registry, run.id)
+        end(registry, run.id)
+        with pytest.raises(UserError, match=r"SUCCESS.*: give the reason"):
+            again(2, " ")
+        with pytest.raises(UserError, match="give run number 2"):
+            again(3, "late trades")
+        second = again(2, "late trades")
+        assert second.reason == "late trades"
+        assert second.id != run.id
+        assert again(1, "").id == run.id
+        assert registry.instance_runs(run.process, run.instance) == [second, registry.get(run.id)]
+
+    def test_the_first_run_is_number_one(self, registry: Registry) -> None:
+        with pytest.raises(UserError, match="give run number 1"):
+            submitted(registry, run_number=2, reason="late trades")
+        assert registry.runs() == []
+
+    def test_a_name_stands_for_one_instance(self, registry: Registry) -> None:
+        first = draft()
+        registry.submit(first, {})
+        for other in ({"identity": {"trade_date": "x"}}, {"business_date": date(2026, 1, 1)}):
+            changes = {"id": draft().id, "run_number": 2, "reason": "r", **other}
+            with pytest.raises(UserError, match="give one of them another name"):
+                registry.submit(first.model_copy(update=changes), {})
+
+    def test_definitions_are_kept_by_code_version(
+        self, registry: Registry, engine: sa.Engine
+    ) -> None:
+        for version, schema, at in (("1.0", "a", 0), ("1.0", "b", 1), ("1.1", "c", 2)):
+            changes = {"code_version": version, "submitted_at": minutes(at)}
+            run, _ = registry.submit(draft(**changes), {"title": schema})
+            assert run.code_version == version
+        with engine.connect() as connection:
+            rows = connection.execute(metadata.tables["definition"].select()).all()
+        assert [tuple(row)[2:] for row in rows] == [
+            ("1.0", {"title": "b"}, NOON, minutes(1)),
+            ("1.1", {"title": "c"}, minutes(2), minutes(2)),
+        ]
+
+    def test_text_that_no_database_takes_is_kept_as_escapes(self, registry: Registry) -> None:
+        run = submitted(registry, submitted_by="a\0b\udcff€")
+        move(registry, run.id, RunStatus.FAILURE, why="\0", detail={"file": "\udcff", "nul": "\0"})
+        assert registry.get(run.id).submitted_by == r"a\x00b\udcff€"
+        assert registry.get(run.id).error == r"\x00"
+        assert registry.events(run.id)[-1].detail == {"file": "\udcff", "nul": "\0"}
+
+
+class TestMoves:
+    def test_a_move_is_an_event(self, registry: Registry) -> None:
+        run = submitted(registry)
+        assert registry.move(
+            run.id,
+            RunStatus.PAUSED,
+            who="ada@bank",
+            at=minutes(3),
+            why="source is being repaired",
+            detail={"ticket": 7},
+        )
+        assert registry.get(run.id).status is RunStatus.PAUSED
+        event = registry.events(run.id)[-1]
+        assert event.model_dump(exclude={"sequence"}) == {
+            "run": run.id,
+            "process": run.process,
+            "instance": run.instance,
+            "attempt": None,
+            "at": minutes(3),
+            "who": "ada@bank",
+            "type": "status",
+            "from_status": RunStatus.INITIATED,
+            "to_status": RunStatus.PAUSED,
+            "why": "source is being repaired",
+            "detail": {"ticket": 7},
+        }
+
+    @pytest.mark.parametrize("status", RunStatus)
+    def test_only_legal_moves_are_made(self, registry: Registry, status: RunStatus) -> None:
+        for to in RunStatus:
+            run = submitted(registry)
+            move(registry, run.id, *_way_to(status))
+            before = registry.events(run.id)
+            if to in MOVES[status]:
+                assert move(registry, run.id, to)
+                assert registry.get(run.id).status is to
+            else:
+                with pytest.raises(IllegalMoveError, match=f"is {status}, and can't become {to}"):
+                    move(registry, run.id, to)
+                assert registry.get(run.id).status is status
+                assert registry.events(run.id) == before
+
+    def test_a_run_that_others_have_moved_is_left_alone(self, registry: Registry) -> None:
+        run = submitted(registry)
+        move(registry, run.id, RunStatus.PAUSED)
+        assert not move(registry, run.id, RunStatus.CANCELED, expected=RunStatus.INITIATED)
+        assert move(registry, run.id, RunStatus.CANCELING, expected=RunStatus.PAUSED)
+        assert len(registry.events(run.id)) == 3
+
+    def test_a_run_does_not_end_before_its_attempt(self, registry: Registry) -> None:
+        run = submitted(registry)
+        start(registry, run.id)
+        with pytest.raises(IllegalMoveError, match=r"attempt 1 is live: .*launcher-1"):
+            move(registry, run.id, RunStatus.FAILURE)
+        assert registry.get(run.id).status is RunStatus.EXECUTING
+        assert move(registry, run.id, RunStatus.CANCELING)
+
+    def test_the_last_error_stays_until_success(self, registry: Registry) -> None:
+        run = submitted(registry)
+        move(registry, run.id, RunStatus.FAILURE, why="no capacity")
+        assert registry.get(run.id).error == "no capacity"
+        start(registry, run.id)
+        assert registry.get(run.id).error == "no capacity"
+        failed = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
+        end(registry, run.id, error="disk full", **failed)
+        assert registry.get(run.id).error == "disk full"
+        start(registry, run.id, 2)
+        end(registry, run.id, 2)
+        assert registry.get(run.id).error is None
+        assert [attempt.error for attempt in registry.get(run.id).attempts] == ["disk full", None]
+
+    def test_events_without_move(self, registry: Registry) -> None:
+        run = submitted(registry)
+        entry = Event(
+            run=run.id,
+            process=run.process,
+            instance=run.instance,
+            attempt=1,
+            at=minutes(1),
+            who="ada@bank",
+            type="parallelism",
+            why="database is idle",
+            detail={"from": 4, "to": 16},
+        )
+        registry.append(entry)
+        (_, event) = registry.events(run.id)
+        assert Event(**event.model_dump(exclude={"sequence"})) == entry
+        with pytest.raises(UserError, match="no run x"):
+            registry.append(entry.model_copy(update={"run": "x"}))
+        with pytest.raises(ValueError, match="use move"):
+            registry.append(entry.model_copy(update={"to_status": RunStatus.SUCCESS}))
+
+    def test_events_are_delivered_until_marked(self, registry: Registry) -> None:
+        runs = [submitted(registry) for _ in range(3)]
+        assert [event.run for event in registry.undelivered(2)] == [run.id for run in runs[:2]]
+        registry.mark_delivered([event.sequence for event in registry.undelivered(2)])
+        move(registry, runs[0].id, RunStatus.PAUSED)
+        left = registry.undelivered(10)
+        assert [(event.run, event.type) for event in left] == [
+            (runs[2].id, "submitted"),
+            (runs[0].id, "status"),
+        ]
+        registry.mark_delivered([event.sequence for event in left])
+        assert registry.undelivered(10) == []
+        assert len(registry.events(runs[0].id)) == 2
+
+
+def _way_to(status: RunStatus) -> list[RunStatus]:
+    """Moves from the beginning to a status."""
+    ways: dict[RunStatus, list[RunStatus]] = {RunStatus.INITIATED: []}
+    while status not in ways:
+        ways |= {to: [*way, to] for at, way in ways.items() for to in MOVES[at] if to not in ways}
+    return ways[status]
+
+
+class TestAttempts:
+    def test_an_attempt_from_beginning_to_end(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        assert start(registry, run)
+        own = {"launcher": "launcher-1"}
+        assert registry.record_job(run, 1, **own, job_id="job-7", who="launcher", at=minutes(1))
+        assert registry.renew(run, 1, **own, lease_until=minutes(2))
+        live = registry.get(run).live_attempt
+        assert live is not None
+        assert (live.job_id, live.lease_until, live.deadline) == ("job-7", minutes(2), minutes(60))
+        assert end(registry, run, results_expire_at=minutes(90))
+        record = registry.get(run)
+        assert record.status is RunStatus.SUCCESS
+        assert record.live_attempt is None
+        assert record.results_expire_at == minutes(90)
+        assert [(a.outcome, a.ended_at) for a in record.attempts] == [
+            (AttemptOutcome.SUCCESS, minutes(2))
+        ]
+        assert story(registry, run) == [
+            ("submitted", RunStatus.INITIATED),
+            ("attempt_started", RunStatus.EXECUTING),
+            ("job", None),
+            ("attempt_ended", RunStatus.SUCCESS),
+        ]
+        assert [event.attempt for event in registry.events(run)] == [None, 1, 1, 1]
+
+    def test_who_is_late_gets_no_attempt(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        assert start(registry, run)
+        assert not start(registry, run, launcher="launcher-2")
+        assert not start(registry, run, 2, launcher="launcher-2")
+        end(registry, run, outcome=AttemptOutcome.FAILURE, to=RunStatus.FAILURE)
+        # It has failed since, but another one wasn't what this launcher wanted.
+        assert not start(registry, run, launcher="launcher-2")
+        assert len(registry.get(run).attempts) == 1
+        assert start(registry, run, 2, launcher="launcher-2")
+        with pytest.raises(ValueError, match="has 2 attempts"):
+            start(registry, run, 4)
+
+    def test_an_end_is_final_for_its_launcher(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        start(registry, run)
+        end(registry, run, outcome=AttemptOutcome.LOST, to=None)
+        before = registry.get(run), registry.events(run)
+        own = {"launcher": "launcher-1"}
+        assert not registry.renew(run, 1, **own, lease_until=minutes(9))
+        assert not registry.record_job(run, 1, **own, job_id="j", who="launcher", at=minutes(1))
+        assert not end(registry, run)
+        assert not take_over(registry, run, "launcher-2")
+        assert (registry.get(run), registry.events(run)) == before
+
+    @pytest.mark.parametrize("wish", [RunStatus.PAUSED, RunStatus.CANCELING])
+    def test_what_was_asked_for_survives_a_lost_attempt(
+        self, registry: Registry, wish: RunStatus
+    ) -> None:
+        run = submitted(registry).id
+        start(registry, run)
+        move(registry, run, wish)
+        end(registry, run, outcome=AttemptOutcome.LOST, to=None)
+        assert registry.get(run).status is wish
+        assert start(registry, run, 2)
+        assert registry.get(run).status is wish
+
+    def test_a_run_can_be_paused_before_it_begins(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        move(registry, run, RunStatus.PAUSED, RunStatus.EXECUTING)
+        assert start(registry, run)
+
+    def test_what_succeeded_is_not_attempted_again(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        start(registry, run)
+        end(registry, run)
+        with pytest.raises(IllegalMoveError, match="next run number and a reason"):
+            start(registry, run, 2)
+
+    def test_a_run_that_goes_on_has_lost_its_last_attempt(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        start(registry, run)
+        end(registry, run, outcome=AttemptOutcome.FAILURE, to=None)
+        with pytest.raises(IllegalMoveError, match="attempt 1 ended as FAILURE"):
+            start(registry, run, 2)
+
+    def test_only_the_latest_run_of_an_instance_is_attempted(self, registry: Registry) -> None:
+        first = draft()
+        run, _ = registry.submit(first, {})
+        move(registry, run.id, RunStatus.CANCELED)
+        changes = {"id": draft().id, "run_number": 2, "reason": "late trades"}
+        registry.submit(first.model_copy(update=changes), {})
+        with pytest.raises(IllegalMoveError, match=r"run 2 of .* was submitted after it"):
+            start(registry, run.id)
+
+    def test_an_end_that_the_run_can_not_have_changes_nothing(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        start(registry, run)
+        with pytest.raises(IllegalMoveError, match="EXECUTING, and can't become CANCELED"):
+            end(registry, run, outcome=AttemptOutcome.CANCELED, to=RunStatus.CANCELED)
+        assert registry.get(run).live_attempt is not None
+
+    def test_an_attempt_is_taken_over_when_its_lease_ran_out(self, registry: Registry) -> None:
+        run = submitted(registry).id
+        start(registry, run, lease_until=minutes(5))
+        assert not take_over(registry, run, "launcher-2")
+        registry.renew(run, 1, launcher="launcher-1", lease_until=minutes(4))
+        assert take_over(registry, run, "launcher-2")
+        assert not take_over(registry, run, "launcher-3")
+        # The one that was thought dead wakes up.
+        assert not registry.renew(run, 1, launcher="launcher-1", lease_until=minutes(20))
+        assert not end(registry, run)
+        assert registry.renew(run, 1, launcher="launcher-2", lease_until=minutes(20))
+        assert end(registry, run, launcher="launcher-2")
+
+
+class TestQuestions:
+    def test_runs_are_found_as_people_name_them(self, registry: Registry) -> None:
+        first = draft(id="abcdef00-0000-4000-8000-000000000001", instance="2026/11/20")
+        run, _ = registry.submit(first, {})
+        for text in (run.id, "abcdef", "ABCDEF00", "delivery-marking/2026/11/20", f"{run.name}/1"):
+            assert registry.find(text) == run
+        move(registry, run.id, RunStatus.CANCELED)
+        changes = {"id": f"{run.id[:-1]}2", "run_number": 2, "reason": "late trades"}
+        second, _ = registry.submit(first.model_copy(update=changes), {})
+        assert second.name == "delivery-marking/2026/11/20/2"
+        assert registry.find(second.name) == second
+        assert registry.find("delivery-marking/2026/11/20") == second
+        assert registry.find("delivery-marking/2026/11/20/1").id == run.id
+        with pytest.raises(UserError, match=f"several.*{second.id}.*{run.id}"):
+            registry.find("abcdef")
+        with pytest.raises(UserError, match="abcde is no run: give 6 or more"):
+            registry.find("abcde")
+        for text in ("abcdeg", "abcd_f", "%%%%%%", "delivery-marking/x", f"{run.name}/3", "/"):
+            with pytest.raises(UserError, match="no run"):
+                registry.find(text)
+        with pytest.raises(UserError, match="no run abcdef"):
+            registry.get("abcdef")
+
+    def test_the_latest_run_has_the_highest_number(self, registry: Registry) -> None:
+        first = draft(id="ffffffff-0000-4000-8000-000000000001")
+        run, _ = registry.submit(first, {})
+        move(registry, run.id, RunStatus.CANCELED)
+        changes = {"id": f"0{run.id[1:]}", "run_number": 2, "reason": "late trades"}
+        second, _ = registry.submit(first.model_copy(update=changes), {})
+        assert registry.find(f"{run.process}/{run.instance}") == second
+        assert [r.run_number for r in registry.instance_runs(run.process, run.instance)] == [2, 1]
+
+    def test_runs_are_listed_page_by_page(self, registry: Registry) -> None:
+        # Some at the same time, and none in the order of their ids.
+        runs = [submitted(registry, submitted_at=minutes(at)) for at in (3, 1, 2, 2, 2, 5, 4)]
+        expected = sorted(runs, key=lambda run: (run.submitted_at, run.id), reverse=True)
+        pages, last = [], None
+        while page := registry.runs(limit=2, before=last):
+            pages.append(page)
+            last = page[-1].id
+        assert [len(page) for page in pages] == [2, 2, 2, 1]
+        assert [run for page in pages for run in page] == expected
+        assert registry.runs() == expected
+
+    def test_runs_are_chosen_by_process_and_status(self, registry: Registry) -> None:
+        mine = submitted(registry, process="a").id
+        start(registry, mine)
+        other = submitted(registry, process="b").id
+        done = submitted(registry, process="a").id
+        move(registry, done, RunStatus.CANCELED)
+
+        def ids(runs: list[RunRecord]) -> set[str]:
+            return {run.id for run in runs}
+
+        assert ids(registry.runs("a")) == {mine, done}
+        assert ids(registry.runs(status=RunStatus.EXECUTING)) == {mine}
+        assert ids(registry.runs("b", RunStatus.EXECUTING)) == set()
+        assert ids(registry.open_runs()) == {mine, other}
+        assert [len(run.attempts) for run in registry.runs("a", RunStatus.EXECUTING)] == [1]
+
+    def test_results_expire_once_their_run_has_ended(self, registry: Registry) -> None:
+        run = submitted(registry, results_expire_at=minutes(10)).id
+        submitted(registry)
+        assert registry.expiring(minutes(20)) == []
+        start(registry, run)
+        end(registry, run)
+        assert registry.expiring(minutes(9)) == []
+        assert [due.id for due in registry.expiring(minutes(10))] == [run]
+        assert registry.mark_expired(run, who="expire@host", at=minutes(11))
+        assert not registry.mark_expired(run, who="expire@host", at=minutes(12))
+        assert registry.expiring(minutes(20)) == []
+        assert registry.get(run).results_expired_at == minutes(11)
+        assert story(registry, run)[-1] == ("results_expired", None)
+
+    def test_no_story_without_a_run(self, registry: Registry) -> None:
+        assert registry.events("x") == []
+        assert registry.instance_runs("delivery-marking", "x") == []
+
+
+def test_it_is_opened_without_beam(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ledgerbeam.batch.registry import Registry; "
+        f"Registry.open('sqlite:///{tmp_path}/r.db'); print('apache_beam' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_its_migrations(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = (
+        "import ledgerbeam.batch.registry as r; "
+        f"print(r.Registry.open('sqlite:///{tmp_path}/r.db').runs(), r.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"[] {tmp_path}/installed/ledgerbeam/batch/registry.py")
