@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests import object_stores
+from tests.postgres import PostgresServer, postgres_server
 
 from ledgerbeam.io import storage
 
@@ -21,6 +22,13 @@ def s3() -> Iterator[str]:
     """The URI of a bucket of S3, found by this process and by those it starts."""
     with object_stores.amazon_s3() as store:
         yield from _in_use(store)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL; tests make databases of their own in it."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(
