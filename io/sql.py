@@ -21,7 +21,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.sql_engine import connect, open_engine
+from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
 from ledgerbeam.io.sql_fetch import Fetch, Rows
 from ledgerbeam.io.sql_keys import KeyRange
 from ledgerbeam.io.sql_source import SqlSource, read_columns
@@ -62,9 +62,10 @@ def exported_snapshot(url: str) -> Iterator[str | None]:
             return
         engine = _read_only(engine, repeatable=True)
         with connect(engine, "the snapshot") as connection:
-            # A server may be set up to end transactions that wait for long.
-            connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            snapshot = connection.scalar(sa.text("SELECT pg_catalog.pg_export_snapshot()"))
+            with database_errors(engine, "the snapshot"):
+                # A server may be set up to end transactions that wait for long.
+                connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                snapshot = connection.scalar(sa.text("SELECT pg_catalog.pg_export_snapshot()"))
             yield str(snapshot)
     finally:
         engine.dispose()
@@ -108,7 +109,7 @@ class SqlReader:
         if self._engine.dialect.name == "postgresql":
             self._engine = _read_only(self._engine, repeatable=self._snapshot is not None)
         try:
-            with connect(self._engine, self._source.name) as connection:
+            with self._connection() as connection:
                 columns = read_columns(connection, self._source)
         except BaseException:
             self._engine.dispose()
@@ -157,8 +158,14 @@ class SqlReader:
         tables = [page.table for page in self.pages(range_, _ROWS_A_FETCH)]
         return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        name = self._source.name
+        with connect(self._engine, name) as connection, database_errors(self._engine, name):
+            yield connection
+
     def _read(self, range_: KeyRange, limit: int) -> Rows:
-        with connect(self._engine, self._source.name) as connection:
+        with self._connection() as connection:
             if self._snapshot is not None and self._engine.dialect.name == "postgresql":
                 connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"))
             return self._fetch(connection, range_, limit)

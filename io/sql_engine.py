@@ -64,33 +64,38 @@ def shown(url: sa.URL) -> str:
     return f"{url.get_backend_name()}://{place}/{url.database or ''}"
 
 
-@contextmanager
-def connect(engine: sa.Engine, what: str) -> Iterator[sa.Connection]:
-    """A connection of the engine's pool; errors of the database become a `UserError`.
+def connect(engine: sa.Engine, what: str) -> sa.Connection:
+    """A connection of the engine's pool, to be used as a context.
 
     Args:
         engine: made by `open_engine`.
         what: is read or written, for messages.
+
+    Raises:
+        UserError: there is none to be had.
     """
-    where = f"{shown(engine.url)}: {what}"
     try:
-        connection = engine.connect()
+        return engine.connect()
     except DBAPIError as error:
         raise UserError(
-            f"{where}: no connection: {_reason(error, engine)}: check the address, and that the "
-            "server is up and lets this user in"
+            f"{shown(engine.url)}: {what}: no connection: {_reason(error, engine)}: check the "
+            "address, and that the server is up and lets this user in"
         ) from None
-    with connection:
-        try:
-            yield connection
-        except ProgrammingError as error:
-            raise UserError(
-                f"{where}: {_reason(error, engine)}: check the names of table and columns, the "
-                "query, and what this user may read"
-            ) from None
-        except DBAPIError as error:
-            lost = ": the connection was lost: try again" if error.connection_invalidated else ""
-            raise UserError(f"{where}: {_reason(error, engine)}{lost}") from None
+
+
+@contextmanager
+def database_errors(engine: sa.Engine, what: str) -> Iterator[None]:
+    """Turns what the database says against our statements into a `UserError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        advice = ""
+        if isinstance(error, ProgrammingError):
+            advice = ": check the names of table and columns, the query, and this user's rights"
+        elif error.connection_invalidated:
+            advice = ": the connection was lost: try again"
+        reason = _reason(error, engine)
+        raise UserError(f"{shown(engine.url)}: {what}: {reason}{advice}") from None
 
 
 def _check_file(url: sa.URL) -> None:

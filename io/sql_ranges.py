@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.sql_engine import connect, open_engine
+from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
 from ledgerbeam.io.sql_keys import Key, KeyRange, greater, stored_form
 from ledgerbeam.io.sql_source import SqlSource, SqlTable, read_columns, refuse_null_keys
 
@@ -88,7 +88,7 @@ def plan_ranges(source: SqlSource, split: Split) -> list[KeyRange]:
     """
     engine = open_engine(source.url)
     try:
-        with connect(engine, source.name) as connection:
+        with connect(engine, source.name) as connection, database_errors(engine, source.name):
             read_columns(connection, source)
             refuse_null_keys(connection, source)
             if isinstance(split, ByNumber):

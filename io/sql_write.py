@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ledgerbeam.io.sql_engine import connect
+from ledgerbeam.io.sql_engine import connect, database_errors
 
 DONE = sa.Table(
     "ledgerbeam_component",
@@ -60,15 +60,23 @@ def component_transaction(
             has overrun its time limit or the attempt was given up.
 
     Raises:
-        UserError: no connection, or the database refuses a statement.
+        UserError: no connection, or the table `DONE` can't be made.
     """
-    with connect(engine, f"component {component} of {instance}") as connection:
-        already_done = not _claim(connection, instance, component)
+    what = f"component {component} of {instance}"
+    with connect(engine, what) as connection:
+        with database_errors(engine, what):
+            already_done = not _claim(connection, instance, component)
+        transaction = connection.get_transaction()
         # An exception leaves the connection without a commit, which rolls back.
         yield ComponentTransaction(connection, already_done)
         if already_done:
             connection.rollback()
             return
+        if transaction is None or transaction is not connection.get_transaction():
+            raise RuntimeError(f"{what} ended its transaction itself, which isn't its own to end")
+        # PostgreSQL answers the COMMIT of a transaction in which a statement has failed by a silent
+        # rollback, and any other statement by an error.
+        connection.execute(sa.select(sa.literal(1)))
         if fence is not None:
             fence()
         connection.commit()
