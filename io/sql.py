@@ -1,0 +1,176 @@
+"""Pages of a SQL table or query as Arrow tables: keyset pagination, never OFFSET.
+
+    source = SqlTable(url, "loans", key=("id",))
+    with exported_snapshot(url) as snapshot, SqlReader(source, 4, snapshot) as reader:
+        for range_ in plan_ranges(source, ByNumber(8)):
+            for page in reader.pages(range_, 1_000):
+                ...
+
+A page begins behind the last key of the page before it, so no row is read twice and none that is
+there all the time is missed, whatever is inserted or deleted meanwhile. Each page knows its range,
+and can be read again by it.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NamedTuple
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
+from ledgerbeam.io.sql_fetch import Fetch, Rows
+from ledgerbeam.io.sql_keys import KeyRange
+from ledgerbeam.io.sql_source import SqlSource, read_columns
+
+# Several pages a query: half the cost of small ones, and a round trip less for each.
+_ROWS_A_FETCH = 20_000
+_BYTES_A_FETCH = 8 << 20
+
+
+class SqlPage(NamedTuple):
+    """Consecutive rows.
+
+    Attributes:
+        range: from the last key of the page before, or where the range read began, to the last key
+            of this page.
+        table: the rows, by key.
+    """
+
+    range: KeyRange
+    table: pa.Table
+
+
+@contextmanager
+def exported_snapshot(url: str) -> Iterator[str | None]:
+    """The state of the database at this moment, for readers to see however long they take.
+
+    PostgreSQL keeps it while the context is open, at the cost of a connection, and of dead rows
+    that can't be cleaned up meanwhile. Other databases can't share one between connections: then
+    this gives None, and each fetch sees what is committed when it begins.
+
+    Raises:
+        UserError: no connection.
+    """
+    engine = open_engine(url)
+    try:
+        if engine.dialect.name != "postgresql":
+            yield None
+            return
+        engine = _read_only(engine, repeatable=True)
+        with connect(engine, "the snapshot") as connection:
+            with database_errors(engine, "the snapshot"):
+                # A server may be set up to end transactions that wait for long.
+                connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                snapshot = connection.scalar(sa.text("SELECT pg_catalog.pg_export_snapshot()"))
+            yield str(snapshot)
+    finally:
+        engine.dispose()
+
+
+class SqlReader:
+    """Reads ranges of a source, page by page; a context manager that threads may share.
+
+    A connection is held during a fetch only, and never more than `max_connections` are open;
+    threads wait for each other's. Workers that have a reader of their own each count by themselves.
+
+    Attributes:
+        schema: of all pages.
+    """
+
+    schema: pa.Schema
+
+    def __init__(
+        self, source: SqlSource, max_connections: int, snapshot: str | None = None
+    ) -> None:
+        """Describe a reader; nothing is opened before its context is entered.
+
+        Args:
+            source: what to read.
+            max_connections: at least 1.
+            snapshot: from `exported_snapshot`, still open.
+        """
+        if snapshot is not None and not re.fullmatch(r"[0-9A-Fa-f-]+", snapshot):
+            raise UserError(f"{snapshot!r} is no snapshot: give what exported_snapshot gave")
+        self._source = source
+        self._max_connections = max_connections
+        self._snapshot = snapshot
+
+    def __enter__(self) -> "SqlReader":
+        """Look up the source's columns.
+
+        Raises:
+            UserError: no connection, no such table or column, or a column whose type must be named.
+        """
+        self._engine = open_engine(self._source.url, self._max_connections)
+        if self._engine.dialect.name == "postgresql":
+            self._engine = _read_only(self._engine, repeatable=self._snapshot is not None)
+        try:
+            with self._connection() as connection:
+                columns = read_columns(connection, self._source)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._fetch = Fetch(self._engine.dialect, self._source, columns)
+        self.schema = self._fetch.schema
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def pages(self, range_: KeyRange, page_rows: int) -> Iterator[SqlPage]:
+        """The range's rows in pages of `page_rows`, the last one with what is left; none are empty.
+
+        Up to 20,000 rows, or about 8 MB, are fetched at once and kept while their pages are out.
+
+        Raises:
+            UserError: the database can't be read, a value doesn't fit its column's type, or the key
+                is null or not unique.
+        """
+        after = range_.after
+        rows_a_fetch = page_rows
+        more = True
+        while more:
+            # One row more tells whether there is more, and whether it repeats the last key.
+            table, key_of = self._read(KeyRange(after, range_.upto), rows_a_fetch + 1)
+            more = table.num_rows > rows_a_fetch
+            count = min(table.num_rows, rows_a_fetch)
+            for start in range(0, count, page_rows):
+                stop = min(start + page_rows, count)
+                upto = key_of(stop - 1)
+                yield SqlPage(KeyRange(after, upto), table.slice(start, stop - start))
+                after = upto
+            if more:
+                fitting = _BYTES_A_FETCH * table.num_rows // max(table.nbytes, 1)
+                rows_a_fetch = max(min(fitting, _ROWS_A_FETCH) // page_rows, 1) * page_rows
+
+    def read(self, range_: KeyRange) -> pa.Table:
+        """All rows of a range in one table, such as a page's by its range."""
+        tables = [page.table for page in self.pages(range_, _ROWS_A_FETCH)]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        name = self._source.name
+        with connect(self._engine, name) as connection, database_errors(self._engine, name):
+            yield connection
+
+    def _read(self, range_: KeyRange, limit: int) -> Rows:
+        with self._connection() as connection:
+            if self._snapshot is not None and self._engine.dialect.name == "postgresql":
+                connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"))
+            return self._fetch(connection, range_, limit)
+
+
+def _read_only(engine: sa.Engine, repeatable: bool) -> sa.Engine:
+    level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
+    return engine.execution_options(isolation_level=level, postgresql_readonly=True)

@@ -1,0 +1,120 @@
+"""Connections to SQL databases, and their errors as one line without a password."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
+
+from ledgerbeam.io.errors import UserError
+
+# What values look like as text must not depend on the server's settings. Compiling a query that
+# reads few rows takes longer than reading them.
+_POSTGRESQL_SETTINGS = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off"
+_SQLITE_WAITS_FOR_LOCKS = 60.0  # seconds
+
+
+def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
+    """An engine with a pool that never holds more connections than given; others wait.
+
+    Args:
+        url: of SQLAlchemy, with the password in it if there is one.
+        max_connections: at least 1.
+
+    Raises:
+        UserError: the URL can't be read, its driver isn't installed, or the SQLite file is missing.
+    """
+    if max_connections < 1:
+        raise UserError(f"max_connections is {max_connections}: give 1 or more")
+    try:
+        parsed = sa.make_url(url)
+        dialect = parsed.get_backend_name()
+        if dialect == "sqlite":
+            _check_file(parsed)
+        engine = sa.create_engine(
+            parsed,
+            pool_size=max_connections,
+            max_overflow=0,
+            pool_timeout=None,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"timeout": _SQLITE_WAITS_FOR_LOCKS} if dialect == "sqlite" else {},
+        )
+    # Not `from error`: what is wrong with a URL is said by showing it.
+    except ArgumentError:
+        raise UserError(
+            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////FOLDER/FILE"
+        ) from None
+    except (NoSuchModuleError, ImportError) as error:
+        extra = ": pip install 'ledgerbeam[postgres]'" if "postgresql" in url else ""
+        raise UserError(
+            f"{shown(parsed)}: there is no driver {parsed.drivername}: {error}{extra}"
+        ) from None
+    if dialect == "postgresql":
+        sa.event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def shown(url: sa.URL) -> str:
+    """Where a database is, without user, password and options."""
+    place = f"{url.host or ''}{f':{url.port}' if url.port else ''}"
+    return f"{url.get_backend_name()}://{place}/{url.database or ''}"
+
+
+def connect(engine: sa.Engine, what: str) -> sa.Connection:
+    """A connection of the engine's pool, to be used as a context.
+
+    Args:
+        engine: made by `open_engine`.
+        what: is read or written, for messages.
+
+    Raises:
+        UserError: there is none to be had.
+    """
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        raise UserError(
+            f"{shown(engine.url)}: {what}: no connection: {_reason(error, engine)}: check the "
+            "address, and that the server is up and lets this user in"
+        ) from None
+
+
+@contextmanager
+def database_errors(engine: sa.Engine, what: str) -> Iterator[None]:
+    """Turns what the database says against our statements into a `UserError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        advice = ""
+        if isinstance(error, ProgrammingError):
+            advice = ": check the names of table and columns, the query, and this user's rights"
+        elif error.connection_invalidated:
+            advice = ": the connection was lost: try again"
+        reason = _reason(error, engine)
+        raise UserError(f"{shown(engine.url)}: {what}: {reason}{advice}") from None
+
+
+def _check_file(url: sa.URL) -> None:
+    file = url.database
+    if file in (None, "", ":memory:"):
+        raise UserError("sqlite: a database in memory belongs to one connection: give a file")
+    if not file.startswith("file:") and not Path(file).is_file():
+        raise UserError(f"{shown(url)}: there is no such file: correct the URL")
+
+
+def _set_up_postgresql(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(_POSTGRESQL_SETTINGS)
+    cursor.close()
+    connection.commit()
+
+
+def _reason(error: DBAPIError, engine: sa.Engine) -> str:
+    # What follows on further lines is about our own statement.
+    text = re.split(r"\n(LINE|CONTEXT)", str(error.orig))[0].strip()
+    password = engine.url.password
+    return text.replace(str(password), "***") if password else text

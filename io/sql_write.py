@@ -1,0 +1,110 @@
+"""Writing to a database in a component's own transaction, once per instance and component.
+
+    with component_transaction(engine, "2026-01-05", "loan-17", fence) as transaction:
+        if not transaction.already_done:
+            transaction.connection.execute(...)
+
+What the component writes and the note that it is done are one transaction: either both are there
+or neither, whenever a process dies and however often the component is tried again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from ledgerbeam.io.sql_engine import connect, database_errors
+
+DONE = sa.Table(
+    "ledgerbeam_component",
+    sa.MetaData(),
+    sa.Column("instance", sa.Text, primary_key=True),
+    sa.Column("component", sa.Text, primary_key=True),
+    sa.Column("done_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+)
+"""The components whose writes are in the database. An instance's rows may be deleted once it can't
+be tried again."""
+
+
+class ComponentTransaction(NamedTuple):
+    """An open transaction of one component.
+
+    Attributes:
+        connection: to write by; don't commit.
+        already_done: whether an earlier try has committed; then nothing written here is kept.
+    """
+
+    connection: sa.Connection
+    already_done: bool
+
+
+@contextmanager
+def component_transaction(
+    engine: sa.Engine,
+    instance: str,
+    component: str,
+    fence: Callable[[], None] | None = None,
+) -> Iterator[ComponentTransaction]:
+    """A transaction that commits at the end of the context, together with the row in `DONE`.
+
+    Another try of the same component waits at the start until this one has committed or not. The
+    table `DONE` is created if it is missing.
+
+    Args:
+        engine: of `open_engine`, shared by the components of a process.
+        instance: of the batch process, unique in this database.
+        component: its key, unique in the instance.
+        fence: called right before COMMIT; nothing is written if it raises, as it does when the call
+            has overrun its time limit or the attempt was given up.
+
+    Raises:
+        UserError: no connection, or the table `DONE` can't be made.
+    """
+    what = f"component {component} of {instance}"
+    with connect(engine, what) as connection:
+        with database_errors(engine, what):
+            already_done = not _claim(connection, instance, component)
+        transaction = connection.get_transaction()
+        # An exception leaves the connection without a commit, which rolls back.
+        yield ComponentTransaction(connection, already_done)
+        if already_done:
+            connection.rollback()
+            return
+        if transaction is None or transaction is not connection.get_transaction():
+            raise RuntimeError(f"{what} ended its transaction itself, which isn't its own to end")
+        # PostgreSQL answers the COMMIT of a transaction in which a statement has failed by a silent
+        # rollback, and any other statement by an error.
+        connection.execute(sa.select(sa.literal(1)))
+        if fence is not None:
+            fence()
+        connection.commit()
+
+
+def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
+    """Insert the component's row; false if it is there."""
+    insert = DONE.insert().values(instance=instance, component=component)
+    try:
+        connection.execute(insert)
+    except IntegrityError:
+        connection.rollback()
+        return False
+    except DBAPIError:
+        connection.rollback()
+        if sa.inspect(connection).has_table(DONE.name):
+            raise
+        _create_table(connection)
+        return _claim(connection, instance, component)
+    return True
+
+
+def _create_table(connection: sa.Connection) -> None:
+    try:
+        DONE.create(connection, checkfirst=True)
+        connection.commit()
+    except DBAPIError:
+        # Another process has made it between the check and the statement, or it can't be made.
+        connection.rollback()
+        if not sa.inspect(connection).has_table(DONE.name):
+            raise
