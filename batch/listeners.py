@@ -100,10 +100,8 @@ class LogListener(_Listener):
 
     def tell(self, event: Event, clock: Clock) -> None:
         """See `_Listener.tell`."""
-        with correlation(event.run, event.attempt):
-            logger.log(
-                logging.getLevelNamesMapping()[self.level], "event %s", event_body(event).decode()
-            )
+        level = logging.getLevelNamesMapping()[self.level]
+        logger.log(level, "event %s", event_body(event).decode())
 
 
 class WebhookListener(_Listener):
@@ -118,15 +116,17 @@ class WebhookListener(_Listener):
     @field_validator("url")
     @classmethod
     def _is_web_address(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://", "env:", "file:")):
+        if url.startswith(("env:", "file:")):
+            return str(Secret(url))
+        if not url.startswith(("http://", "https://")):
             raise ValueError("give http://…, https://…, or the whole as env:NAME or file:PATH")
-        if "@" in url.partition("://")[2].partition("/")[0]:
+        if "@" in url.split("/")[2]:
             raise ValueError("no user or password in it: requests are signed")
         return url
 
     def tell(self, event: Event, clock: Clock) -> None:
         """See `_Listener.tell`. Each try is signed with its own time."""
-        url = self.url if "://" in self.url else Secret(self.url).resolve()
+        url = self.url if self.url.startswith("http") else Secret(self.url).resolve()
         body = event_body(event)
         headers = {
             EVENT_HEADER: event_id(event),

@@ -112,7 +112,7 @@ def configure(
     _attach(run, attempt)
     root = logging.getLogger()
     for handler in root.handlers[:]:
-        if isinstance(handler, _Handler):
+        if isinstance(handler, _Handler) or _is_basic(handler):
             root.removeHandler(handler)
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(formatter)
@@ -125,12 +125,24 @@ def configure_worker(run: str, attempt: int | None = None) -> None:
     """Set up the log of a worker process, whose handlers are the runner's. May be called often.
 
     The runner records time, level and place of each message itself, so handlers that have no
-    formatter get one that writes run, attempt and message.
+    formatter get one that writes run, attempt and message. What goes to standard error gets that
+    of a launcher.
     """
     _attach(run, attempt)
     for handler in logging.getLogger().handlers:
         if handler.formatter is None:
             handler.setFormatter(WorkerFormatter())
+        elif _is_basic(handler):
+            handler.setFormatter(_formatter(os.environ.get(FORMAT_VARIABLE) or "plain"))
+
+
+def _is_basic(handler: logging.Handler) -> bool:
+    """Whether nobody chose it: `logging` makes it itself at the first message without a handler.
+
+    In a process that imports Beam that is a warning of Beam's.
+    """
+    form = handler.formatter._fmt if handler.formatter else None
+    return type(handler) is logging.StreamHandler and form == logging.BASIC_FORMAT
 
 
 def _attach(run: str, attempt: int | None) -> None:
