@@ -125,9 +125,8 @@ def _try(listener: Listener, event: Event, attempts: int, clock: Clock) -> tuple
     """How often a listener was tried, and why it didn't take the event; empty if it did."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential_jitter(
-            listener.backoff_seconds, max=60, jitter=listener.backoff_seconds
-        ),
+        wait=tenacity.wait_exponential(listener.backoff_seconds, max=60)
+        + tenacity.wait_random(0, listener.backoff_seconds),
         retry=tenacity.retry_if_exception(
             lambda error: isinstance(error, DeliveryError) and error.passing
         ),

@@ -18,7 +18,7 @@ from ledgerbeam.io import secrets
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.secrets import DatabaseUrl, RedactSecrets, Secret, redact, resolve_url
 
-CANARY = "c4n@ry/ with ümläut&\"quotes\"'%\\"
+CANARY = 'c4n@ry/ with ümläut&"quotes"\'%\\'
 
 
 class Prices(BaseModel):
@@ -225,9 +225,7 @@ def test_a_secret_is_redacted_in_the_forms_that_it_takes(
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.text(), st.text())
-def test_no_secret_is_left_however_they_overlap(
-    values: list[str], before: str, after: str
-) -> None:
+def test_no_secret_is_left_however_they_overlap(values: list[str], before: str, after: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secrets, "_remembered", secrets._Remembered())
         for value in values:
