@@ -111,7 +111,7 @@ class Governor:
         self._settled_at = time.monotonic() + periods.beat + periods.poll
         self._sign: str | None = None
         self._announced = False
-        self._trouble = ""
+        self._failing: set[str] = set()
         self._threads: list[threading.Thread] = []
 
     @property
@@ -275,18 +275,17 @@ class Governor:
         return Limits(parallelism, rate, paused=closed)
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
-        """Do it, and say so if it fails; once, as long as it fails for the same reason."""
+        """Do it, and say so if it fails: once, until it has worked again."""
         try:
             step()
         except Exception as error:
-            trouble = f"{what}: {error}"
-            if trouble != self._trouble:
-                self._trouble = trouble
+            if what not in self._failing:
+                self._failing.add(what)
                 defect = None if isinstance(error, UserError) else error
-                _log.warning("%s: cannot %s", self._run_uri, trouble, exc_info=defect)
+                _log.warning("%s: cannot %s: %s", self._run_uri, what, error, exc_info=defect)
         else:
-            if self._trouble.startswith(f"{what}: "):
-                self._trouble = ""
+            if what in self._failing:
+                self._failing.remove(what)
                 _log.info("%s: can %s again", self._run_uri, what)
 
 

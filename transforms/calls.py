@@ -26,6 +26,7 @@ import ctypes
 import functools
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -36,8 +37,8 @@ T = TypeVar("T")
 MAX_THREADS = 1024
 """Of a pool. Threads that hang in calls that were given up are counted until these return."""
 
-COMMIT_SECONDS = 60.0
-"""How long after its limit a call that has entered its commit may take to return."""
+PATIENCE_SECONDS = 60.0
+"""How long a call may wait for a thread, or take to return once it has entered its commit."""
 
 
 class TimeLimitExceeded(Exception):  # noqa: N818
@@ -108,7 +109,11 @@ class Fence:
 
 
 class Call(Future[T]):
-    """A call of a function in a thread of a pool; its future result."""
+    """A call of a function in a thread of a pool; its future result.
+
+    Attributes:
+        begun_at: when a thread began it, by `time.monotonic`; None before that.
+    """
 
     def __init__(self, function: Callable[..., T], args: tuple[Any, ...]) -> None:
         """Hold a call until a thread runs it."""
@@ -119,11 +124,13 @@ class Call(Future[T]):
         # thread could still take it again.
         self._guard = threading.RLock()
         self._thread: int | None = None
+        self.begun_at: float | None = None
 
     def run(self) -> None:
         """Call the function in this thread, and keep what it gives or raises."""
         if not self.set_running_or_notify_cancel():
             return
+        self.begun_at = time.monotonic()
         result: Any = None
         failure: BaseException | None = None
         try:
@@ -234,17 +241,19 @@ def call_with_limit(
     *args: Any,
     fence: Fence | None = None,
     pool: DaemonPool | None = None,
-    commit_seconds: float = COMMIT_SECONDS,
+    patience: float = PATIENCE_SECONDS,
 ) -> T:
     """Call a function in a thread of its own, and wait for it no longer than its limit.
 
     Args:
         function: is called with `args`.
-        seconds: how long it may take, or until when it must have entered its commit.
+        seconds: how long it may take, from when a thread has begun it, to return or to enter its
+            commit.
         *args: its arguments.
         fence: that of this call, where the function asks one.
         pool: where threads come from; by default `shared_pool`.
-        commit_seconds: how much longer it may take once it has entered its commit.
+        patience: seconds that it may wait for a thread; and that it may take, beyond its limit, to
+            return once it has entered its commit.
 
     Returns:
         What the function gives.
@@ -252,26 +261,40 @@ def call_with_limit(
     Raises:
         TimeLimitExceeded: it took too long. Its thread is told to stop, its result is dropped.
         OutcomeUnknown: it hangs, and has entered its commit.
-        NoThreadFree: it wasn't even begun within that time.
+        NoThreadFree: it wasn't even begun.
         Exception: whatever the function raises.
     """
     fence = fence or Fence()
     call = (pool or shared_pool()).submit(_fenced, fence, function, args)
-    if not wait([call], seconds).done:
-        if call.cancel():
-            raise NoThreadFree(
-                f"a call wasn't begun for {seconds:g} s: all threads are busy, or hang in calls "
-                "that were given up: lower the parallelism, or let the called code end in time"
-            )
+    if not _ends_within(seconds, call, patience):
         if fence.close():
             call.stop()
             raise TimeLimitExceeded(f"took more than {seconds:g} s and was given up")
-        if not wait([call], commit_seconds).done:
+        if not wait([call], patience).done:
             raise OutcomeUnknown(
-                f"has entered its commit, and not returned {commit_seconds:g} s after its limit "
-                f"of {seconds:g} s"
+                f"has entered its commit, and not returned {patience:g} s after its limit of "
+                f"{seconds:g} s"
             )
     return call.result()
+
+
+def _ends_within(seconds: float, call: Call[Any], patience: float) -> bool:
+    submitted_at = time.monotonic()
+    left = seconds
+    # Mostly one wait: on a busy machine a thread may begin late, and has its time all the same.
+    while not wait([call], left).done:
+        if call.begun_at is not None:
+            left = call.begun_at + seconds - time.monotonic()
+            if left <= 0:
+                return False
+        elif time.monotonic() - submitted_at > patience and call.cancel():
+            raise NoThreadFree(
+                f"a call wasn't begun for {patience:g} s: all threads are busy, or hang in calls "
+                "that were given up: lower the parallelism, or let the called code end in time"
+            )
+        else:
+            left = min(seconds, patience)
+    return True
 
 
 def _fenced(fence: Fence, function: Callable[..., T], args: tuple[Any, ...]) -> T:

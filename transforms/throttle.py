@@ -185,19 +185,16 @@ class Throttle:
             Canceled: before that came.
         """
         with self._lock:
-            if not self._queue and self._bucket is not None:
+            if self._bucket is not None and not self._queue:
                 # What was saved up before anybody asked is a burst, and no more.
                 self._bucket.fill(self._clock())
-            turn = threading.Condition(self._lock)
-            self._queue.append(turn)
             try:
-                while (seconds := self._seconds_to_wait(turn, units)) != 0:
-                    self._wait(turn, seconds)
+                if self._queue or self._seconds_to_wait(units) != 0:
+                    self._stand_in_line(units)
                 self._in_flight += 1
                 if self._bucket is not None:
                     self._bucket.take(units)
             finally:
-                self._queue.remove(turn)
                 self._wake_first()
 
     def release(self) -> None:
@@ -206,11 +203,22 @@ class Throttle:
             self._in_flight -= 1
             self._wake_first()
 
-    def _seconds_to_wait(self, turn: threading.Condition, units: float) -> float | None:
-        """0 for now, None for until further notice."""
+    def _stand_in_line(self, units: float) -> None:
+        turn = threading.Condition(self._lock)
+        self._queue.append(turn)
+        try:
+            while (seconds := self._seconds_to_wait(units, turn)) != 0:
+                self._wait(turn, seconds)
+        finally:
+            self._queue.remove(turn)
+
+    def _seconds_to_wait(
+        self, units: float, turn: threading.Condition | None = None
+    ) -> float | None:
+        """0 to begin now, None until further notice. `turn` is None where nobody stands in line."""
         if self._canceled:
             raise Canceled("the run is canceled: nothing new is begun")
-        if self._queue[0] is not turn or self._limits.paused:
+        if self._limits.paused or (turn is not None and self._queue[0] is not turn):
             return None
         parallelism = self._limits.parallelism
         if parallelism is not None and self._in_flight >= parallelism:
@@ -221,7 +229,7 @@ class Throttle:
         return self._bucket.seconds_to(units)
 
     def _wait(self, turn: threading.Condition, seconds: float | None) -> None:
-        turn.wait(seconds)
+        turn.wait(seconds if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
     def _wake_first(self) -> None:
         if self._queue:
