@@ -22,7 +22,19 @@ from ledgerbeam.io.sql_types import TIMESTAMP_UTC, UnfitValueError, to_array
 
 # Types of PostgreSQL whose values hold neither quotes nor commas, and are never empty.
 _UNQUOTED = frozenset(
-    "int2 int4 int8 numeric float4 float8 bool date timestamp timestamptz uuid".split()
+    [
+        "int2",
+        "int4",
+        "int8",
+        "numeric",
+        "float4",
+        "float8",
+        "bool",
+        "date",
+        "timestamp",
+        "timestamptz",
+        "uuid",
+    ]
 )
 _LARGEST_CALL = 90  # PostgreSQL's functions take up to 100 arguments
 
