@@ -61,7 +61,7 @@ def parse_arguments(
     try:
         parameters = parameters_type.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_problem(entry) for entry in error.errors())) from error
+        raise UserError("; ".join(problem_of(entry) for entry in error.errors())) from error
     return Arguments(parameters, wants_json, beam_flags)
 
 
@@ -101,7 +101,8 @@ def _unknown_to_beam(flags: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(flags))[1]
 
 
-def _problem(entry: Any) -> str:
+def problem_of(entry: Any) -> str:
+    """A validation error of pydantic as a line about a flag."""
     flag = _flag(str(entry["loc"][0])) if entry["loc"] else "the flags"
     if entry["type"] == "missing":
         return f"{flag} is required: see --help"

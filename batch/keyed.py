@@ -217,6 +217,7 @@ class ExecuteShard:
                     part=plan.attempt.write_part(shard, done.results),
                     rejects=rejects,
                     outcomes=outcomes,
+                    key=list(plan.process.key),
                     totals=totals,
                 )
             )

@@ -75,8 +75,8 @@ def run(
     process: BatchProcess[Any],
     beam_flags: Sequence[str] = (),
     *,
-    number: int | None = None,
     run_id: str = "",
+    launch: int = 0,
     retry_failed: bool = True,
     started: Callable[[Attempt], None] = lambda attempt: None,
 ) -> Manifest:
@@ -88,8 +88,8 @@ def run(
     Args:
         process: the definition with its parameters.
         beam_flags: for Beam; without `--runner` the local runner is used.
-        number: of the attempt; by default the next one.
         run_id: of the run in the registry, if it is recorded.
+        launch: number of the attempt in the registry.
         retry_failed: whether components that failed in earlier attempts are tried again.
         started: called when the attempt is recorded, before its first element is worked on.
 
@@ -110,15 +110,10 @@ def run(
     if published is None:
         process.before()
     prepared = prepare(process)
-    draft = _draft(process, prepared, earlier, number, run_id)
+    draft = _draft(process, prepared, earlier).model_copy(update={"run": run_id, "launch": launch})
     if published is not None:
         return _published_before(uri, published, draft)
     attempt = start_attempt(uri, draft)
-    if number is not None and attempt.record.number != number:
-        raise UserError(
-            f"{uri}: attempt {number} was begun by somebody else in the meantime: look at what "
-            "it does, or start again"
-        )
     with _ending(process, attempt), ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
         same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
@@ -178,8 +173,6 @@ def _draft(
     process: BatchProcess[Any],
     prepared: Prepared,
     earlier: Sequence[AttemptRecord],
-    number: int | None,
-    run_id: str,
 ) -> AttemptRecord:
     shown = process.parameters.model_dump(mode="json")
     without_effect = {*_WITHOUT_EFFECT, *prepared.without_effect}
@@ -194,8 +187,7 @@ def _draft(
     return AttemptRecord(
         process=process.name,
         instance=process.instance,
-        number=number or max((record.number for record in earlier), default=0) + 1,
-        run=run_id,
+        number=max((record.number for record in earlier), default=0) + 1,
         started_at=_now(),
         code_version=__version__,
         parameters=shown,

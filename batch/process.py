@@ -20,6 +20,7 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from ledgerbeam.batch.sla import Sla
 from ledgerbeam.io.records import Control, Manifest, Totals
 from ledgerbeam.rules.components import Components
 
@@ -144,6 +145,10 @@ class BatchProcess(ABC, Generic[P]):
             nothing is published.
         parallelism: calls in flight over the whole run; None for two, in the workers' own threads.
         results_expire_after: how long results are kept; None for ever.
+        sla: when a run must have started and finished.
+        attempt_deadline: how long one attempt may take before it is ended.
+        lost_attempts: how many attempts of a run may get lost (with their machine, or by a kill)
+            before it fails; after each but the last another one is begun.
     """
 
     name: ClassVar[str]
@@ -156,6 +161,9 @@ class BatchProcess(ABC, Generic[P]):
     failure_limit: ClassVar[int | str] = 0
     parallelism: ClassVar[int | None] = None
     results_expire_after: ClassVar[datetime.timedelta | None] = None
+    sla: ClassVar[Sla | None] = None
+    attempt_deadline: ClassVar[datetime.timedelta] = datetime.timedelta(hours=24)
+    lost_attempts: ClassVar[int] = 3
 
     def __init__(self, parameters: P) -> None:
         """Make the definition for given parameters."""
@@ -191,7 +199,13 @@ class BatchProcess(ABC, Generic[P]):
 
     @property
     def instance(self) -> str:
-        """The instance's name: business date, identity, run number."""
+        """The instance's folder: its name, and the number of its run behind the first."""
+        number = self.parameters.run_number
+        return self.instance_name + (f"-run-{number}" if number > 1 else "")
+
+    @property
+    def instance_name(self) -> str:
+        """The instance's name: business date and identity."""
         parts = [self.business_date.isoformat()]
         for name in self.identity:
             value = str(getattr(self.parameters, name))
@@ -199,8 +213,7 @@ class BatchProcess(ABC, Generic[P]):
             if plain != value:
                 plain += f"-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
             parts.append(f"{name.replace('_', '-')}-{plain}")
-        number = self.parameters.run_number
-        return "-".join(parts) + (f"-run-{number}" if number > 1 else "")
+        return "-".join(parts)
 
     def before(self) -> None:
         """Called in the launcher before an attempt's work begins; an error fails the attempt."""

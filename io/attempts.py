@@ -57,7 +57,7 @@ MANIFEST = "manifest.json"
 WALK_WINDOW = 256
 """No walk is further ahead of its first uncommitted shard, so that this many names fence it."""
 
-_FENCING_THREADS = 16
+_THREADS = 16
 
 
 class FencedError(UserError):
@@ -181,6 +181,11 @@ class Attempt:
         """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
         return storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
 
+    @property
+    def cleanup_claimed(self) -> bool:
+        """Whether somebody has begun to clean up behind the attempt."""
+        return storage.stat_of(storage.join(self.uri, "cleanup.json")) is not None
+
     def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.
 
@@ -301,20 +306,37 @@ def attempts(instance_uri: str) -> list[AttemptRecord]:
     )
 
 
-def commits(instance_uri: str, numbers: Sequence[int]) -> dict[int, ShardCommit]:
-    """The marker of each shard that one of the attempts has committed; the latest counts."""
-    found: dict[int, ShardCommit] = {}
+def commits(
+    instance_uri: str,
+    numbers: Sequence[int],
+    known: dict[str, ShardCommit | Fence] | None = None,
+) -> dict[int, ShardCommit]:
+    """The marker of each shard that one of the attempts has committed; the latest counts.
+
+    Args:
+        instance_uri: of the attempts.
+        numbers: of the attempts.
+        known: markers by their URI that were read before; those read now are added.
+    """
+    known = {} if known is None else known
+    uris = []
     for number in sorted(numbers):
         folder = storage.join(storage.escape(instance_uri), f"attempt-{number}")
-        for file in storage.find(storage.join(folder, "committed-*.json")):
-            commit = _load_marker(file.uri)
-            if isinstance(commit, Fence):
-                continue
+        uris += [file.uri for file in storage.find(storage.join(folder, "committed-*.json"))]
+
+    def read(uri: str) -> None:
+        marker = _load_marker(uri)
+        if isinstance(marker, ShardCommit):
             # After a loss of power a marker may be there without its part.
-            part = storage.stat_of(storage.join(instance_uri, commit.part.name))
-            if part is not None and part.size == commit.part.size:
-                found[commit.shard] = commit
-    return found
+            part = storage.stat_of(storage.join(instance_uri, marker.part.name))
+            if part is None or part.size != marker.part.size:
+                return
+        known[uri] = marker
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(read, [uri for uri in uris if uri not in known]))
+    found = [known[uri] for uri in uris if uri in known]
+    return {marker.shard: marker for marker in found if isinstance(marker, ShardCommit)}
 
 
 def ending_uri(attempt_uri: str) -> str:
@@ -356,7 +378,7 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
         first = next(n for n in range(len(committed) + 1) if n not in committed)
         shards = [n for n in range(first, first + WALK_WINDOW) if n not in committed]
     data = by.to_json()
-    with ThreadPoolExecutor(_FENCING_THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda shard: storage.create(attempt._marker(shard), data), shards))
     failpoint("fence: markers taken")
     return ending

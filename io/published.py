@@ -14,6 +14,9 @@ from ledgerbeam.io.attempts import MANIFEST, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import FileRecord
 
+EXPIRED = "expired.json"
+"""Stands in an instance whose results were deleted because they were due."""
+
 _ADVICE = "restore it from a copy, or run the instance again under a new run number"
 
 
@@ -30,6 +33,11 @@ def read_published(uri: str) -> ds.Dataset:
     """
     manifest = load_manifest(uri)
     instance = instance_of(uri)
+    if storage.stat_of(storage.join(instance, EXPIRED)) is not None:
+        raise UserError(
+            f"{instance}: its results have expired and were deleted: run the instance again "
+            "under a new run number, and give a reason"
+        )
     place = storage.local_path(instance).removeprefix("gs://").removeprefix("s3://")
     names = [storage.join(place, commit.part.name) for commit in manifest.shards]
     return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))

@@ -51,6 +51,7 @@ class ShardCommit(Record):
         part: the result.
         rejects: rows refused while the shard was executed, if any.
         outcomes: of components that did not just succeed, if any.
+        key: columns of the part that name the component of a row.
         totals: of the shard, by name.
         position: of a walk, where it goes on behind this shard.
     """
@@ -61,6 +62,7 @@ class ShardCommit(Record):
     part: FileRecord
     rejects: FileRecord | None = None
     outcomes: FileRecord | None = None
+    key: list[str] = []
     totals: Totals
     position: dict[str, Any] | None = None
 
@@ -78,6 +80,7 @@ class AttemptRecord(Record):
         instance: its name, unique within the process.
         number: of the attempt, from 1.
         run: correlation id of the run in the registry; empty for a run without one.
+        launch: number of the attempt in the registry; 0 for a run without one.
         started_at: time in UTC.
         code_version: of the package.
         parameters: as given, defaults included.
@@ -91,6 +94,7 @@ class AttemptRecord(Record):
     instance: str
     number: int
     run: str = ""
+    launch: int = 0
     started_at: datetime.datetime
     code_version: str
     parameters: dict[str, Any]

@@ -1,0 +1,119 @@
+"""What a launcher and `reconcile` do about alerts: find breaches of the SLA, tell the listeners."""
+
+import datetime
+import logging
+from collections.abc import Callable
+from functools import cached_property
+
+from ledgerbeam.batch.alerts import deliver
+from ledgerbeam.batch.events import Event
+from ledgerbeam.batch.listeners import Listener, event_id, load_listeners
+from ledgerbeam.batch.progress import ProgressReader
+from ledgerbeam.batch.registry import Registry
+from ledgerbeam.batch.sla import BreachKind, Deadlines, RunFacts, Sample, breaches
+from ledgerbeam.batch.status import RunStatus
+from ledgerbeam.io.errors import UserError
+
+BREACH = "sla_breach"
+"""Type of the event of a deadline that was missed, or will be."""
+
+_AT_ONCE = 100
+_SAMPLE_EVERY = datetime.timedelta(seconds=5)
+_log = logging.getLogger(__name__)
+
+
+class Alarm:
+    """Watches one run, and tells listeners of all events that nobody has told them of."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        run_id: str,
+        who: str,
+        now: Callable[[], datetime.datetime],
+    ) -> None:
+        """Begin without samples of how far the run is."""
+        self._registry = registry
+        self._run_id = run_id
+        self._who = who
+        self._now = now
+        self._samples: list[Sample] = []
+        self._settled: set[tuple[str, str]] = set()
+        self._reader: ProgressReader | None = None
+
+    def watch(self) -> None:
+        """Record a breach of the run's deadlines, known or foreseen, and tell the listeners."""
+        run = self._registry.get(self._run_id)
+        deadlines = Deadlines(run.must_start_by, run.must_finish_by)
+        if deadlines != (None, None):
+            now = self._now()
+            if run.status is RunStatus.PAUSED:
+                self._samples.clear()
+            elif run.attempts:
+                self._sample(run.uri, now)
+            told = {
+                BreachKind(event.detail["kind"])
+                for event in self._registry.events(run.id)
+                if event.type == BREACH
+            }
+            ended = run.attempts[-1].ended_at if run.attempts else None
+            facts = RunFacts(
+                deadlines,
+                started_at=run.attempts[0].started_at if run.attempts else None,
+                finished_at=ended if run.status is RunStatus.SUCCESS else None,
+                samples=self._samples,
+            )
+            for breach in breaches(now, facts, told):
+                self._registry.append(
+                    Event(
+                        run=run.id,
+                        process=run.process,
+                        instance=run.instance,
+                        at=now,
+                        who=self._who,
+                        type=BREACH,
+                        why=breach.why,
+                        detail={"kind": breach.kind, "deadline": breach.deadline.isoformat()},
+                    )
+                )
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the listeners of what they haven't been told."""
+        tell(self._registry, self._listeners, self._settled)
+
+    @cached_property
+    def _listeners(self) -> list[Listener]:
+        return known_listeners()
+
+    def _sample(self, uri: str, now: datetime.datetime) -> None:
+        if self._samples and now - self._samples[-1].at < _SAMPLE_EVERY:
+            return
+        self._reader = self._reader or ProgressReader(uri)
+        progress = self._reader.read(now)
+        if progress.shards_total is not None:
+            self._samples.append(Sample(now, progress.shards_done, progress.shards_total))
+
+
+def known_listeners() -> list[Listener]:
+    """The listeners that are configured; none where the configuration is wrong, which is logged.
+
+    A run isn't held up by those who only want to hear of it.
+    """
+    try:
+        return load_listeners()
+    except UserError as error:
+        _log.error("no listener is told of anything: %s", error)
+        return []
+
+
+def tell(registry: Registry, listeners: list[Listener], settled: set[tuple[str, str]]) -> None:
+    """Tell listeners of recorded events, each at least once; `settled` is added to."""
+    while events := registry.undelivered(_AT_ONCE):
+        deliveries = deliver(events, listeners, settled)
+        settled |= {delivery.key for delivery in deliveries if delivery.is_settled}
+        waiting = {delivery.event for delivery in deliveries if not delivery.is_settled}
+        done = [event.sequence for event in events if event_id(event) not in waiting]
+        registry.mark_delivered(done)
+        if not done:
+            return

@@ -1,0 +1,63 @@
+"""What became of each component of an instance, from its outcomes and its results."""
+
+from collections.abc import Iterator
+
+from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of
+from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import attempts, commits, find_manifest
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.published import EXPIRED, read_part
+from ledgerbeam.io.records import ShardCommit
+
+
+def components_of(
+    uri: str, status: ComponentStatus | None = None, after: str | None = None
+) -> Iterator[Outcome]:
+    """Components of committed shards, by shard and then by name.
+
+    Args:
+        uri: of the instance.
+        status: only those that have it. Plain successes are found by reading the results, and
+            are known no more when these have expired.
+        after: only those behind the component of that name, as a page goes on behind another.
+
+    Raises:
+        UserError: there is no component `after`.
+    """
+    is_behind = after is None
+    for commit in _commits(uri):
+        for outcome in _of_shard(uri, commit, status):
+            if is_behind and status in (None, outcome.status):
+                yield outcome
+            is_behind = is_behind or outcome.component == after
+    if not is_behind:
+        raise UserError(f"{uri}: there is no component {after}: give one that was listed")
+
+
+def _commits(uri: str) -> list[ShardCommit]:
+    manifest = find_manifest(uri)
+    if manifest is not None:
+        return manifest.shards
+    records = attempts(uri)
+    numbers = [r.number for r in records if r.fingerprint == records[-1].fingerprint]
+    return [commit for _, commit in sorted(commits(uri, numbers).items())]
+
+
+def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> list[Outcome]:
+    outcomes = []
+    if commit.outcomes is not None:
+        outcomes = outcomes_of(read_part(uri, commit.outcomes))
+    has_expired = storage.stat_of(storage.join(uri, EXPIRED)) is not None
+    if status in (None, ComponentStatus.SUCCESS) and not has_expired:
+        known = {outcome.component for outcome in outcomes}
+        for name in _names_of_results(uri, commit):
+            if name not in known:
+                outcomes.append(Outcome(name, ComponentStatus.SUCCESS))
+    return sorted(outcomes)
+
+
+def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
+    part = read_part(uri, commit.part)
+    keys = zip(*(part.column(name).to_pylist() for name in commit.key), strict=True)
+    return list(dict.fromkeys(map(component_name, keys)))

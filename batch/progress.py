@@ -1,0 +1,109 @@
+"""How far a run is, from what is in object storage: the same on every runner."""
+
+import datetime
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict
+
+from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io import control
+from ledgerbeam.io.attempts import Attempt, attempts, commits, find_manifest
+from ledgerbeam.io.control import Executing, Steering
+from ledgerbeam.io.records import Fence, ShardCommit, Totals
+from ledgerbeam.transforms.totals import add_totals
+
+_COUNTS = ("components", "failed", "unknown")
+
+
+class Progress(BaseModel):
+    """How far a run is.
+
+    Attributes:
+        at: when that was so, in UTC.
+        shards_done: that are committed.
+        shards_total: how many there are; None where only the end of a walk will tell.
+        components: by status, as far as it is known: those of committed shards, and those that
+            workers tell of. What is pending is known by its shards only.
+        totals: over the committed shards: rows and amounts, by name.
+        executing: components being executed, as far as workers tell.
+        stuck: those of them that were tried more than once.
+        workers: that are alive.
+        rate: components a second since the attempt began; None before the first one is done.
+        estimated_end: at the rate of shards so far; None where nothing can be said yet.
+        steering: what workers are told.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime.datetime
+    shards_done: int = 0
+    shards_total: int | None = None
+    components: dict[ComponentStatus, int] = {}
+    totals: Totals = {}
+    executing: list[Executing] = []
+    stuck: list[Executing] = []
+    workers: int = 0
+    rate: float | None = None
+    estimated_end: datetime.datetime | None = None
+    steering: Steering = Steering()
+
+
+class ProgressReader:
+    """Looks at a run time after time; what can't change any more is read once."""
+
+    def __init__(self, run_uri: str) -> None:
+        """Look at the run of that folder."""
+        self._uri = run_uri
+        self._markers: dict[str, ShardCommit | Fence] = {}
+
+    def read(self, now: datetime.datetime) -> Progress:
+        """How far the run is.
+
+        Args:
+            now: the present time, or when the last attempt ended.
+        """
+        records = attempts(self._uri)
+        if not records:
+            return Progress(at=now, steering=control.latest(self._uri))
+        last = records[-1]
+        current = [record for record in records if record.fingerprint == last.fingerprint]
+        found = commits(self._uri, [r.number for r in current], self._markers)
+        totals = add_totals(commit.totals for commit in found.values())
+        beats = control.heartbeats(Attempt(self._uri, last).uri, now)
+        executing = [told for beat in beats for told in beat.executing]
+        components = Counter(
+            {
+                ComponentStatus.SUCCESS: totals.get("components", 0)
+                - totals.get("failed", 0)
+                - totals.get("unknown", 0),
+                ComponentStatus.FAILURE: totals.get("failed", 0),
+                ComponentStatus.UNKNOWN: totals.get("unknown", 0),
+                ComponentStatus.EXECUTING: sum(beat.in_flight for beat in beats),
+            }
+        )
+        for beat in beats:
+            components.update({ComponentStatus(name): n for name, n in beat.done.items()})
+        of_last = [commit for commit in found.values() if commit.attempt == last.number]
+        done_now = sum(commit.totals.get("components", 0) for commit in of_last)
+        done_now += sum(sum(beat.done.values()) for beat in beats)
+        seconds = (now - last.started_at).total_seconds()
+        end = None
+        shards = last.shards
+        if shards is None and find_manifest(self._uri) is not None:
+            shards = len(found)
+        if shards is not None and of_last and seconds > 0:
+            left = shards - len(found)
+            end = now + datetime.timedelta(seconds=seconds / len(of_last) * left)
+        return Progress(
+            at=now,
+            shards_done=len(found),
+            shards_total=shards,
+            components={status: n for status, n in components.items() if n},
+            totals={n: v for n, v in totals.items() if n not in _COUNTS and n[-5:] != "_hash"},
+            executing=executing,
+            stuck=[told for told in executing if told.tries > 1],
+            workers=len(beats),
+            rate=done_now / seconds if done_now and seconds > 0 else None,
+            estimated_end=end,
+            steering=control.latest(self._uri),
+        )
