@@ -139,13 +139,24 @@ def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
     """
     if amounts.null_count:
         raise ValueError(f"{amounts.null_count} of {len(amounts)} amounts are null")
-    scaled = amounts.cast(pa.decimal128(38, scale))
-    array = scaled.combine_chunks() if isinstance(scaled, pa.ChunkedArray) else scaled
-    words = np.frombuffer(array.buffers()[1] or b"", np.int64).reshape(-1, 2)
-    low, high = words[array.offset : array.offset + len(array)].T
-    if not np.array_equal(high, low >> 63):
+    whole, fits = unscaled(amounts.cast(pa.decimal128(38, scale)))
+    if not fits.all():
         raise OverflowError(f"an amount has more than 18 digits at {scale} decimals")
-    return low.copy()
+    return whole
+
+
+def unscaled(
+    amounts: pa.Decimal128Array | pa.ChunkedArray,
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Decimals as whole numbers of 10**-scale of their own type, and which of them int64 holds.
+
+    Nulls are not held.
+    """
+    if isinstance(amounts, pa.ChunkedArray):
+        amounts = amounts.combine_chunks()
+    words = np.frombuffer(amounts.buffers()[1] or b"", np.int64).reshape(-1, 2)
+    low, high = words[amounts.offset : amounts.offset + len(amounts)].T.copy()
+    return low, (high == low >> 63) & amounts.is_valid().to_numpy(zero_copy_only=False)
 
 
 def decimals(units: Integers, kind: pa.Decimal128Type) -> pa.Decimal128Array:

@@ -17,9 +17,11 @@ MAY_IMPORT = {
 }
 # Rules are plain computation: what they import can be counted on one hand.
 RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "datetime"} | {
+    "calendar",
     "enum",
     "fractions",
     "holidays",
+    "itertools",
     "re",
 }
 
