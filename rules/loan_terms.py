@@ -96,7 +96,16 @@ def read_terms(loans: pa.Table) -> tuple[LoanTerms, dict[int, str]]:
     disbursed_on, has_date = _integers(loans.column("disbursed_on").cast(pa.int32()))
     term, has_term = _integers(loans.column("term"))
     terms = LoanTerms(
-        principal, *places, rate, *day_count, disbursed_on, *frequency[:2], term, *method
+        principal=principal,
+        places=places[0],
+        rate=rate,
+        day_count=day_count[0],
+        disbursed_on=disbursed_on,
+        months=frequency[0],
+        days=frequency[1],
+        term=term,
+        level=method[0],
+        interest_only=method[1],
     )
     unique = _unique(loans.column("loan_id"))
     ok = has_places & has_day_count & has_frequency & has_method & has_principal & has_rate
@@ -115,10 +124,12 @@ def too_many_digits(scale: int) -> str:
 def _reasons(loans: pa.Table, rows: Integers, unique: Booleans) -> dict[int, str]:
     """Why the loans of these rows are refused."""
     refused = loans.select(Loan._fields).take(rows)
-    # Dates that Python has none for.
-    days = pc.min_element_wise(refused.column("disbursed_on").cast(pa.int32()), _LAST_DAY + 1)
+    # Python has no dates outside the years 1 to 9999.
+    days = refused.column("disbursed_on").cast(pa.int32())
+    known = pc.and_(pc.greater_equal(days, _FIRST_DAY), pc.less_equal(days, _LAST_DAY))
+    days = pc.if_else(known, days, pa.scalar(_LAST_DAY + 1, pa.int32()))
     at = Loan._fields.index("disbursed_on")
-    refused = refused.set_column(at, "disbursed_on", days.cast(pa.int32()).cast(pa.date32()))
+    refused = refused.set_column(at, "disbursed_on", days.cast(pa.date32()))
     scale = loans.field("principal").type.scale
     reasons = {}
     for row, record in zip(rows.tolist(), refused.to_pylist(), strict=True):

@@ -102,7 +102,8 @@ def mul_div(
     Exact: float64 only guesses the quotient. Five roundings put the guess off by less than
     |product| * 2**-50 / denominator + 1/2, so what it leaves, product - guess * denominator, is
     within 2**62 + 2**60. Arithmetic of int64 wraps modulo 2**64, so this rest comes out right
-    although the product itself doesn't fit; divided, it corrects the guess and tells how to round.
+    although the product itself doesn't fit. Where it is less than half the denominator the guess
+    is right; elsewhere the rest, divided, corrects it and tells how to round.
 
     Args:
         amount: int64 of any sign; shapes broadcast.
@@ -126,8 +127,15 @@ def mul_div(
                 "large to be exact: use smaller amounts, or fewer decimals of the rate"
             )
     quotient = guess.astype(np.int64)
-    correction, rest = np.divmod(amount * numerator - quotient * denominator, denominator)
-    return _round(quotient + correction, rest, denominator, mode)
+    rest = amount * numerator - quotient * denominator
+    size = np.abs(rest)
+    # Twice the size could pass int64.
+    at = np.nonzero(size >= denominator - size)
+    if len(at[0]):
+        divisor = np.broadcast_to(denominator, rest.shape)[at]
+        correction, rest = np.divmod(rest[at], divisor)
+        quotient[at] = _round(quotient[at] + correction, rest, divisor, mode)
+    return quotient
 
 
 def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:

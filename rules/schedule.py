@@ -11,7 +11,9 @@ the loan's day count; rounded to the currency's minor unit. Its principal follow
 - `interest_only:N`: nothing in the first N instalments, then as `level` over the others.
 
 The last instalment repays what is left, and none repays more than that. A rounded payment can
-repay a small loan early; the instalments after that are zero.
+repay a small loan early; the instalments after that are zero. In a long period the interest can
+exceed the level payment: from 28 February to 31 March 30/360 counts 33 days, which is too much for
+a loan of thirty years at 8.5%. The balance may grow then, but not beyond what was lent.
 
 This module reads like that text and works on one loan, exactly, with decimals and fractions.
 `ledgerbeam.rules.schedule_tables` does the same for many loans at once.
@@ -103,7 +105,7 @@ def schedule(loan: Loan, rounding: Rounding = Rounding.HALF_EVEN) -> list[Instal
 
     Raises:
         ValueError: if the loan can't be scheduled (see `check_loan`), or a level payment doesn't
-            cover the interest of an instalment, so that the balance would grow.
+            cover interest, so that more would be owed than was lent.
     """
     check_loan(loan)
     scale = minor_units(loan.currency)
@@ -126,10 +128,10 @@ def schedule(loan: Loan, rounding: Rounding = Rounding.HALF_EVEN) -> list[Instal
             principal = round_money(Decimal(0), scale)
         elif not method.level:
             principal = min(equal_part, balance)
-        elif interest > payment:
-            raise ValueError(negative_amortisation(number, interest, payment))
         else:
             principal = min(payment - interest, balance)
+        if balance - principal > loan.principal:
+            raise ValueError(negative_amortisation(number, interest, payment))
         balance -= principal
         instalments.append(
             Instalment(
@@ -208,10 +210,10 @@ def previous_balance(
 
 
 def negative_amortisation(number: int, interest: Decimal, payment: Decimal) -> str:
-    """Why a loan whose balance would grow is refused."""
+    """Why a loan is refused that would come to more than was lent."""
     return (
-        f"negative amortisation: the interest of instalment {number}, {interest}, exceeds the "
-        f"level payment, {payment}"
+        f"negative amortisation: after instalment {number} more would be owed than was lent, as "
+        f"its interest of {interest} exceeds the level payment of {payment}"
     )
 
 
@@ -231,7 +233,7 @@ def check_loan(loan: Loan) -> None:
     _check_principal(loan.principal, loan.currency, decimals)
     _check_rate(loan.annual_rate_percent)
     if loan.disbursed_on.year > LAST_YEAR:
-        raise ValueError(f"disbursed_on {loan.disbursed_on} is after the year {LAST_YEAR}")
+        raise ValueError(f"disbursed_on is not in the years {datetime.MINYEAR} to {LAST_YEAR}")
     if loan.term < 1:
         raise ValueError(f"term {loan.term} is not at least 1")
     if loan.term > longest_term(frequency):

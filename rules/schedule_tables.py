@@ -12,18 +12,18 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from ledgerbeam.rules.day_count import mixed_year_fractions
+from ledgerbeam.rules.day_count import Dates, mixed_year_fractions
 from ledgerbeam.rules.loan_terms import LoanTerms, read_terms, too_many_digits
 from ledgerbeam.rules.money import Integers, Rounding, decimals, mul_div, round_div
 from ledgerbeam.rules.schedule import RATE_DECIMALS, level_payment_units, negative_amortisation
 
 AMOUNT_DIGITS = 18
 """Digits of the amounts in a table of instalments."""
-# Cells of a block, loans by instalments: its arrays stay in the processor's cache.
-_CELLS = 1 << 18
+# Cells of a block, loans by instalments: enough that calls of numpy cost little beside the work,
+# few enough that its dozen arrays take 100 MB.
+_CELLS = 1 << 20
 
 
 class Schedules(NamedTuple):
@@ -38,9 +38,37 @@ class Schedules(NamedTuple):
     refused: dict[int, str]
 
 
+class _Factors(NamedTuple):
+    """Interest of each period on a balance of 1, as fractions.
+
+    Attributes:
+        numerators: int64 `(instalments, loans)`.
+        denominators: int64 `(loans,)`.
+    """
+
+    numerators: Integers
+    denominators: Integers
+
+
+class _Amounts(NamedTuple):
+    """Amounts of all instalments in minor units, int64 `(instalments, loans)` each."""
+
+    principal: Integers
+    interest: Integers
+    payment: Integers
+    balance: Integers
+
+
 def instalments_schema(loans: pa.Schema) -> pa.Schema:
-    """What a table of instalments looks like; amounts have the decimals of `principal`."""
-    amount = pa.decimal128(AMOUNT_DIGITS, loans.field("principal").type.scale)
+    """What a table of instalments looks like; amounts have the decimals of `principal`.
+
+    Raises:
+        ValueError: if those are more than 18.
+    """
+    scale = loans.field("principal").type.scale
+    if scale > AMOUNT_DIGITS:
+        raise ValueError(f"principal has {scale} decimals; the most are {AMOUNT_DIGITS}")
+    amount = pa.decimal128(AMOUNT_DIGITS, scale)
     loan_id = loans.field("loan_id").type
     if not pa.types.is_dictionary(loan_id):
         loan_id = pa.dictionary(pa.int32(), loan_id)
@@ -68,8 +96,12 @@ def build_schedules(loans: pa.Table, rounding: Rounding = Rounding.HALF_EVEN) ->
 
     Returns:
         The instalments of the loans that can be scheduled, and why the others can't.
+
+    Raises:
+        ValueError: if `principal` has more than 18 decimals.
     """
     schema = instalments_schema(loans.schema)
+    amount, index_type = schema.field("principal").type, schema.field("loan_id").type.index_type
     terms, refused = read_terms(loans)
     rows = np.setdiff1d(np.arange(loans.num_rows), list(refused))
     loan_id = loans.column("loan_id").combine_chunks()
@@ -77,14 +109,38 @@ def build_schedules(loans: pa.Table, rounding: Rounding = Rounding.HALF_EVEN) ->
         loan_id = loan_id.dictionary_encode()
     batches = []
     for block in _blocks(rows, terms.term):
-        columns, loan, refused_here = _schedule_block(terms.take(block), schema, rounding)
-        refused |= {int(block[at]): reason for at, reason in refused_here.items()}
-        ids = loan_id.indices.take(pa.array(block[loan]))
-        ids = pa.DictionaryArray.from_arrays(
-            ids.cast(schema.field(0).type.index_type), loan_id.dictionary
-        )
+        block = block[np.argsort(-terms.term[block], kind="stable")]
+        some = terms.take(block)
+        dates = _due_dates(some)
+        amounts, fixed = _schedule(some, dates, rounding)
+        reasons = _refusals(some, amounts, fixed, amount.scale)
+        term = some.term.copy()
+        term[list(reasons)] = 0
+        row, columns = _columns(block, some._replace(term=term), dates, amounts, amount)
+        indices = loan_id.indices.take(pa.array(row)).cast(index_type)
+        ids = pa.DictionaryArray.from_arrays(indices, loan_id.dictionary)
         batches.append(pa.record_batch([ids, *columns], schema))
+        refused |= {int(block[at]): reason for at, reason in reasons.items()}
     return Schedules(pa.Table.from_batches(batches, schema), refused)
+
+
+def previous_balances(
+    balance: Integers,
+    payment: Integers,
+    numerators: Integers,
+    denominators: Integers,
+    rounding: Rounding = Rounding.HALF_EVEN,
+) -> Integers:
+    """`previous_balance` of many loans in minor units, int64 `(loans,)`.
+
+    Args:
+        balance: after the period.
+        payment: at its end.
+        numerators: of the period factors.
+        denominators: of the period factors.
+        rounding: of the balances.
+    """
+    return mul_div(balance + payment, denominators, denominators + numerators, rounding)
 
 
 def _blocks(rows: Integers, term: Integers) -> Iterator[Integers]:
@@ -98,67 +154,73 @@ def _blocks(rows: Integers, term: Integers) -> Iterator[Integers]:
         start += size
 
 
-def _schedule_block(
-    terms: LoanTerms, schema: pa.Schema, rounding: Rounding
-) -> tuple[list[pa.Array], Integers, dict[int, str]]:
-    """Columns of the instalments but for `loan_id`, each one's loan, and why loans are refused."""
-    falling = np.argsort(-terms.term, kind="stable")
-    terms = terms.take(falling)
-    dates = _due_dates(terms)
+def _schedule(terms: LoanTerms, dates: Dates, rounding: Rounding) -> tuple[_Amounts, Integers]:
+    """Amounts of all instalments, and the level payments or equal parts of principal."""
     parts, denominators = mixed_year_fractions(dates[:-1], dates[1:], terms.day_count)
     factors = _Factors(parts * terms.rate, denominators * (100 * 10**RATE_DECIMALS))
-    numbers = np.arange(1, len(parts) + 1)
-    # How many loans have an instalment of each number, and one number more.
-    active = np.searchsorted(-terms.term, [*-numbers, -len(numbers) - 1], side="right")
+    # How many loans have an instalment of each number, and of one number more.
+    active = np.searchsorted(-terms.term, -np.arange(1, len(dates) + 1), side="right")
     fixed = np.where(
         terms.level == 1,
         _level_payments(terms, factors, active, rounding),
         round_div(terms.principal, terms.term, rounding),
     )
     principal, interest, balance = _repay(terms, factors, active, fixed, rounding)
-    payment = principal + interest
+    return _Amounts(principal, interest, principal + interest, balance), fixed
 
-    refused = {}
-    number = numbers[:, None]
+
+def _refusals(terms: LoanTerms, amounts: _Amounts, fixed: Integers, scale: int) -> dict[int, str]:
+    """Why loans of a block can't be scheduled after all, by their place in it."""
+    largest = np.maximum(amounts.payment.max(axis=0), terms.principal)
+    too_large = largest > (10**AMOUNT_DIGITS - 1) // 10 ** (scale - terms.places)
+    reasons = dict.fromkeys(np.flatnonzero(too_large).tolist(), too_many_digits(scale))
+    number = np.arange(1, len(amounts.interest) + 1)[:, None]
     repays = (number > terms.interest_only) & (number < terms.term) & (terms.level == 1)
-    grows = (interest > fixed) & repays
+    # Where `_repay` had to raise the payment.
+    grows = repays & (amounts.payment > fixed)
     for at in np.flatnonzero(grows.any(axis=0)).tolist():
         first = int(grows[:, at].argmax())
-        refused[int(falling[at])] = negative_amortisation(
-            first + 1,
-            _amount(interest[first, at], terms.places[at]),
-            _amount(fixed[at], terms.places[at]),
+        interest, payment = (
+            Decimal(int(units)).scaleb(-int(terms.places[at]))
+            for units in (amounts.interest[first, at], fixed[at])
         )
-    amount = schema.field("principal").type
-    to_scale = 10 ** (amount.scale - terms.places)
-    largest = np.maximum(payment.max(axis=0), terms.principal)
-    for at in np.flatnonzero(largest > (10**AMOUNT_DIGITS - 1) // to_scale).tolist():
-        refused.setdefault(int(falling[at]), too_many_digits(amount.scale))
+        reasons[at] = negative_amortisation(first + 1, interest, payment)
+    return reasons
 
-    # Row by row: an instalment's loan in the order of the block, its number, its cell.
-    size = np.where(np.isin(falling, list(refused)), 0, terms.term)
-    place = np.argsort(falling)
-    size = size[place]
-    loan = np.repeat(np.arange(len(size)), size)
-    instalment = np.arange(len(loan)) - np.repeat(np.cumsum(size) - size, size)
-    cells = instalment * len(size) + place[loan]
-    if (to_scale != 1).any():
-        principal, interest, payment, balance = (
-            values * to_scale for values in (principal, interest, payment, balance)
-        )
+
+def _columns(
+    rows: Integers, terms: LoanTerms, dates: Dates, amounts: _Amounts, amount: pa.Decimal128Type
+) -> tuple[Integers, list[pa.Array]]:
+    """Instalments in the order of rows, and then of numbers.
+
+    Args:
+        rows: of the loans in their table.
+        terms: of the same loans; a term of 0 leaves a loan out.
+        dates: due dates.
+        amounts: in minor units.
+        amount: type of the columns of amounts.
+
+    Returns:
+        The row of each instalment's loan, and the columns after `loan_id`.
+    """
+    in_order = np.argsort(rows)
+    term = terms.term[in_order]
+    loan = np.repeat(in_order, term)
+    number = np.arange(len(loan)) - np.repeat(np.cumsum(term) - term, term)
+    cells = number * len(rows) + loan
+    to_scale = 10 ** (amount.scale - terms.places)
     columns = [
-        pa.array((instalment + 1).astype(np.int32)),
+        pa.array((number + 1).astype(np.int32)),
         pa.array(dates[1:].astype(np.int32).ravel()[cells]).view(pa.date32()),
-        *(
-            decimals(values.ravel()[cells], amount)
-            for values in (principal, interest, payment, balance)
-        ),
     ]
-    return columns, loan, refused
+    for units in amounts:
+        scaled = units * to_scale if (to_scale != 1).any() else units
+        columns.append(decimals(scaled.ravel()[cells], amount))
+    return rows[loan], columns
 
 
 def _repay(
-    terms: LoanTerms, factors: "_Factors", active: Integers, fixed: Integers, rounding: Rounding
+    terms: LoanTerms, factors: _Factors, active: Integers, fixed: Integers, rounding: Rounding
 ) -> tuple[Integers, Integers, Integers]:
     """Principal, interest and balance of every instalment, int64 `(instalments, loans)`.
 
@@ -175,25 +237,15 @@ def _repay(
     for k, (now, later) in enumerate(pairwise(active.tolist())):
         left = owed[:now]
         due = mul_div(left, factors.numerators[k, :now], factors.denominators[:now], rounding)
-        repaid = np.clip(fixed[:now] - due * terms.level[:now], 0, left)
+        repaid = np.minimum(fixed[:now] - due * terms.level[:now], left)
+        # The balance stays within the principal, and thus within what int64 holds.
+        repaid = np.maximum(repaid, left - terms.principal[:now])
         if k < some_interest_only:
             repaid[terms.interest_only[:now] > k] = 0
         repaid[later:] = left[later:]
         left -= repaid
         principal[k, :now], interest[k, :now], balance[k, :now] = repaid, due, left
     return principal, interest, balance
-
-
-class _Factors(NamedTuple):
-    """Interest of each period on a balance of 1, as fractions.
-
-    Attributes:
-        numerators: int64 `(instalments, loans)`.
-        denominators: int64 `(loans,)`.
-    """
-
-    numerators: Integers
-    denominators: Integers
 
 
 def _level_payments(
@@ -230,7 +282,7 @@ def _level_payments(
     return payments
 
 
-def _due_dates(terms: LoanTerms) -> npt.NDArray[np.datetime64]:
+def _due_dates(terms: LoanTerms) -> Dates:
     """Due dates, datetime64[D] `(instalments + 1, loans)`; first the day of disbursement."""
     number = np.minimum(np.arange(terms.term.max() + 1)[:, None], terms.term)
     days = terms.disbursed_on + number * terms.days
@@ -246,7 +298,3 @@ def _due_dates(terms: LoanTerms) -> npt.NDArray[np.datetime64]:
         month -= base
         days[:, monthly] = np.minimum(begins[month] + day_of_month, begins[month + 1] - 1)
     return days.astype("datetime64[D]")
-
-
-def _amount(units: np.int64, places: np.int64) -> Decimal:
-    return Decimal(int(units)).scaleb(-int(places))
