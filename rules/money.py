@@ -57,9 +57,8 @@ def round_money(
     value: Decimal | Fraction, scale: int = 2, mode: Rounding = Rounding.HALF_EVEN
 ) -> Decimal:
     """An amount with `scale` decimals, rounded once from the exact value."""
-    if isinstance(value, Decimal):
-        return value.quantize(Decimal(1).scaleb(-scale), rounding=mode, context=_WIDE)
-    units = div_exactly(value.numerator * 10**scale, value.denominator, mode)
+    numerator, denominator = value.as_integer_ratio()
+    units = div_exactly(numerator * 10**scale, denominator, mode)
     return Decimal(units).scaleb(-scale, _WIDE)
 
 
