@@ -12,7 +12,7 @@ import holidays
 import numpy as np
 import numpy.typing as npt
 
-Dates = npt.NDArray[np.datetime64]
+from ledgerbeam.rules.day_count import Dates
 
 
 class BusinessDayConvention(StrEnum):

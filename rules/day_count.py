@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
+from ledgerbeam.rules.money import Integers
+
 Dates = npt.NDArray[np.datetime64]
 
 

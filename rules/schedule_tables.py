@@ -121,7 +121,7 @@ def build_schedules(loans: pa.Table, rounding: Rounding = Rounding.HALF_EVEN) ->
         ids = pa.DictionaryArray.from_arrays(indices, loan_id.dictionary)
         batches.append(pa.record_batch([ids, *columns], schema))
         refused |= {int(block[at]): reason for at, reason in reasons.items()}
-    return Schedules(pa.Table.from_batches(batches, schema), refused)
+    return Schedules(pa.Table.from_batches(batches, schema), dict(sorted(refused.items())))
 
 
 def previous_balances(
