@@ -277,9 +277,11 @@ class TestThreads:
         throttle.acquire()
         large = pool.submit(throttle.acquire, 50)
         until(lambda: len(throttle._queue) == 1)
-        small = [pool.submit(throttle.acquire) for _ in range(20)]
-        until(lambda: len(throttle._queue) == 21)
+        small = [pool.submit(throttle.acquire) for _ in range(10)]
+        until(lambda: len(throttle._queue) == 11)
         clock.seconds = 4.9
+        small += [pool.submit(throttle.acquire) for _ in range(10)]
+        until(lambda: throttle.in_flight + len(throttle._queue) == 22)
         throttle.set(throttle.limits)
         time.sleep(0.01)
         assert throttle.in_flight == 1
