@@ -372,9 +372,12 @@ class _Each:
         self._executor.check_failures(self.outcomes)
 
     def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
-        records = list(records)
+        # Once a component: what can be saved here is saved a million times.
+        if type(records) is not list:
+            records = list(records)
+        columns = self._columns
         for record in records:
-            if record.keys() != self._columns:
+            if record.keys() != columns:
                 raise TypeError(
                     f"execute gave the columns {', '.join(record)}, and results has "
                     f"{', '.join(sorted(self._columns))}"
