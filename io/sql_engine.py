@@ -42,16 +42,15 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
             hide_parameters=True,
             connect_args={"timeout": _SQLITE_WAITS_FOR_LOCKS} if dialect == "sqlite" else {},
         )
-    # Not `from error`: what is wrong with a URL is said by showing it.
-    except ArgumentError:
-        raise UserError(
-            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
-            "or sqlite:////FOLDER/FILE"
-        ) from None
     except (NoSuchModuleError, ImportError) as error:
         extra = ": pip install 'ledgerbeam[postgres]'" if "postgresql" in url else ""
         raise UserError(
             f"{shown(parsed)}: there is no driver {parsed.drivername}: {error}{extra}"
+        ) from None
+    except ArgumentError:
+        raise UserError(
+            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////FOLDER/FILE"
         ) from None
     if dialect == "postgresql":
         sa.event.listen(engine, "connect", _set_up_postgresql)
