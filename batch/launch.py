@@ -16,7 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
 from ledgerbeam.batch.prepare import Prepared, Start, prepare
-from ledgerbeam.batch.process import BatchProcess
+from ledgerbeam.batch.process import BatchProcess, RetryMode
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
 from ledgerbeam.io import control, storage
@@ -113,36 +113,62 @@ def run(
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
     uri = instance_uri(process)
     earlier = attempts(uri)
-    published = _published(uri, earlier)
-    if published is None:
-        process.before()
-    prepared = prepare(process)
-    draft = _draft(process, prepared, earlier).model_copy(update={"run": run_id, "launch": launch})
+    published = _published(process, earlier)
     if published is not None:
-        return _published_before(uri, published, draft)
-    attempt = start_attempt(uri, draft)
+        return _published_before(uri, published, _draft(process, prepare(process), earlier))
+    prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
-        same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
+        fingerprint = attempt.record.fingerprint
+        same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
         if process.parallelism is not None and not control.latest(uri).number:
             by_definition = (uri, _now(), process.name, "by definition")
             control.steer(*by_definition, parallelism=process.parallelism)
+        if process.retry.mode is RetryMode.AT_MOST_ONCE:
+            _refuse_other_input(attempt)
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
         batch = prepared.build(Start(attempt, committed, retried, spill))
         run_pipeline(pipeline, process.name, batch)
         failpoint("run: published")
-    manifest = load_manifest(uri)
-    process.after(manifest)
+        manifest = load_manifest(uri)
+        process.after(manifest)
     return manifest
 
 
 def instance_uri(process: BatchProcess[Any]) -> str:
     """Where the instance of a process is, and what readers are told to read."""
     return storage.join(storage.absolute(process.parameters.output), process.name, process.instance)
+
+
+def _begin(
+    process: BatchProcess[Any], earlier: Sequence[AttemptRecord], run_id: str, launch: int
+) -> tuple[Prepared, Attempt]:
+    """Look at the input and record an attempt, or clean up where that fails."""
+    try:
+        process.before()
+        prepared = prepare(process)
+        draft = _draft(process, prepared, earlier)
+        draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        return prepared, start_attempt(instance_uri(process), draft)
+    except BaseException:
+        process.cleanup()
+        raise
+
+
+def _refuse_other_input(attempt: Attempt) -> None:
+    """Keep what may be called once from being called again, as a component of other input."""
+    first = attempts(attempt.instance_uri)[0]
+    if first.fingerprint != attempt.record.fingerprint:
+        number = attempt.record.parameters["run_number"] + 1
+        raise UserError(
+            f"{attempt.instance_uri}: attempt {first.number} was begun on other input or with "
+            "other parameters, and may have called components that may be called once only: give "
+            f"all as it was, or run again with --run-number={number} --reason=WHY"
+        )
 
 
 @contextmanager
@@ -167,12 +193,15 @@ def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
     return True
 
 
-def _published(uri: str, earlier: Sequence[AttemptRecord]) -> Manifest | None:
-    """The instance's manifest; made now if an attempt died just before it would have made it."""
+def _published(process: BatchProcess[Any], earlier: Sequence[AttemptRecord]) -> Manifest | None:
+    """The instance's manifest, after doing what attempts that have ended died before."""
+    uri = instance_uri(process)
     for record in earlier:
-        ending = ending_of(Attempt(uri, record).uri)
+        attempt = Attempt(uri, record)
+        ending = ending_of(attempt.uri)
         if ending is not None:
             complete_publication(uri, ending)
+            clean_up(process, attempt)
     return find_manifest(uri)
 
 

@@ -202,17 +202,18 @@ class Attempt:
                 f"{self.instance_uri}: nothing published, the control totals don't balance: "
                 f"{differences}: this is a defect: keep {self.uri} for those who look into it"
             )
-        named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
-        storage.persist(named)
-        failpoint("publish: files durable")
-        ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
-        failpoint("publish: ended")
-        if ending.outcome == "failed":
-            raise UserError(
-                f"{self.uri}: it has failed before: {ending.error}: run the instance again"
-            )
-        complete_publication(self.instance_uri, ending)
-        failpoint("publish: manifest made")
+        if find_manifest(self.instance_uri) is None or ending_of(self.uri) is not None:
+            named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
+            storage.persist(named)
+            failpoint("publish: files durable")
+            ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
+            failpoint("publish: ended")
+            if ending.outcome == "failed":
+                raise UserError(
+                    f"{self.uri}: it has failed before: {ending.error}: run the instance again"
+                )
+            complete_publication(self.instance_uri, ending)
+            failpoint("publish: manifest made")
         published = load_manifest(self.instance_uri)
         if published.attempt.number != self.record.number:
             raise UserError(
@@ -327,10 +328,11 @@ def commits(
     def read(uri: str) -> None:
         marker = _load_marker(uri)
         if isinstance(marker, ShardCommit):
-            # After a loss of power a marker may be there without its part.
-            part = storage.stat_of(storage.join(instance_uri, marker.part.name))
-            if part is None or part.size != marker.part.size:
-                return
+            # After a loss of power a marker may be there without its files.
+            for file in marker.files:
+                info = storage.stat_of(storage.join(instance_uri, file.name))
+                if info is None or info.size != file.size:
+                    return
         known[uri] = marker
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -359,7 +361,8 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
         by: who gives it up, and why.
 
     Returns:
-        How the attempt has ended: `published` if it was faster, and then its manifest stands.
+        How the attempt has ended: `published` if it was faster, and then a manifest stands; its
+        own, unless another attempt published at the same moment.
     """
     attempt = Attempt(instance_uri, record)
     uri = ending_uri(attempt.uri)
