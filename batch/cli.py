@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ledgerbeam.batch.cli_runs import app as runs_app
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.synthetic.trades import Format, write_trades
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
 app.add_typer(generate, name="generate")
+app.add_typer(runs_app)
 
 
 @app.command(

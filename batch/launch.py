@@ -55,7 +55,14 @@ def run_module(
             sys.argv[1:] if arguments is None else arguments,
         )
         process = process_type(parsed.parameters)
-        manifest = run(process, parsed.beam_flags)
+        if parsed.registry is not None:
+            # Imports a database's client, which a run without a registry does without.
+            from ledgerbeam.batch.recorded import run_recorded
+
+            run_recorded(process, parsed.beam_flags, parsed.registry)
+            manifest = load_manifest(instance_uri(process))
+        else:
+            manifest = run(process, parsed.beam_flags)
     except UserError as error:
         print(f"{process_type.name}: {error}", file=sys.stderr)
         return 1

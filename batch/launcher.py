@@ -370,7 +370,7 @@ def _clean_up(run: RunRecord, attempt: Attempt) -> None:
 
 _patient = tenacity.Retrying(
     retry=tenacity.retry_if_exception_type(RegistryUnavailableError),
-    wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+    wait=tenacity.wait_exponential(0.2, max=10) + tenacity.wait_random(0, 0.2),
     stop=tenacity.stop_after_delay(600),
     reraise=True,
 )

@@ -1,7 +1,7 @@
 """Fixtures that all tests share."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests import object_stores
@@ -31,13 +31,27 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def new_schema(postgres: PostgresServer) -> Callable[[], str]:
+    """Gives the URL of an empty schema, which takes a hundredth of the time of a database."""
+    import psycopg
+
+    def create() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(postgres.url().replace("+psycopg", "")) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{postgres.url()}?options=-csearch_path%3D{name}"
+
+    return create
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def registry_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database, of each kind that holds a registry."""
+    """The URL of a registry that isn't there yet, on each kind of database."""
     if request.param == "sqlite":
         return f"sqlite:///{request.getfixturevalue('tmp_path')}/registry.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create_database()
+    url: str = request.getfixturevalue("new_schema")()
+    return url
 
 
 @pytest.fixture(

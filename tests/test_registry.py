@@ -124,7 +124,7 @@ class TestSchema:
     ) -> None:
         url = f"sqlite:///{tmp_path}/other.db"
         if engine.dialect.name == "postgresql":
-            url = request.getfixturevalue("postgres").create_database()
+            url = request.getfixturevalue("new_schema")()
         expected = sa.create_engine(url)
         metadata.create_all(expected)
         assert _described(engine) == _described(expected)
