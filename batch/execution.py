@@ -77,6 +77,7 @@ class Executor:
         governor: admits calls, and tells the world what is being done.
         most_failures: how many components may fail before the shard is given up.
         tries: how often components were tried by earlier attempts, by name; 0 where left out.
+        slow: whether each call takes long enough to be told of, and to have a thread of its own.
         sleep: waits between tries, in seconds.
     """
 
@@ -86,6 +87,7 @@ class Executor:
     governor: Governor
     most_failures: int = MOST_FAILURES
     tries: dict[str, int] = field(default_factory=dict)
+    slow: bool = False
     sleep: Callable[[float], None] = time.sleep
 
     def execute_tables(
@@ -243,7 +245,7 @@ class _Each:
         again: list[int] = []
         throttle = self._executor.governor.throttle
         once = self._executor.retry.mode is RetryMode.AT_MOST_ONCE
-        pooled_always = once or self._executor.retry.time_limit is not None
+        pooled_always = once or self._executor.slow or self._executor.retry.time_limit is not None
         position = 0
         while position < len(numbers):
             if tries > 1 or pooled_always or (throttle.limits.parallelism or 0) > IN_FLIGHT:
@@ -268,6 +270,8 @@ class _Each:
 
     def _in_pool(self, numbers: list[int], tries: int) -> list[int]:
         """The same, with calls in flight in threads of their own."""
+        if len(numbers) == 1:
+            return numbers if self._pooled(numbers[0], tries) else []
         again: list[int] = []
         running: dict[Future[bool], int] = {}
         pool = shared_pool()

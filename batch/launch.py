@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
-from ledgerbeam.batch.prepare import Prepared, Start, prepare
+from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
 from ledgerbeam.batch.process import BatchProcess, RetryMode
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
@@ -131,7 +131,7 @@ def run(
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
-        batch = prepared.build(Start(attempt, committed, retried, spill))
+        batch = prepared.build(Start(attempt, committed, retried, spill, stack))
         run_pipeline(pipeline, process.name, batch)
         failpoint("run: published")
         manifest = load_manifest(uri)
@@ -220,6 +220,7 @@ def _draft(
     fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     # The first attempt fixes how the work is cut; later ones would lose its shards otherwise.
     first = next((record for record in earlier if record.fingerprint == fingerprint), None)
+    cut = prepared.cut() if first is None else Cut(first.shards, first.plan)
     return AttemptRecord(
         process=process.name,
         instance=process.instance,
@@ -228,8 +229,8 @@ def _draft(
         code_version=__version__,
         parameters=shown,
         inputs=prepared.files,
-        shards=first.shards if first is not None else prepared.shards,
-        plan=first.plan if first is not None else prepared.plan,
+        shards=cut.shards,
+        plan=cut.plan,
         fingerprint=fingerprint,
     )
 

@@ -9,6 +9,7 @@
       attempt-1/ended.json                    published, failed, or fenced: decided once
       attempt-1/cleanup.json                  somebody has begun to clean up
       claims/00007-….json                     calls that may be made once only
+      pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
 
 Every object is made once, whole, and only if nothing of its name exists (`storage.create`); none
@@ -30,8 +31,9 @@ afresh.
 import base64
 import datetime
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -88,6 +90,21 @@ class Settlement(Record):
     status: str
     error: str = ""
     results: str = ""
+
+
+class PageCut(Record):
+    """Where consecutive pages of a shard begin and end: recorded before they are worked on.
+
+    Rows come and go between two attempts. Pages that were cut anew would then hold rows whose
+    work was done under the name of another page.
+
+    Attributes:
+        pages: the range of each, as text.
+        end: whether there are no more.
+    """
+
+    pages: list[str]
+    end: bool
 
 
 class Attempt:
@@ -147,6 +164,37 @@ class Attempt:
         if isinstance(found, Fence):
             raise self._fenced(found)
         return found
+
+    def find_commit(self, shard: int) -> ShardCommit | None:
+        """The shard's marker, if this attempt has made it."""
+        uri = self._marker(shard)
+        found = None if storage.stat_of(uri) is None else _load_marker(uri)
+        return found if isinstance(found, ShardCommit) else None
+
+    def cut_pages(self, shard: int, first: int, cut: PageCut) -> PageCut:
+        """Record where pages begin and end, for all attempts on the same input.
+
+        Args:
+            shard: of the pages.
+            first: number of the first of them within the shard.
+            cut: to be recorded.
+
+        Returns:
+            The cut that holds: this one, unless one was recorded before.
+        """
+        uri = f"{self._cuts(shard)}{first:08d}.json"
+        failpoint("pages: before")
+        if not storage.create(uri, cut.to_json()):
+            return load_record(PageCut, uri)
+        # A page's own writes may outlive a loss of power: so must what they were made by.
+        storage.persist([uri])
+        failpoint("pages: cut")
+        return cut
+
+    def page_cuts(self, shard: int) -> list[PageCut]:
+        """What `cut_pages` has recorded, in the order of the pages."""
+        pattern = f"{storage.escape(self._cuts(shard))}*.json"
+        return [load_record(PageCut, file.uri) for file in storage.find(pattern)]
 
     def claim(self, shard: int, component: str, tries: int) -> bool:
         """Make the claim to a call that may be made once only.
@@ -244,6 +292,10 @@ class Attempt:
 
     def _marker(self, shard: int) -> str:
         return storage.join(self.uri, f"committed-{shard:05d}.json")
+
+    def _cuts(self, shard: int) -> str:
+        name = f"{self.record.fingerprint[:16]}-{shard:05d}-"
+        return storage.join(self.instance_uri, "pages", name)
 
     def _claim(self, shard: int, component: str, tries: int) -> str:
         digest = hashlib.sha256(component.encode()).hexdigest()[:32]
@@ -378,13 +430,29 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
     if record.shards is not None:
         shards = [shard for shard in range(record.shards) if shard not in committed]
     else:
-        first = next(n for n in range(len(committed) + 1) if n not in committed)
-        shards = [n for n in range(first, first + WALK_WINDOW) if n not in committed]
+        shards = [n for n in _reach_of_walk(attempt, committed, by) if n not in committed]
     data = by.to_json()
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda shard: storage.create(attempt._marker(shard), data), shards))
     failpoint("fence: markers taken")
     return ending
+
+
+def _reach_of_walk(
+    attempt: Attempt, committed: Mapping[int, ShardCommit], by: Fence
+) -> Iterator[int]:
+    """Shards that a walk may still commit; one is fenced already, so that it gets no further."""
+    same_input = [
+        record.number
+        for record in attempts(attempt.instance_uri)
+        if record.fingerprint == attempt.record.fingerprint
+        and record.number < attempt.record.number
+    ]
+    kept = commits(attempt.instance_uri, same_input)
+    yield from (shard for shard, commit in kept.items() if commit.totals.get("failed"))
+    behind = (n for n in itertools.count() if n not in kept and n not in committed)
+    first = next(n for n in behind if storage.create(attempt._marker(n), by.to_json()))
+    yield from range(first + 1, first + WALK_WINDOW)
 
 
 def complete_publication(instance_uri: str, ending: Ending) -> None:

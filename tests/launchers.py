@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
 from tests import processes
 
 from ledgerbeam.batch.launch import run
