@@ -101,7 +101,7 @@ def late_fees(
         return
     last = day - datetime.timedelta(policy.grace_days)
     due = max(state.next_due, month_later(state.late_fees_through, terms.due_day))
-    while due <= min(last, terms.matures_on):
+    while due <= min(last, terms.maturity_date):
         yield due, div_exactly(state.payment * policy.late_fee_rate, RATE_UNITS)
         due = month_later(due, terms.due_day)
 

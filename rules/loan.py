@@ -114,8 +114,8 @@ class Terms(NamedTuple):
     loan_id: str
     currency: str
     day_count: DayCount
-    originated_on: datetime.date
-    matures_on: datetime.date
+    origination_date: datetime.date
+    maturity_date: datetime.date
     due_day: int
     escrow_payment: int
 

@@ -73,7 +73,7 @@ def instalment(terms: Terms, state: State) -> Instalment:
             payment = change.payment
     due_interest = state.brought + interest(state, terms.day_count, state.next_due)
     principal = min(state.balance, max(0, payment - state.instalment_paid - due_interest))
-    if state.next_due >= terms.matures_on:
+    if state.next_due >= terms.maturity_date:
         principal = state.balance
     return Instalment(
         state.next_due, due_interest, principal, terms.escrow_payment - state.escrow_paid
@@ -91,8 +91,10 @@ def refusal(terms: Terms, boarded_on: datetime.date, transaction: Transaction) -
     _, kind, effective, posted, amount, currency, reverses, rate, payment = transaction
     if kind not in set(TransactionKind):
         return f"kind {kind} is none of {', '.join(TransactionKind)}"
-    if effective < terms.originated_on:
-        return f"effective_date {effective} is before the loan's origination {terms.originated_on}"
+    if effective < terms.origination_date:
+        return (
+            f"effective_date {effective} is before the loan's origination {terms.origination_date}"
+        )
     if effective <= boarded_on:
         return f"effective_date {effective} is not after {boarded_on}, when the loan was boarded"
     if kind == TransactionKind.REVERSAL:
