@@ -124,7 +124,7 @@ class _Ledger:
         return self.by_id.get(transaction.reverses)
 
     def standing(self, through: datetime.date) -> dict[datetime.date, list[Transaction]]:
-        """What was posted by a day and isn't reversed, by the day it counts on, in order.
+        """What was posted by a day and isn't reversed, by the day it counts on, by id.
 
         Reversals that undo something are gone with it; those that don't are left to be rejected.
         """
@@ -151,7 +151,9 @@ class _Ledger:
                 by_day[self.day_of(each)].append(each)
         # Rates first: a payment of the day is computed with them.
         for day in by_day:
-            by_day[day].sort(key=lambda each: each.kind != TransactionKind.RATE_CHANGE)
+            by_day[day].sort(
+                key=lambda each: (each.kind != TransactionKind.RATE_CHANGE, each.transaction_id)
+            )
         return dict(by_day)
 
     def _reverses(self, transaction: Transaction, undone: set[int]) -> bool:

@@ -78,8 +78,14 @@ class Policy(NamedTuple):
         """Refuse what can't be meant.
 
         Raises:
-            ValueError: a bucket or a step is named twice, or a bucket of an instalment is missing.
+            ValueError: a bucket or a step is named twice, a bucket of an instalment is missing,
+                or a number is negative.
         """
+        if min(self.grace_days, self.late_fee_rate) < 0:
+            raise ValueError(
+                f"grace_days {self.grace_days} and late_fee_rate {self.late_fee_rate} must not be "
+                "negative"
+            )
         for name, values in (("waterfall", self.waterfall), ("steps", self.steps)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} {', '.join(values)} names something twice")
