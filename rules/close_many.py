@@ -328,6 +328,8 @@ class _Run:
 
     def _fees(self, at: Integers, day: datetime.date) -> None:
         """`delinquency.late_fees` for each of these loans."""
+        if not self.policy.late_fee_rate:
+            return
         state, terms = self.states, self.terms
         last = np.minimum(np.datetime64(day) - self.policy.grace_days, terms.maturity_date[at])
         is_late = (state.balance[at] > 0) & (state.next_due[at] <= last)

@@ -97,7 +97,7 @@ def late_fees(
     are no part of an instalment, so that an unpaid one makes no later payment late (12 CFR
     1026.36(c)(2) forbids that).
     """
-    if not state.balance:
+    if not (state.balance and policy.late_fee_rate):
         return
     last = day - datetime.timedelta(policy.grace_days)
     due = max(state.next_due, month_later(state.late_fees_through, terms.due_day))

@@ -97,6 +97,8 @@ def refusal(terms: Terms, boarded_on: datetime.date, transaction: Transaction) -
         )
     if effective <= boarded_on:
         return f"effective_date {effective} is not after {boarded_on}, when the loan was boarded"
+    if kind in (TransactionKind.REVERSAL, TransactionKind.RATE_CHANGE) and amount:
+        return f"a {kind} has an amount of {in_words(amount)}: it takes none"
     if kind == TransactionKind.REVERSAL:
         return "a reversal names no transaction" if reverses is None else None
     if kind == TransactionKind.RATE_CHANGE:

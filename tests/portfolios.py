@@ -70,12 +70,8 @@ def mortgage(**changes: Any) -> tuple[Terms, State]:
 
 def columns(loans: Sequence[Loan]) -> tuple[TermsColumns, States, Transactions]:
     """Loans as the columns of vectorised rules, by way of Arrow tables."""
-    terms = [
-        dict(each.terms._asdict(), day_count=str(each.terms.day_count)) for each in loans
-    ]
-    states = [
-        {name: getattr(each.opening, name) for name in STATE_SCHEMA.names} for each in loans
-    ]
+    terms = [dict(each.terms._asdict(), day_count=str(each.terms.day_count)) for each in loans]
+    states = [{name: getattr(each.opening, name) for name in STATE_SCHEMA.names} for each in loans]
     rows = [row._asdict() for each in loans for row in each.transactions]
     offsets = np.cumsum([0, *(len(each.transactions) for each in loans)])
     for state in states:

@@ -22,6 +22,7 @@ RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "date
     "enum",
     "fractions",
     "holidays",
+    "itertools",
     "re",
 }
 
