@@ -1,9 +1,9 @@
 """Close of day for many loans at once, with the same result as `close_of_day.close` for each.
 
-Days on which nothing but an ordinary payment comes in, at most one for each loan, are computed
-for all loans together. A loan with anything else between its last close and the business date (a
-reversal, something back-dated, a curtailment, a payoff, a change of the rate, anything that will
-be refused) is closed by the plain function.
+A day on which nothing comes in but an ordinary payment is computed for all loans together. A loan
+for which anything else comes in (two payments, a reversal, something back-dated, a curtailment, a
+payoff, a change of the rate, anything that will be rejected) has that day closed by the plain
+function. Where partial payments are applied, that has every day with a payment.
 """
 
 import datetime
@@ -39,7 +39,7 @@ class ClosedMany(NamedTuple):
     Attributes:
         states: of all loans, closed through the business date.
         entries: made on the way.
-        by_plain_function: how many of the loans it closed.
+        by_plain_function: how many days of a loan it closed.
     """
 
     states: States
@@ -89,27 +89,26 @@ class _Run:
         business_date: datetime.date,
         policy: Policy,
     ) -> None:
-        self.terms, self.opening, self.before = terms, opening, states
+        self.terms, self.opening = terms, opening
         self.transactions, self.business_date, self.policy = transactions, business_date, policy
         self.states = states.copy()
         self.pieces: list[Entries] = []
+        self.plain_loans: list[int] = []
+        self.plain_entries: list[Entry] = []
+        self.by_plain_function = 0
         self.is_behind = states.closed_through < np.datetime64(business_date)
-        # Loans that the plain function has to close.
-        self.is_unusual: Flags = np.array([bool(each) for each in states.rate_changes], bool)
-        self.rows = self._ordinary_rows()
-        self.days = transactions.effective_date[self.rows]
-        self.loans = transactions.loans()[self.rows]
+        self.changes_rate: Flags = np.array([bool(each) for each in states.rate_changes], bool)
+        self._sort_transactions(transactions.loans())
 
-    def _ordinary_rows(self) -> Integers:
-        """Payments to be applied, by day; notes the loans that have anything else."""
-        rows, loans = self.transactions, self.transactions.loans()
-        closed = self.before.closed_through[loans]
+    def _sort_transactions(self, loans: Integers) -> None:
+        """Find by day the ordinary payments, and the loans for which anything else counts."""
+        rows = self.transactions
+        closed, boarded = self.states.closed_through[loans], self.opening.closed_through[loans]
+        self._refuse_twins(loans)
         effective, posted = rows.effective_date, rows.posted_date
-        boarded = self.opening.closed_through[loans]
         is_new = (posted > closed) | (effective > closed) | (closed == boarded)
-        at = np.flatnonzero(
-            is_new & (posted <= np.datetime64(self.business_date)) & self.is_behind[loans]
-        )
+        last = np.datetime64(self.business_date)
+        at = np.flatnonzero(is_new & (posted <= last) & self.is_behind[loans])
         loan = loans[at]
         payments = [code for code, kind in enumerate(rows.kinds) if kind == TransactionKind.PAYMENT]
         currencies = np.array(rows.currencies, object)
@@ -121,33 +120,43 @@ class _Run:
             & (effective[at] >= self.terms.origination_date[loan])
             & (effective[at] > boarded[at])
         )
-        self.is_unusual[loan[~is_ordinary]] = True
+        other = at[~is_ordinary]
+        # What was posted before the book began, and is refused, counts on its first day.
+        before = other[posted[other] <= boarded[other]]
+        days = np.concatenate([effective[other], posted[other], boarded[before] + 1])
+        of_loan = loans[np.concatenate([other, other, before])]
         at = at[is_ordinary]
         at = at[np.lexsort((loans[at], effective[at]))]
-        same = (loans[at][1:] == loans[at][:-1]) & (effective[at][1:] == effective[at][:-1])
-        self.is_unusual[loans[at][1:][same]] = True
-        self.is_unusual[self._loans_with_twins(loans)] = True
-        return at
+        self.days, self.loans, self.rows = effective[at], loans[at], at
+        is_second = (self.loans[1:] == self.loans[:-1]) & (self.days[1:] == self.days[:-1])
+        days = np.append(days, self.days[1:][is_second])
+        of_loan = np.append(of_loan, self.loans[1:][is_second])
+        order = np.argsort(days, kind="stable")
+        self.other_days, self.other_loans = days[order], of_loan[order]
 
-    def _loans_with_twins(self, loans: Integers) -> Integers:
-        """Loans of which two transactions have one id, for the plain function to refuse."""
+    def _refuse_twins(self, loans: Integers) -> None:
         ids = self.transactions.transaction_id
         does_descend = np.zeros(len(self.states), bool)
         does_descend[loans[1:][(ids[1:] <= ids[:-1]) & (loans[1:] == loans[:-1])]] = True
-        at = np.flatnonzero(does_descend[loans])
+        at = np.flatnonzero((does_descend & self.is_behind)[loans])
         at = at[np.lexsort((ids[at], loans[at]))]
         is_twin = (ids[at][1:] == ids[at][:-1]) & (loans[at][1:] == loans[at][:-1])
-        return np.asarray(loans[at][1:][is_twin])
+        for twin in ids[at][1:][is_twin]:
+            raise ValueError(f"transaction {twin} is there twice")
 
     def close_day(self, day: datetime.date) -> None:
         """Take the steps of a day for the loans that were closed through the day before."""
         date = np.datetime64(day)
-        open_ = self.is_behind & ~self.is_unusual & (self.states.closed_through == date - 1)
-        at = np.flatnonzero(open_)
+        is_open = self.is_behind & (self.states.closed_through == date - 1)
+        is_other = self._needs_plain_function(date) & is_open
+        for loan in np.flatnonzero(is_other).tolist():
+            self._close_by_plain_function(loan, day)
+        is_open &= ~is_other
+        at = np.flatnonzero(is_open)
         for step in self.policy.steps:
             match step:
                 case Step.APPLY_PAYMENTS:
-                    self._apply_payments(at, open_, day)
+                    self._apply_payments(at, is_open, day)
                 case Step.ACCRUE:
                     self._accrue(at, day)
                 case Step.DELINQUENCY:
@@ -156,37 +165,48 @@ class _Run:
                     self._fees(at, day)
         self.states.closed_through[at] = date
 
-    def finish(self) -> ClosedMany:
-        """Close the loans that are left, and put everything together."""
-        unusual = np.flatnonzero(self.is_unusual & self.is_behind)
-        is_plain = np.zeros(len(self.states), bool)
-        is_plain[unusual] = True
-        pieces = [piece.take(~is_plain[piece.loan]) for piece in self.pieces]
-        owners: list[int] = []
-        made: list[Entry] = []
-        for loan in unusual.tolist():
-            state, entries = close(
-                self.terms.row(loan),
-                self.opening.row(loan),
-                self.before.row(loan),
-                self.transactions.rows(loan),
-                self.business_date,
-                self.policy,
-            )
-            self.states.put(loan, state)
-            owners += [loan] * len(entries)
-            made += entries
-        pieces.append(Entries.from_rows(owners, made))
-        return ClosedMany(self.states, Entries.joined(pieces), len(unusual))
+    def _needs_plain_function(self, date: np.datetime64) -> Flags:
+        """Which loans have more to do than an ordinary payment today."""
+        state = self.states
+        is_other = self.changes_rate.copy()
+        first, behind = np.searchsorted(self.other_days, [date, date + 1])
+        is_other[self.other_loans[first:behind]] = True
+        first, behind = np.searchsorted(self.days, [date, date + 1])
+        paying = self.loans[first:behind]
+        if self.policy.partials is Partials.APPLY:
+            is_other[paying] = True
+            is_other |= (state.suspense > 0) & (state.next_due <= date)
+        else:
+            # A loan that is paid off rejects it.
+            is_other[paying[state.balance[paying] == 0]] = True
+        return is_other
 
-    def _apply_payments(self, at: Integers, open_: Flags, day: datetime.date) -> None:
+    def _close_by_plain_function(self, loan: int, day: datetime.date) -> None:
+        state, entries = close(
+            self.terms.row(loan),
+            self.opening.row(loan),
+            self.states.row(loan),
+            self.transactions.rows(loan),
+            day,
+            self.policy,
+        )
+        self.states.put(loan, state)
+        self.changes_rate[loan] = bool(state.rate_changes)
+        self.by_plain_function += 1
+        self.plain_loans += [loan] * len(entries)
+        self.plain_entries += entries
+
+    def finish(self) -> ClosedMany:
+        """Put everything together."""
+        pieces = [*self.pieces, Entries.from_rows(self.plain_loans, self.plain_entries)]
+        return ClosedMany(self.states, Entries.joined(pieces), self.by_plain_function)
+
+    def _apply_payments(self, at: Integers, is_open: Flags, day: datetime.date) -> None:
         date = np.datetime64(day)
         first, behind = np.searchsorted(self.days, [date, date + 1])
-        is_open = open_[self.loans[first:behind]]
-        loan, rows = self.loans[first:behind][is_open], self.rows[first:behind][is_open]
+        pays = is_open[self.loans[first:behind]]
+        loan, rows = self.loans[first:behind][pays], self.rows[first:behind][pays]
         if len(loan):
-            # To a loan that is paid off: it is rejected.
-            self.is_unusual[loan[self.states.balance[loan] == 0]] = True
             amount = self.transactions.amount[rows]
             poured = self._receive(loan, amount, date)
             ids = self.transactions.transaction_id[rows]
@@ -233,8 +253,6 @@ class _Run:
             fees = state.fees[at] if policy.fees_first else np.zeros(len(at), np.int64)
             demand = due_interest + principal + escrow + fees
             is_covered = available[left] >= demand
-            if policy.partials is Partials.APPLY:
-                self.is_unusual[at[~is_covered & (state.next_due[at] <= day)]] = True
             left, at = left[is_covered], at[is_covered]
             shares = (
                 (Bucket.INTEREST, due_interest), (Bucket.PRINCIPAL, principal),

@@ -15,7 +15,7 @@ import bisect
 import dataclasses
 import datetime
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ledgerbeam.rules.delinquency import accrued, days_past_due, late_fees, missed_payments
@@ -31,6 +31,7 @@ from ledgerbeam.rules.loan import (
     TransactionKind,
     days_between,
     is_charge,
+    month_later,
 )
 from ledgerbeam.rules.payments import apply_transaction, refusal, rejected, release
 
@@ -96,10 +97,16 @@ class _Ledger:
             self.by_id[transaction.transaction_id] = transaction
             self.posted[transaction.posted_date].append(transaction)
         self._posting_days = sorted(self.posted)
+        self._refusals: dict[int, str | None] = {}
         self._standing: tuple[int, dict[datetime.date, list[Transaction]]] = (0, {})
 
     def refusal(self, transaction: Transaction) -> str | None:
-        return refusal(self.terms, self.opening.closed_through, transaction)
+        """Why a transaction is refused whatever the state of the loan; None if it isn't."""
+        number = transaction.transaction_id
+        if number not in self._refusals:
+            boarded_on = self.opening.closed_through
+            self._refusals[number] = refusal(self.terms, boarded_on, transaction)
+        return self._refusals[number]
 
     def day_of(self, transaction: Transaction) -> datetime.date:
         """The day whose close the transaction changes: if refused, the one it was posted on."""
@@ -187,8 +194,8 @@ def _close_again(
 ) -> tuple[State, list[Entry]]:
     """Close a day that changes earlier ones: what is booked becomes what would have been."""
     yesterday = day - datetime.timedelta(1)
-    _, booked = _from_opening(ledger, yesterday, day, policy)
-    again, true = _from_opening(ledger, day, day, policy)
+    _, booked = _from_opening(ledger, yesterday, policy)
+    again, true = _from_opening(ledger, day, policy)
     entries = difference(booked, true, day)
     again.accrued = state.accrued - sum(entry.interest for entry in entries)
     for step in policy.steps:
@@ -201,17 +208,37 @@ def _close_again(
 
 
 def _from_opening(
-    ledger: _Ledger, known: datetime.date, today: datetime.date, policy: Policy
+    ledger: _Ledger, known: datetime.date, policy: Policy
 ) -> tuple[State, list[Entry]]:
     """The state and all entries in force at the close of `known`, by what was posted by then."""
     state = dataclasses.replace(ledger.opening)
     by_day = ledger.standing(known)
+    steps = [step for step in policy.steps if step in MONEY_STEPS]
     entries: list[Entry] = []
-    for day in days_between(state.closed_through, known):
-        for step in policy.steps:
-            if step in MONEY_STEPS:
-                entries += _take_step(ledger, state, step, by_day.get(day, ()), day, policy)
+    day = state.closed_through + datetime.timedelta(1)
+    coming = sorted(each for each in by_day if each > day)
+    while day <= known:
+        for step in steps:
+            entries += _take_step(ledger, state, step, by_day.get(day, ()), day, policy)
+        while coming and coming[0] <= day:
+            del coming[0]
+        day = min([*coming[:1], *_own_events(ledger.terms, state, day, policy), _NEVER])
     return state, entries
+
+
+_NEVER = datetime.date.max
+
+
+def _own_events(
+    terms: Terms, state: State, day: datetime.date, policy: Policy
+) -> Iterator[datetime.date]:
+    """The next days on which money moves without a transaction: a due date and a late fee."""
+    if state.suspense and state.next_due > day:
+        yield state.next_due
+    due = max(state.next_due, month_later(state.late_fees_through, terms.due_day))
+    late = due + datetime.timedelta(policy.grace_days)
+    if late > day:
+        yield late
 
 
 def difference(booked: Sequence[Entry], true: Sequence[Entry], day: datetime.date) -> list[Entry]:

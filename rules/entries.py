@@ -112,7 +112,7 @@ class Entries:
 
     @classmethod
     def joined(cls, pieces: Iterable["Entries"]) -> "Entries":
-        """All entries, by loan; those of a loan in the order of the pieces."""
+        """All entries, by loan and day; those of a day in the order of the pieces."""
         whole = [*pieces] or [cls.from_rows([], [])]
 
         def column(name: str) -> Any:
@@ -125,7 +125,7 @@ class Entries:
             column("loan"), column("kind"), column("effective_date"), column("posted_date"),
             column("transaction_id"), amounts, column("reverses"), column("reason"),
         )  # fmt: skip
-        return joined.take(np.argsort(joined.loan, kind="stable"))
+        return joined.take(np.lexsort((joined.posted_date, joined.loan)))
 
     def table(self, loan_ids: pa.StringArray) -> pa.Table:
         """A table of `ENTRY_SCHEMA`."""

@@ -4,6 +4,7 @@ Amounts are integers of the currency's minor unit (cents); rates are integers of
 percent (3.5% is 3,500,000), so that every sum is exact. Dates are days of the calendar.
 """
 
+import calendar
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -274,15 +275,10 @@ def is_charge(entry: Entry) -> bool:
 
 def month_later(day: datetime.date, due_day: int, months: int = 1) -> datetime.date:
     """The due date `months` after the month of `day`, or before it if negative."""
-    month = day.year * 12 + day.month - 1 + months
-    first = datetime.date(month // 12, month % 12 + 1, 1)
-    return first + datetime.timedelta(min(due_day, days_in_month(first)) - 1)
-
-
-def days_in_month(day: datetime.date) -> int:
-    """How many days the month of `day` has."""
-    first = day.replace(day=1)
-    return ((first + datetime.timedelta(31)).replace(day=1) - first).days
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    if due_day > 28:
+        due_day = min(due_day, calendar.monthrange(year, month + 1)[1])
+    return datetime.date(year, month + 1, due_day)
 
 
 def days_between(after: datetime.date, through: datetime.date) -> Iterator[datetime.date]:

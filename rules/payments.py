@@ -47,6 +47,8 @@ from ledgerbeam.rules.loan import (
 
 Amounts = dict[Bucket, int]
 
+_KINDS = frozenset(TransactionKind)
+
 
 class Instalment(NamedTuple):
     """What is left to pay of one instalment."""
@@ -89,7 +91,7 @@ def refusal(terms: Terms, boarded_on: datetime.date, transaction: Transaction) -
         transaction: to be looked at.
     """
     _, kind, effective, posted, amount, currency, reverses, rate, payment = transaction
-    if kind not in set(TransactionKind):
+    if kind not in _KINDS:
         return f"kind {kind} is none of {', '.join(TransactionKind)}"
     if effective < terms.origination_date:
         return (

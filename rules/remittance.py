@@ -13,7 +13,6 @@ Amounts are integers of the minor unit, rates integers of a millionth of a perce
 30 days of 360. The rule stands here for one loan; `remittance_columns` has it for many loans.
 """
 
-import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
@@ -142,25 +141,13 @@ def month_interest(balance: int, rate: int, months: int = 1, days: int = 0) -> i
     return div_exactly(balance * rate * (months * 365 + days * 12), 12 * 365 * RATE_UNITS)
 
 
-def balance_before(balance: int, rate: int, payment: int) -> int:
-    """The balance a month earlier, from which an instalment led to this one.
-
-    The amount to the cent that gives `balance` again, and the smallest one if there are two.
-    """
-    before = div_exactly((balance + payment) * 12 * RATE_UNITS, 12 * RATE_UNITS + rate)
-    candidates = range(before - 1, before + 2)
-    return next(
-        each for each in candidates if each - (payment - month_interest(each, rate)) == balance
-    )
-
-
 def collected_interest(month: LoanMonth, rate: int) -> int:
     """Interest at `rate` of what was collected in the month: actual/actual.
 
     One month of interest for each instalment, on the actual balance before it, and a payoff's
     interest from the last paid instalment to the day of the payoff. A month without a payment has
     none. Fannie Mae Investor Reporting Manual 2-04, "Reporting a Payment, Curtailment or No
-    Payment" and "Reporting a Payoff"; Servicing Guide F-1-09.
+    Payment" and "Reporting a Payoff to Fannie Mae"; Servicing Guide F-1-09.
     """
     balance, interest = month.actual_balance, 0
     for _ in range(month.instalments):
@@ -255,12 +242,6 @@ def check(month: LoanMonth) -> None:
             f"loan {month.loan_id} is paid off and has a balance of "
             f"{in_words(month.actual_ending_balance)}"
         )
-
-
-def month_end(day: datetime.date) -> datetime.date:
-    """The last day of a day's month, at whose close balances are taken."""
-    first = day.replace(day=1)
-    return (first + datetime.timedelta(31)).replace(day=1) - datetime.timedelta(1)
 
 
 def unknown_investor(loan_id: str, investor_id: str) -> ValueError:

@@ -225,11 +225,15 @@ def _payments(portfolio: Portfolio, loans: _Loans) -> _Rows:
     parts = np.where(style < 0.40, 1, np.where(style < 0.75, 2, 4))
     punctual = draws.uniform("late", cells)
     days = draws.integers("days", 14, cells)
-    # Up to 9 days early; within the days of grace; after them; a month or more; never.
-    offset = np.where(punctual < 0.60, -(days % 10), days)
-    offset = np.where(punctual > 0.93, 17 + days, offset)
+    # A borrower's own day, up to 9 days early or within the days of grace, and a day around it.
+    habit = draws.integers("habit", 24, loans.numbers)
+    habit = np.where(habit < 15, -(habit % 10), habit - 13)
+    offset = habit[:, None] + days % 3 - 1
+    # After the days of grace; a month or more; never.
+    offset = np.where(punctual > 0.955, 17 + days, offset)
     offset = np.where(punctual > 0.975, 31 + 6 * days, offset)
     will_pay_off = loans.payoff_month < portfolio.months
+    parts[will_pay_off] = 1
     offset = np.where(will_pay_off[:, None], np.minimum(offset, 0), offset)
     is_paid = (punctual <= 0.997) | will_pay_off[:, None]
     is_paid &= month[None, :] <= loans.payoff_month[:, None]

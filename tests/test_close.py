@@ -136,9 +136,15 @@ def test_a_ledger_with_hindsight_is_the_one_that_knew_all_along(loan: Loan, poli
         if each.kind == TransactionKind.REVERSAL and each.transaction_id not in refused
     ]
     gone = {each.reverses for each in reversals} | {each.transaction_id for each in reversals}
+    # What a reversal could not know of when it was posted must not be there before it.
+    named = {
+        each.reverses
+        for each in loan.transactions
+        if each.kind == TransactionKind.REVERSAL and each.transaction_id in refused
+    }
     known = [
         each
-        if each.transaction_id in refused
+        if each.transaction_id in refused | named
         else each._replace(posted_date=min(each.posted_date, each.effective_date))
         for each in loan.transactions
         if each.transaction_id not in gone

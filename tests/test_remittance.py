@@ -12,8 +12,6 @@ from ledgerbeam.rules.remittance import (
     Investor,
     LoanMonth,
     RemittanceType,
-    balance_before,
-    month_interest,
     pass_through_rate,
     remit,
     share,
@@ -142,17 +140,6 @@ def test_the_last_scheduled_instalment_repays_what_is_left() -> None:
     assert (line.scheduled_principal, line.ending_balance) == (100_00, 0)
     line = remit(month(scheduled_balance=500_00, curtailment=900_00), investor(SCHEDULED))
     assert (line.principal, line.ending_balance) == (500_00, 0)
-
-
-def test_the_balance_a_month_earlier() -> None:
-    # 186,500.00 → 543.96 interest, 298.00 principal → 186,202.00.
-    assert balance_before(186_202_00, 3_500_000, 841_96) == 186_500_00
-
-
-@given(st.integers(1_000_00, 10**11), st.integers(0, 10_000_000), st.integers(1_000_000_00, 10**12))
-def test_the_balance_a_month_earlier_leads_back(balance: int, rate: int, payment: int) -> None:
-    before = balance_before(balance, rate, payment)
-    assert before - (payment - month_interest(before, rate)) == balance
 
 
 @pytest.mark.parametrize(
