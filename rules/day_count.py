@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
+from ledgerbeam.rules.money import Integers
+
 Dates = npt.NDArray[np.datetime64]
 
 
@@ -124,23 +125,24 @@ def mixed_year_fractions(
     """`year_fraction` of many periods that count their days differently.
 
     Args:
-        starts: datetime64[D] `(loans, …)`.
-        ends: datetime64[D] `(loans, …)`, none before its start.
+        starts: datetime64[D] `(…, loans)`.
+        ends: datetime64[D] `(…, loans)`, none before its start.
         day_counts: integers `(loans,)`, positions in `tuple(DayCount)`.
 
     Returns:
-        Numerators int64 `(loans, …)` and denominators int64 `(loans,)`.
+        Numerators int64 `(…, loans)` and denominators int64 `(loans,)`.
 
     Raises:
         ValueError: if a period ends before it starts.
     """
     numerators = np.empty(starts.shape, np.int64)
     for position, day_count in enumerate(DayCount):
-        rows = np.flatnonzero(day_counts == position)
-        if len(rows) == len(starts):
+        loans = np.flatnonzero(day_counts == position)
+        if len(loans) == len(day_counts):
             numerators = year_fractions(starts, ends, day_count).numerators
-        elif len(rows):
-            numerators[rows] = year_fractions(starts[rows], ends[rows], day_count).numerators
+        elif len(loans):
+            some = year_fractions(starts[..., loans], ends[..., loans], day_count)
+            numerators[..., loans] = some.numerators
     return numerators, np.array([DENOMINATORS[day_count] for day_count in DayCount])[day_counts]
 
 

@@ -57,9 +57,8 @@ def round_money(
     value: Decimal | Fraction, scale: int = 2, mode: Rounding = Rounding.HALF_EVEN
 ) -> Decimal:
     """An amount with `scale` decimals, rounded once from the exact value."""
-    if isinstance(value, Decimal):
-        return value.quantize(Decimal(1).scaleb(-scale), rounding=mode, context=_WIDE)
-    units = div_exactly(value.numerator * 10**scale, value.denominator, mode)
+    numerator, denominator = value.as_integer_ratio()
+    units = div_exactly(numerator * 10**scale, denominator, mode)
     return Decimal(units).scaleb(-scale, _WIDE)
 
 
@@ -102,7 +101,8 @@ def mul_div(
     Exact: float64 only guesses the quotient. Five roundings put the guess off by less than
     |product| * 2**-50 / denominator + 1/2, so what it leaves, product - guess * denominator, is
     within 2**62 + 2**60. Arithmetic of int64 wraps modulo 2**64, so this rest comes out right
-    although the product itself doesn't fit; divided, it corrects the guess and tells how to round.
+    although the product itself doesn't fit. Where it is less than half the denominator the guess
+    is right; elsewhere the rest, divided, corrects it and tells how to round.
 
     Args:
         amount: int64 of any sign; shapes broadcast.
@@ -126,8 +126,15 @@ def mul_div(
                 "large to be exact: use smaller amounts, or fewer decimals of the rate"
             )
     quotient = guess.astype(np.int64)
-    correction, rest = np.divmod(amount * numerator - quotient * denominator, denominator)
-    return _round(quotient + correction, rest, denominator, mode)
+    rest = amount * numerator - quotient * denominator
+    size = np.abs(rest)
+    # Twice the size could pass int64.
+    at = np.nonzero(size >= denominator - size)
+    if len(at[0]):
+        divisor = np.broadcast_to(denominator, rest.shape)[at]
+        correction, rest = np.divmod(rest[at], divisor)
+        quotient[at] = _round(quotient[at] + correction, rest, divisor, mode)
+    return quotient
 
 
 def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
@@ -139,13 +146,24 @@ def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
     """
     if amounts.null_count:
         raise ValueError(f"{amounts.null_count} of {len(amounts)} amounts are null")
-    scaled = amounts.cast(pa.decimal128(38, scale))
-    array = scaled.combine_chunks() if isinstance(scaled, pa.ChunkedArray) else scaled
-    words = np.frombuffer(array.buffers()[1] or b"", np.int64).reshape(-1, 2)
-    low, high = words[array.offset : array.offset + len(array)].T
-    if not np.array_equal(high, low >> 63):
+    whole, fits = unscaled(amounts.cast(pa.decimal128(38, scale)))
+    if not fits.all():
         raise OverflowError(f"an amount has more than 18 digits at {scale} decimals")
-    return low.copy()
+    return whole
+
+
+def unscaled(
+    amounts: pa.Decimal128Array | pa.ChunkedArray,
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Decimals as whole numbers of 10**-scale of their own type, and which of them int64 holds.
+
+    Nulls are not held.
+    """
+    if isinstance(amounts, pa.ChunkedArray):
+        amounts = amounts.combine_chunks()
+    words = np.frombuffer(amounts.buffers()[1] or b"", np.int64).reshape(-1, 2)
+    low, high = words[amounts.offset : amounts.offset + len(amounts)].T.copy()
+    return low, (high == low >> 63) & amounts.is_valid().to_numpy(zero_copy_only=False)
 
 
 def decimals(units: Integers, kind: pa.Decimal128Type) -> pa.Decimal128Array:
