@@ -10,8 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.portfolios import FIRST, mortgage
+from tests.portfolios import FIRST, Loan, columns, mortgage
 
+from ledgerbeam.rules.close_many import close_many
 from ledgerbeam.rules.close_of_day import close
 from ledgerbeam.rules.loan import (
     Bucket,
@@ -91,6 +92,27 @@ def test_partial_payments_are_held_until_they_make_an_instalment() -> None:
     state, entries = run([*parts, payment(3, date(2, 12), 100_00)], date(2, 12))
     assert buckets(entries[-1]) == (543_96, 298_00, 158_04, 0, 0, -900_00)
     assert state.suspense == 0
+
+
+def test_a_part_of_the_next_instalment_is_held_and_not_a_curtailment() -> None:
+    state, [entry] = run([payment(1, date(1, 20), 400_00)], date(1, 31))
+    assert buckets(entry) == (0, 0, 0, 0, 0, 400_00)
+    assert (state.suspense, state.next_due) == (400_00, date(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("amount", "curtailment", "suspense"),
+    [(2_325_29, 325_29, 0), (2_325_30, 0, 325_30), (2_325_31, 0, 325_31)],
+)
+def test_what_would_pay_off_the_loan_is_held(amount: int, curtailment: int, suspense: int) -> None:
+    # Of 2,000.00, February's instalment repays 836.13 and March's 838.57: 325.30 are left.
+    transactions = [payment(1, date(2, 1), amount)]
+    state, [entry] = run(transactions, date(2, 1), balance=2_000_00)
+    assert buckets(entry) == (5_83 + 3_39, 1_674_70, 2 * 158_04, 0, curtailment, suspense)
+    terms, opening, rows = columns([Loan(*mortgage(balance=2_000_00), transactions)])
+    many = close_many(terms, opening, opening, rows, date(2, 1), NO_FEES)
+    assert many.by_plain_function == 0
+    assert many.states.row(0) == state
 
 
 def test_suspense_is_released_at_the_close_of_the_due_date_that_it_covers() -> None:
