@@ -11,8 +11,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Program
 from ledgerbeam.io.errors import UserError
 
 # What values look like as text must not depend on the server's settings. Compiling a query that
-# reads few rows takes longer than reading them.
-_POSTGRESQL_SETTINGS = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off"
+# reads few rows takes longer than reading them. A plan that is kept for all ranges of keys may well
+# sort whatever is left of one, for each page again.
+_POSTGRESQL_SETTINGS = (
+    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off; "
+    "SET plan_cache_mode = force_custom_plan"
+)
 _SQLITE_WAITS_FOR_LOCKS = 60.0  # seconds
 
 
