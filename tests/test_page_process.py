@@ -105,7 +105,13 @@ def in_process(
         [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     )
     return subprocess.run(
-        [sys.executable, "-m", "tests.page_jobs", process.name, process.parameters.model_dump_json()],
+        [
+            sys.executable,
+            "-m",
+            "tests.page_jobs",
+            process.name,
+            process.parameters.model_dump_json(),
+        ],
         env=environment,
         capture_output=True,
         text=True,
