@@ -110,12 +110,11 @@ def test_a_run_sees_one_state_of_the_table(accounts: str, tmp_path: Path, split:
 
 def test_a_snapshot_that_is_gone(accounts: str) -> None:
     source = SqlTable(accounts, "account", ("id",))
-    with exported_snapshot(accounts) as snapshot:
-        with SqlReader(source, 1, snapshot) as reader:
-            assert reader.read(KeyRange()).num_rows == COUNT
-    with SqlReader(source, 1, snapshot) as reader:
-        with pytest.raises(UserError, match="table account: the snapshot .* is gone"):
-            reader.read(KeyRange())
+    with exported_snapshot(accounts) as snapshot, SqlReader(source, 1, snapshot) as reader:
+        assert reader.read(KeyRange()).num_rows == COUNT
+    gone = pytest.raises(UserError, match=r"table account: the snapshot .* is gone")
+    with SqlReader(source, 1, snapshot) as reader, gone:
+        reader.read(KeyRange())
 
 
 def test_items_write_by_themselves(accounts: str, tmp_path: Path) -> None:

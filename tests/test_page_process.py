@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests import page_jobs
 from tests.page_jobs import (
-    DAY,
     PATIENCE,
     Calls,
     Feed,
@@ -286,10 +285,10 @@ class TestFailures:
             Rows, Calls(wrong=lambda page: bool(bad & {item["id"] for item in page.items}))
         )
         process = rows(accounts, tmp_path / "disturbed", split, page_rows=5)
-        with pytest.raises(UserError, match="2 of 1?[0-9] components failed"):
+        with pytest.raises(UserError, match=r"2 of 1?[0-9] components failed"):
             run(process)
         bad.remove(17)
-        with pytest.raises(UserError, match="1 of 1?[0-9] components failed"):
+        with pytest.raises(UserError, match=r"1 of 1?[0-9] components failed"):
             run(process)
         bad.clear()
         before = len(calls.names)
@@ -478,7 +477,7 @@ class TestRestart:
         process = page_jobs.OnceRows(rows(accounts, tmp_path, "number=2").parameters)
         died = in_process(process, kill="10..20", calls=tmp_path / "calls")
         assert died.returncode == -9, died.stderr
-        with pytest.raises(UserError, match="0 of 6 components failed and [1-4] are unknown"):
+        with pytest.raises(UserError, match=r"0 of 6 components failed and [1-4] are unknown"):
             run(process)
         unknown = list(components_of(instance_uri(process), ComponentStatus.UNKNOWN))
         assert "10..20" in [outcome.component for outcome in unknown]
@@ -558,14 +557,15 @@ class TestControl:
     def test_cancel(self, accounts: str, tmp_path: Path) -> None:
         process = rows(accounts, tmp_path, "count=5")
         calls = hook(Rows, Calls(hold=5))
-        with pytest.raises(UserError, match="cancel"), running(process) as thread:
+        with running(process) as thread:
             calls.wait_for(lambda: calls.active == 4)
             steer(process, state="cancel")
             wait_until(lambda: throttle_of(process).canceled)
             calls.hold = 0
             with calls.changed:
                 calls.changed.notify_all()
-            thread.join(PATIENCE)
+            with pytest.raises(UserError, match="cancel"):
+                thread.join(PATIENCE)
         assert len(calls.names) == 4
         # What was in flight has ended, and counts.
         assert sorted(commits(instance_uri(process), [1])) == [0, 1, 2, 3]
@@ -596,7 +596,10 @@ class Running(threading.Thread):
 def running(process: PageProcess[Any]) -> Iterator[Running]:
     thread = Running(process)
     thread.start()
-    yield thread
+    try:
+        yield thread
+    finally:
+        threading.Thread.join(thread, PATIENCE)
 
 
 def steer(process: PageProcess[Any], **changes: Any) -> None:

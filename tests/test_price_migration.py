@@ -82,7 +82,7 @@ def shop(postgres: PostgresServer) -> Iterator[sa.Engine]:
 def prices(shop: sa.Engine) -> dict[int, Decimal]:
     with shop.connect() as connection:
         found = connection.execute(sa.text("SELECT id, price FROM product ORDER BY id"))
-        return {id_: price for id_, price in found}
+        return dict(found.tuples().all())
 
 
 def raised(before: dict[int, Decimal]) -> dict[int, Decimal]:
