@@ -66,7 +66,11 @@ Payments.execute_item = lambda self, item: [{{"cents": 100 * item["id"]}}]
 print(run(Payments(PaymentParameters({day}, api={server.url!r}))).counts)
 """
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
