@@ -6,7 +6,7 @@ BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test test-slow check bench bench-pages clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -33,6 +33,9 @@ check: $(VENV)/dev.stamp ## lint, formatting, types
 
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
+
+bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a plain loop
+	$(BIN)/python benchmarks/bench_pages.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build dist src/*.egg-info benchmarks/data

@@ -83,7 +83,9 @@ def component_transaction(
         connection.commit()
 
 
-def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
+def _claim(
+    connection: sa.Connection, instance: str, component: str, may_create: bool = True
+) -> bool:
     """Insert the component's row; false if it is there."""
     insert = DONE.insert().values(instance=instance, component=component)
     try:
@@ -96,10 +98,13 @@ def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
         return False
     except DBAPIError:
         connection.rollback()
-        if sa.inspect(connection).has_table(DONE.name):
+        if not may_create:
             raise
-        _create_table(connection)
-        return _claim(connection, instance, component)
+        # Another process may make the table between the insertion and the look for it: whether it
+        # was missing is told by a second insertion only.
+        if not sa.inspect(connection).has_table(DONE.name):
+            _create_table(connection)
+        return _claim(connection, instance, component, may_create=False)
     return True
 
 
