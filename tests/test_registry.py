@@ -390,11 +390,13 @@ class TestMoves:
         run = submitted(registry)
         move(registry, run.id, RunStatus.FAILURE, why="no capacity")
         assert registry.get(run.id).error == "no capacity"
+        move(registry, run.id, RunStatus.EXECUTING)
         start(registry, run.id)
         assert registry.get(run.id).error == "no capacity"
         failed = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
         end(registry, run.id, error="disk full", **failed)
         assert registry.get(run.id).error == "disk full"
+        move(registry, run.id, RunStatus.EXECUTING)
         start(registry, run.id, 2)
         end(registry, run.id, 2)
         assert registry.get(run.id).error is None
