@@ -432,7 +432,9 @@ def _draft(
             "attempt_deadline_seconds": kind.attempt_deadline.total_seconds(),
             "lost_attempts": kind.lost_attempts,
             "has_cleanup": is_overridden(kind, BatchProcess, "cleanup"),
-            "results_expire_after_seconds": expire_after and expire_after.total_seconds(),
+            "results_expire_after_seconds": (
+                None if expire_after is None else expire_after.total_seconds()
+            ),
             # What parameters name relative to it.
             "folder": os.getcwd(),
         },

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def workloads_installed(state: Path, lease: float) -> Iterator[None]:
         try:
             yield
         finally:
-            left = [process for process in processes_of(str(state))]
+            left = processes_of(str(state))
             gone_at = time.monotonic() + PATIENCE
             while left and time.monotonic() < gone_at:
                 time.sleep(0.1)
@@ -112,8 +112,10 @@ class Place:
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True, parents=True)
         lines = ["account,id,amount"]
-        for number in range(4 * len(ACCOUNTS)):
-            lines.append(f"{ACCOUNTS[number % len(ACCOUNTS)]},{number},{number * number}")
+        lines += [
+            f"{ACCOUNTS[number % len(ACCOUNTS)]},{number},{number * number}"
+            for number in range(4 * len(ACCOUNTS))
+        ]
         lines += ["A1,not a number,1", "A2,900,1", "A2,900,2"]
         (self.folder / "amounts.csv").write_text("\n".join(lines) + "\n")
 
@@ -207,13 +209,16 @@ class Place:
             run = self.run()
             return run.status.is_final, [(a.launcher, a.outcome) for a in run.attempts]
 
+        def has_moved_from(before: Any) -> bool:
+            return bool(state() != before)
+
         deadline = time.monotonic() + PATIENCE
         while not self.run().status.is_final:
             assert time.monotonic() < deadline, self.told()
             before = state()
             if self.reconcile():
                 # A launcher takes its time to come up; a cron waits a minute.
-                until(lambda: state() != before, f"a launcher of {self.told()}")
+                until(partial(has_moved_from, before), f"a launcher of {self.told()}")
             time.sleep(0.05)
         until(lambda: not self.processes(), f"the end of processes of {self.told()}")
         self.reconcile()
@@ -235,9 +240,7 @@ class Place:
     def told(self) -> str:
         """What is to be known where a test fails."""
         run = self.run()
-        story = [
-            (e.type, e.to_status, e.attempt, e.why) for e in self.runs.registry.events(run.id)
-        ]
+        story = [(e.type, e.to_status, e.attempt, e.why) for e in self.runs.registry.events(run.id)]
         logs = [self.settings.log_of(run.id), self.folder / "launcher.log"]
         text = "\n".join(log.read_text() for log in logs if log.exists())
         return f"{run.name} {run.status} {run.error} {story}\n{text}"
@@ -250,7 +253,9 @@ class Place:
     def calls(self, what: str = "begin") -> list[Call]:
         log = self.folder / "calls"
         lines = log.read_text().splitlines() if log.exists() else []
-        calls = [Call(w, int(pid), account, float(at)) for w, pid, account, at in map(str.split, lines)]
+        calls = [
+            Call(w, int(pid), account, float(at)) for w, pid, account, at in map(str.split, lines)
+        ]
         return [call for call in calls if call.what == what]
 
     def hooks(self) -> Counter[str]:

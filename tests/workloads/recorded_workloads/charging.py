@@ -1,9 +1,8 @@
 """Charges each account, which may be done once only; see `counting` for what files do."""
 
-from recorded_workloads.counting import Counting
-
 from ledgerbeam.batch.launch import run_module
 from ledgerbeam.batch.process import Retry, RetryMode
+from recorded_workloads.counting import Counting
 
 
 class Charging(Counting):

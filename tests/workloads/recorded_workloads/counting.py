@@ -1,13 +1,13 @@
 """Adds up the amounts of each account, and does on the way what files in its folder say.
 
-    FOLDER/calls           gets a line a call: begin or end, process, account, time
-    FOLDER/hooks           gets a line a hook: its name, process
-    FOLDER/hold            components wait as long as it is there
-    FOLDER/slow            components take a tenth of a second
-    FOLDER/fail-ACCOUNT    its component fails
-    FOLDER/flaky-ACCOUNT   its component fails once; the file is removed
-    FOLDER/kill-ACCOUNT    its component kills its process; the file is removed
-    FOLDER/leak-ACCOUNT    its component fails with the secret in its error
+FOLDER/calls           gets a line a call: begin or end, process, account, time
+FOLDER/hooks           gets a line a hook: its name, process
+FOLDER/hold            components wait as long as it is there
+FOLDER/slow            components take a tenth of a second
+FOLDER/fail-ACCOUNT    its component fails
+FOLDER/flaky-ACCOUNT   its component fails once; the file is removed
+FOLDER/kill-ACCOUNT    its component kills its process; the file is removed
+FOLDER/leak-ACCOUNT    its component fails with the secret in its error
 """
 
 import contextlib
@@ -79,6 +79,8 @@ class Counting(KeyedProcess[CountingParameters]):
         with contextlib.suppress(FileNotFoundError):
             (self.parameters.folder / f"kill-{account}").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        while self._is(f"hold-{account}"):
+            time.sleep(0.02)
 
     def _is(self, switch: str) -> bool:
         return (self.parameters.folder / switch).exists()

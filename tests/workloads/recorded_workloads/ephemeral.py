@@ -2,9 +2,8 @@
 
 import datetime
 
-from recorded_workloads.counting import Counting
-
 from ledgerbeam.batch.launch import run_module
+from recorded_workloads.counting import Counting
 
 
 class Ephemeral(Counting):
