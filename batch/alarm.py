@@ -11,7 +11,7 @@ from ledgerbeam.batch.alerts import deliver
 from ledgerbeam.batch.events import Event
 from ledgerbeam.batch.listeners import Listener, event_id, load_listeners
 from ledgerbeam.batch.progress import ProgressReader
-from ledgerbeam.batch.registry import Registry
+from ledgerbeam.batch.registry import Registry, RegistryUnavailableError
 from ledgerbeam.batch.sla import BreachKind, Deadlines, RunFacts, Sample, breaches
 from ledgerbeam.batch.status import RunStatus
 from ledgerbeam.io.errors import UserError
@@ -81,9 +81,12 @@ class Alarm:
             self._tell()
 
     def tell(self) -> None:
-        """Tell the listeners of what they haven't been told."""
+        """Tell the listeners of what they haven't been told; if not now, others will."""
         with self._lock:
-            self._tell()
+            try:
+                self._tell()
+            except RegistryUnavailableError as error:
+                _log.warning("nobody is told of anything now: %s", error)
 
     def _watch(self) -> None:
         run = self._registry.get(self._run_id)

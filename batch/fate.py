@@ -9,7 +9,14 @@ from ledgerbeam.batch.jobs import LocalJob
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.started_job import StartedJob
 from ledgerbeam.batch.status import RunStatus
-from ledgerbeam.io.attempts import Attempt, attempts, ending_of, fence, find_manifest
+from ledgerbeam.io.attempts import (
+    Attempt,
+    attempts,
+    complete_publication,
+    ending_of,
+    fence,
+    find_manifest,
+)
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.records import AttemptRecord, Fence
 
@@ -64,6 +71,8 @@ def find_out(
             why = "canceled" if is_canceled else (ended_by or "its process is gone")
             ending = fence(run.uri, record, Fence(fenced_at=at, who=who, why=why))
             failpoint("launcher: fenced")
+        # One that died in front of the last step of its publication has won all the same.
+        complete_publication(run.uri, ending)
         error = error or ending.error
         is_lost = is_lost and ending.outcome == "fenced"
         warning = _clean_up(run, stored)

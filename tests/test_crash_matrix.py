@@ -110,10 +110,11 @@ def _confirm_cancel(place: Place) -> None:
 
 def asked_to_pause(place: Place, point: str) -> None:
     """Who pauses dies."""
-    place.set("slow")
+    place.set("hold")
     place.launcher(place.record())
     until(place.calls, "the first call")
     assert place.command("pause", place.run().id, failpoint=point).returncode == -signal.SIGKILL
+    place.unset("hold")
     if place.run().status is RunStatus.PAUSED:
         place.runs.resume(place.run().id)
 
