@@ -102,6 +102,46 @@ class KeyedProcess(BatchProcess[P]):
                 f"{cls.__name__}: a time_limit is one for each component: write execute"
             )
 
+    def __init__(self, parameters: P) -> None:
+        """Make the definition for given parameters.
+
+        Raises:
+            TypeError: an input lacks a column that it is to have, or a parameter of its name.
+        """
+        super().__init__(parameters)
+        inputs = self.inputs
+        for rows in inputs:
+            self._check_input(rows, inputs[0])
+
+    def _check_input(self, rows: RowInput, first: RowInput) -> None:
+        where = f"{type(self).__name__}, input {rows.name}"
+        if rows.name not in type(self.parameters).model_fields:
+            raise TypeError(
+                f"{where}: {type(self.parameters).__name__} has no field of that name: add it, to "
+                "name the files"
+            )
+        columns = {column.name: column for column in rows.contract.columns if column.required}
+        currency = (rows.currency,) if rows.currency else ()
+        for name in (*self.key, rows.order, *rows.ids, *currency):
+            if name not in columns or columns[name].nullable:
+                raise TypeError(
+                    f"{where}: {name} must be a column of the contract, required and never empty: "
+                    "rows are told apart by it"
+                )
+        for name in rows.amounts:
+            type_ = columns[name].type if name in columns else None
+            if type_ is None or not (pa.types.is_int64(type_) or pa.types.is_decimal(type_)):
+                raise TypeError(
+                    f"{where}: the amount {name} must be a required column of int64 or decimals, "
+                    f"not of {type_}"
+                )
+        for column in first.contract.columns:
+            if column.name in self.key and column.type != columns[column.name].type:
+                raise TypeError(
+                    f"{where}: {column.name} is {columns[column.name].type}, and {column.type} in "
+                    f"{first.name}: a key has the same type in all inputs"
+                )
+
     @classmethod
     def executes_each(cls) -> bool:
         """Whether components execute one by one."""

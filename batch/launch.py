@@ -15,8 +15,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
-from ledgerbeam.batch.prepare import Prepared, Start, prepare
-from ledgerbeam.batch.process import BatchProcess, is_overridden
+from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
+from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
 from ledgerbeam.io import control, storage
@@ -115,39 +115,70 @@ def run(
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
     uri = instance_uri(process)
     earlier = attempts(uri)
-    published = _published(uri, earlier)
-    if published is None:
-        process.before()
-    prepared = prepare(process)
-    draft = _draft(process, prepared, earlier).model_copy(update={"run": run_id, "launch": launch})
+    published = _published(process, earlier)
     if published is not None:
-        return _published_before(uri, published, draft)
-    if process.parallelism is not None and not earlier:
-        # Somebody may have steered the run before it began.
-        if control.latest(uri).parallelism is None:
-            by_definition = (uri, _now(), process.name, "by definition")
-            control.steer(*by_definition, parallelism=process.parallelism)
-        failpoint("run: limited")
-    attempt = start_attempt(uri, draft)
+        return _published_before(uri, published, _draft(process, prepare(process), earlier))
+    prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
-        same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
+        fingerprint = attempt.record.fingerprint
+        same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
+        if process.retry.mode is RetryMode.AT_MOST_ONCE:
+            _refuse_other_input(attempt)
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
-        batch = prepared.build(Start(attempt, committed, retried, spill))
+        batch = prepared.build(Start(attempt, committed, retried, spill, stack))
         run_pipeline(pipeline, process.name, batch)
         failpoint("run: published")
-    manifest = load_manifest(uri)
-    process.after(manifest)
+        manifest = load_manifest(uri)
+        process.after(manifest)
     return manifest
 
 
 def instance_uri(process: BatchProcess[Any]) -> str:
     """Where the instance of a process is, and what readers are told to read."""
     return storage.join(storage.absolute(process.parameters.output), process.name, process.instance)
+
+
+def _begin(
+    process: BatchProcess[Any], earlier: Sequence[AttemptRecord], run_id: str, launch: int
+) -> tuple[Prepared, Attempt]:
+    """Look at the input and record an attempt, or clean up where that fails."""
+    try:
+        process.before()
+        prepared = prepare(process)
+        draft = _draft(process, prepared, earlier)
+        draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        if not earlier:
+            _limit(process)
+        return prepared, start_attempt(instance_uri(process), draft)
+    except BaseException:
+        process.cleanup()
+        raise
+
+
+def _limit(process: BatchProcess[Any]) -> None:
+    """Tell workers the definition's limit, unless somebody set another before the run began."""
+    uri = instance_uri(process)
+    if process.parallelism is not None and control.latest(uri).parallelism is None:
+        by_definition = (uri, _now(), process.name, "by definition")
+        control.steer(*by_definition, parallelism=process.parallelism)
+    failpoint("run: limited")
+
+
+def _refuse_other_input(attempt: Attempt) -> None:
+    """Keep what may be called once from being called again, as a component of other input."""
+    first = attempts(attempt.instance_uri)[0]
+    if first.fingerprint != attempt.record.fingerprint:
+        number = attempt.record.parameters["run_number"] + 1
+        raise UserError(
+            f"{attempt.instance_uri}: attempt {first.number} was begun on other input or with "
+            "other parameters, and may have called components that may be called once only: give "
+            f"all as it was, or run again with --run-number={number} --reason=WHY"
+        )
 
 
 @contextmanager
@@ -174,12 +205,15 @@ def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
     return True
 
 
-def _published(uri: str, earlier: Sequence[AttemptRecord]) -> Manifest | None:
-    """The instance's manifest; made now if an attempt died just before it would have made it."""
+def _published(process: BatchProcess[Any], earlier: Sequence[AttemptRecord]) -> Manifest | None:
+    """The instance's manifest, after doing what attempts that have ended died before."""
+    uri = instance_uri(process)
     for record in earlier:
-        ending = ending_of(Attempt(uri, record).uri)
+        attempt = Attempt(uri, record)
+        ending = ending_of(attempt.uri)
         if ending is not None:
             complete_publication(uri, ending)
+            clean_up(process, attempt)
     return find_manifest(uri)
 
 
@@ -198,6 +232,7 @@ def _draft(
     fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     # The first attempt fixes how the work is cut; later ones would lose its shards otherwise.
     first = next((record for record in earlier if record.fingerprint == fingerprint), None)
+    cut = prepared.cut() if first is None else Cut(first.shards, first.plan)
     return AttemptRecord(
         process=process.name,
         instance=process.instance,
@@ -206,8 +241,8 @@ def _draft(
         code_version=__version__,
         parameters=shown,
         inputs=prepared.files,
-        shards=first.shards if first is not None else prepared.shards,
-        plan=first.plan if first is not None else prepared.plan,
+        shards=cut.shards,
+        plan=cut.plan,
         fingerprint=fingerprint,
     )
 

@@ -1,6 +1,7 @@
 """What an attempt is made from: a process's input, looked at, and how its pipeline is built."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,11 +9,16 @@ import apache_beam as beam
 
 from ledgerbeam.batch.keyed import KeyedBatch
 from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
+from ledgerbeam.batch.page_process import PageProcess, SqlPages
+from ledgerbeam.batch.paged import PagedBatch, PagePlan
 from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.inputs import ColumnNames, Input, Split, plan_input, shard_count
 from ledgerbeam.io.records import ShardCommit
+from ledgerbeam.io.secrets import resolve_url
+from ledgerbeam.io.sql import exported_snapshot
+from ledgerbeam.io.sql_ranges import ByCount, plan_ranges
 from ledgerbeam.io.storage import FileInfo
 
 ROWS_A_SHARD = 320_000
@@ -26,12 +32,26 @@ class Start(NamedTuple):
         committed: shards that earlier attempts on the same input have committed.
         retried: those of them whose failed components are tried again.
         spill_directory: where pieces are spilled; None where they go through GroupByKey.
+        stack: is left when the pipeline has ended; for what has to stay open until then.
     """
 
     attempt: Attempt
     committed: tuple[ShardCommit, ...]
     retried: tuple[ShardCommit, ...]
     spill_directory: str | None
+    stack: ExitStack
+
+
+class Cut(NamedTuple):
+    """How the work of an instance is cut into shards.
+
+    Attributes:
+        shards: how many there are; None where only the end of a walk will tell.
+        plan: what later attempts must keep to.
+    """
+
+    shards: int | None
+    plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,16 +62,14 @@ class Prepared:
         files: that will be read.
         decisive: what decides the result besides the parameters, as JSON can hold it.
         without_effect: parameters that do not.
-        shards: how many there would be; None where only the end of a walk will tell.
-        plan: what later attempts must keep to.
+        cut: cuts the work; called where no earlier attempt has.
         build: makes the pipeline's transform; given the plan that is kept to.
     """
 
     files: list[FileInfo]
     decisive: Any
     without_effect: frozenset[str]
-    shards: int | None
-    plan: dict[str, Any]
+    cut: Callable[[], Cut]
     build: Callable[[Start], beam.PTransform]
 
 
@@ -63,6 +81,8 @@ def prepare(process: BatchProcess[Any]) -> Prepared:
     """
     if isinstance(process, KeyedProcess):
         return _prepare_keyed(process)
+    if isinstance(process, PageProcess):
+        return _prepare_pages(process)
     raise TypeError(f"{type(process).__name__} is neither a KeyedProcess nor a PageProcess")
 
 
@@ -92,8 +112,40 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         # Of the input it is the files that decide, not how they were named.
         decisive=[[astuple(file) for file in input_.files] for input_ in planned],
         without_effect=frozenset({rows.name for rows in process.inputs} | {"max_rejects"}),
-        shards=asked or shard_count(estimated, ROWS_A_SHARD),
-        plan={},
+        cut=lambda: Cut(asked or shard_count(estimated, ROWS_A_SHARD), {}),
+        build=build,
+    )
+
+
+def _prepare_pages(process: PageProcess[Any]) -> Prepared:
+    source = process.source
+    decisive: list[Any] = [process.key]
+    url = ""
+    if isinstance(source, SqlPages):
+        url = source.source.url
+        decisive += [repr(source.source), repr(source.split), source.page_rows, source.amounts]
+    else:
+        decisive.append(source.start)
+
+    def cut() -> Cut:
+        if not isinstance(source, SqlPages) or isinstance(source.split, ByCount):
+            return Cut(None, {})
+        ranges = plan_ranges(replace(source.source, url=resolve_url(url)), source.split)
+        return Cut(len(ranges), {"ranges": [range_.to_json() for range_ in ranges]})
+
+    def build(start: Start) -> beam.PTransform:
+        snapshot = None
+        if url:
+            snapshot = start.stack.enter_context(exported_snapshot(resolve_url(url)))
+        return PagedBatch(
+            PagePlan(process, start.attempt, start.committed, start.retried, snapshot)
+        )
+
+    return Prepared(
+        files=[],
+        decisive=decisive,
+        without_effect=frozenset({"max_connections"}),
+        cut=cut,
         build=build,
     )
 

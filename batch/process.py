@@ -8,6 +8,7 @@ their parameters.
 
 import datetime
 import hashlib
+import math
 import re
 from abc import ABC
 from collections.abc import Mapping
@@ -126,9 +127,13 @@ class FailureLimit:
 
     def allows(self, failed: int, components: int) -> bool:
         """Whether a run may publish with so many failures."""
+        return failed <= self.most(components)
+
+    def most(self, components: int) -> int:
+        """How many of so many components may fail."""
         if self._count is not None:
-            return failed <= self._count
-        return failed <= components * (self._share or 0)
+            return self._count
+        return math.floor(components * (self._share or 0))
 
 
 class BatchProcess(ABC, Generic[P]):
@@ -216,10 +221,10 @@ class BatchProcess(ABC, Generic[P]):
         return "-".join(parts)
 
     def before(self) -> None:
-        """Called in the launcher before an attempt's work begins; an error fails the attempt."""
+        """Called in the launcher before its input is looked at; an error ends the attempt there."""
 
     def after(self, manifest: Manifest) -> None:
-        """Called in the launcher after publication."""
+        """Called in the launcher after publication, unless it died in between."""
 
     def cleanup(self) -> None:
         """Called in the launcher once an attempt has ended, by success, failure or cancel."""

@@ -10,12 +10,12 @@ import pyarrow as pa
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of
+from ledgerbeam.batch.outcomes import Outcome, component_name, error_line, outcomes_of
 from ledgerbeam.batch.plan import prefix_of, row_totals
+from ledgerbeam.batch.process import FailureLimit
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.arrow_stream import join
 from ledgerbeam.io.attempts import Attempt
-from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
 from ledgerbeam.io.records import ShardCommit, Totals
@@ -61,20 +61,21 @@ def execute_shard(
     """
     names = _Names(components, process.key)
     known: dict[str, Outcome] = {}
+    failed: set[str] = set()
     todo = np.ones(len(components.starts), bool)
     if earlier is not None and earlier.outcomes is not None:
         found = outcomes_of(read_part(attempt.instance_uri, earlier.outcomes))
         known = {outcome.component: outcome for outcome in found}
         failed = {o.component for o in found if o.status is ComponentStatus.FAILURE}
         todo = np.array([name in failed for name in names.all()], bool)
+    # Of a share the shard may use up all; shards are cut by a hash and so have similar sizes.
+    everywhere = len(components.starts) * (attempt.record.shards or 1)
     executor = Executor(
         process.retry,
         shard,
         attempt,
         governor,
-        most_failures=process.failure_limit
-        if isinstance(process.failure_limit, int) and process.failure_limit > MOST_FAILURES
-        else MOST_FAILURES,
+        most_failures=max(MOST_FAILURES, FailureLimit(process.failure_limit).most(everywhere)),
         tries={name: outcome.tries for name, outcome in known.items()},
     )
     chosen = components.select(todo)
@@ -86,11 +87,13 @@ def execute_shard(
     results, outcomes = _execute(process, executor, chosen, name_of)
     if earlier is not None:
         part = read_part(attempt.instance_uri, earlier.part)
-        table = join([table for table in (part, results) if table.num_rows] or [part])
-        table = encode_few_values(table, process.inputs[0].contract)
+        table = join([part.cast(results.schema), results])
         results = sort_components(table, process.key, None).components.table
     for outcome in outcomes:
         known[outcome.component] = outcome
+    for name in failed.difference(outcome.component for outcome in outcomes):
+        before = known[name]
+        known[name] = before._replace(status=ComponentStatus.SUCCESS, tries=before.tries + 1)
     return ShardResult(
         results, list(known.values()), _totals(process, components, names, results, known)
     )
@@ -104,17 +107,16 @@ def _execute(
 ) -> tuple[pa.Table, list[Outcome]]:
     if not process.executes_each():
         if not len(components.starts):
-            # Called all the same: it alone knows the columns.
-            return _checked(process, process.execute_components(components)), []
+            return _no_results(process, components), []
         executed = executor.execute_tables(
             components, lambda part: _checked(process, process.execute_components(part)), name_of
         )
         outcomes = [executed.outcomes[number] for number in sorted(executed.outcomes)]
-        if len(executed.tables) == 1 and not outcomes:
-            return executed.tables[0], []
         if not executed.tables:
-            none = _checked(process, process.execute_components(components.slice(0, 0)))
-            return tidy(none), outcomes
+            return _no_results(process, components), outcomes
+        is_whole = len(executed.tables) == 1 and not outcomes
+        if is_whole and _is_tidy(executed.tables[0], components.table):
+            return executed.tables[0], []
         return tidy(join(executed.tables)), outcomes
     results = process.results
     assert results is not None
@@ -130,6 +132,19 @@ def _execute(
     keys = {name: components.table.column(name).take(rows) for name in process.key}
     columns = keys | {name: table.column(name) for name in results.names}
     return tidy(pa.table(columns)), [each.outcomes[number] for number in sorted(each.outcomes)]
+
+
+def _no_results(process: KeyedProcess[Any], components: Components) -> pa.Table:
+    """The results of no components: the function alone knows their columns."""
+    try:
+        none = process.execute_components(components.slice(0, 0))
+    except Exception as error:
+        raise UserError(
+            f"{type(process).__name__}.execute_components fails where it is given no components, "
+            f"which it is to learn the columns of a shard without results: {error_line(error)}: "
+            "let it give a table without rows there"
+        ) from error
+    return tidy(_checked(process, none))
 
 
 def _checked(process: KeyedProcess[Any], table: pa.Table) -> pa.Table:
@@ -217,10 +232,27 @@ def _starts_of_results(
     return component_starts(results, process.key)
 
 
+def _is_tidy(results: pa.Table, given: pa.Table) -> bool:
+    """Whether results need not be tidied: their dictionaries are columns that were given."""
+    return all(
+        column.num_chunks == 1
+        and (
+            not pa.types.is_dictionary(column.type)
+            or (name in given.column_names and _memory(column) == _memory(given.column(name)))
+        )
+        for name, column in zip(results.column_names, results.columns, strict=True)
+    )
+
+
 def _memory(column: pa.ChunkedArray) -> list[tuple[int, int]]:
     """Where a column's values are: columns that share it are the same."""
-    arrays = [getattr(chunk, "indices", chunk) for chunk in column.chunks]
-    return [(array.buffers()[-1].address, array.offset) for array in arrays]
+    arrays = []
+    for chunk in column.chunks:
+        is_dictionary = isinstance(chunk, pa.DictionaryArray)
+        arrays += [chunk.indices, chunk.dictionary] if is_dictionary else [chunk]
+    last_buffers = [array.buffers()[-1] for array in arrays]
+    addresses = [0 if buffer is None else buffer.address for buffer in last_buffers]
+    return list(zip(addresses, (array.offset for array in arrays), strict=True))
 
 
 def _is_covered(process: KeyedProcess[Any], number: int, totals: Totals) -> bool:

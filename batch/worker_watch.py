@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import grpc
 import psutil
 
 from ledgerbeam.io.attempts import LostError
@@ -37,6 +38,8 @@ def interrupted_by_lost_workers() -> Iterator[None]:
     before = threading.excepthook
 
     def heard(arguments: threading.ExceptHookArgs) -> None:
+        if isinstance(arguments.exc_value, grpc.RpcError):
+            return  # a thread of Beam's that was connected to a worker
         name = arguments.thread.name if arguments.thread is not None else ""
         found = _ENDED.search(str(arguments.exc_value)) if name == _THREAD else None
         if found is None:

@@ -10,6 +10,7 @@
       attempt-1/cleanup.json                  somebody has begun to clean up
       attempt-1/cleaned.json                  and has done so, where the definition has a hook
       claims/00007-….json                     calls that may be made once only
+      pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
 
 Every object is made once, whole, and only if nothing of its name exists (`storage.create`); none
@@ -31,8 +32,9 @@ afresh.
 import base64
 import datetime
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -93,6 +95,21 @@ class Settlement(Record):
     status: str
     error: str = ""
     results: str = ""
+
+
+class PageCut(Record):
+    """Where consecutive pages of a shard begin and end: recorded before they are worked on.
+
+    Rows come and go between two attempts. Pages that were cut anew would then hold rows whose
+    work was done under the name of another page.
+
+    Attributes:
+        pages: the range of each, as text.
+        end: whether there are no more.
+    """
+
+    pages: list[str]
+    end: bool
 
 
 class Attempt:
@@ -161,6 +178,37 @@ class Attempt:
             raise self._fenced(found)
         return found
 
+    def find_commit(self, shard: int) -> ShardCommit | None:
+        """The shard's marker, if this attempt has made it."""
+        uri = self._marker(shard)
+        found = None if storage.stat_of(uri) is None else _load_marker(uri)
+        return found if isinstance(found, ShardCommit) else None
+
+    def cut_pages(self, shard: int, first: int, cut: PageCut) -> PageCut:
+        """Record where pages begin and end, for all attempts on the same input.
+
+        Args:
+            shard: of the pages.
+            first: number of the first of them within the shard.
+            cut: to be recorded.
+
+        Returns:
+            The cut that holds: this one, unless one was recorded before.
+        """
+        uri = f"{self._cuts(shard)}{first:08d}.json"
+        failpoint("pages: before")
+        if not storage.create(uri, cut.to_json()):
+            return load_record(PageCut, uri)
+        # A page's own writes may outlive a loss of power: so must what they were made by.
+        storage.persist([uri])
+        failpoint("pages: cut")
+        return cut
+
+    def page_cuts(self, shard: int) -> list[PageCut]:
+        """What `cut_pages` has recorded, in the order of the pages."""
+        pattern = f"{storage.escape(self._cuts(shard))}*.json"
+        return [load_record(PageCut, file.uri) for file in storage.find(pattern)]
+
     def claim(self, shard: int, component: str, tries: int) -> bool:
         """Make the claim to a call that may be made once only.
 
@@ -223,17 +271,18 @@ class Attempt:
                 f"{self.instance_uri}: nothing published, the control totals don't balance: "
                 f"{differences}: this is a defect: keep {self.uri} for those who look into it"
             )
-        named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
-        storage.persist(named)
-        failpoint("publish: files durable")
-        ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
-        failpoint("publish: ended")
-        if ending.outcome == "failed":
-            raise UserError(
-                f"{self.uri}: it has failed before: {ending.error}: run the instance again"
-            )
-        complete_publication(self.instance_uri, ending)
-        failpoint("publish: manifest made")
+        if find_manifest(self.instance_uri) is None or ending_of(self.uri) is not None:
+            named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
+            storage.persist(named)
+            failpoint("publish: files durable")
+            ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
+            failpoint("publish: ended")
+            if ending.outcome == "failed":
+                raise UserError(
+                    f"{self.uri}: it has failed before: {ending.error}: run the instance again"
+                )
+            complete_publication(self.instance_uri, ending)
+            failpoint("publish: manifest made")
         published = load_manifest(self.instance_uri)
         if published.attempt.number != self.record.number:
             raise UserError(
@@ -266,6 +315,10 @@ class Attempt:
 
     def _marker(self, shard: int) -> str:
         return storage.join(self.uri, f"committed-{shard:05d}.json")
+
+    def _cuts(self, shard: int) -> str:
+        name = f"{self.record.fingerprint[:16]}-{shard:05d}-"
+        return storage.join(self.instance_uri, "pages", name)
 
     def _claim(self, shard: int, component: str, tries: int) -> str:
         digest = hashlib.sha256(component.encode()).hexdigest()[:32]
@@ -350,10 +403,11 @@ def commits(
     def read(uri: str) -> None:
         marker = _load_marker(uri)
         if isinstance(marker, ShardCommit):
-            # After a loss of power a marker may be there without its part.
-            part = storage.stat_of(storage.join(instance_uri, marker.part.name))
-            if part is None or part.size != marker.part.size:
-                return
+            # After a loss of power a marker may be there without its files.
+            for file in marker.files:
+                info = storage.stat_of(storage.join(instance_uri, file.name))
+                if info is None or info.size != file.size:
+                    return
         known[uri] = marker
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -382,7 +436,8 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
         by: who gives it up, and why.
 
     Returns:
-        How the attempt has ended: `published` if it was faster, and then its manifest stands.
+        How the attempt has ended: `published` if it was faster, and then a manifest stands; its
+        own, unless another attempt published at the same moment.
     """
     attempt = Attempt(instance_uri, record)
     uri = ending_uri(attempt.uri)
@@ -398,13 +453,29 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
     if record.shards is not None:
         shards = [shard for shard in range(record.shards) if shard not in committed]
     else:
-        first = next(n for n in range(len(committed) + 1) if n not in committed)
-        shards = [n for n in range(first, first + WALK_WINDOW) if n not in committed]
+        shards = [n for n in _reach_of_walk(attempt, committed, by) if n not in committed]
     data = by.to_json()
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda shard: storage.create(attempt._marker(shard), data), shards))
     failpoint("fence: markers taken")
     return ending
+
+
+def _reach_of_walk(
+    attempt: Attempt, committed: Mapping[int, ShardCommit], by: Fence
+) -> Iterator[int]:
+    """Shards that a walk may still commit; one is fenced already, so that it gets no further."""
+    same_input = [
+        record.number
+        for record in attempts(attempt.instance_uri)
+        if record.fingerprint == attempt.record.fingerprint
+        and record.number < attempt.record.number
+    ]
+    kept = commits(attempt.instance_uri, same_input)
+    yield from (shard for shard, commit in kept.items() if commit.totals.get("failed"))
+    behind = (n for n in itertools.count() if n not in kept and n not in committed)
+    first = next(n for n in behind if storage.create(attempt._marker(n), by.to_json()))
+    yield from range(first + 1, first + WALK_WINDOW)
 
 
 def complete_publication(instance_uri: str, ending: Ending) -> None:

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -14,13 +14,16 @@ from ledgerbeam.io.attempts import MANIFEST, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import FileRecord
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 EXPIRED = "expired.json"
 """Stands in an instance whose results were deleted because they were due."""
 
 _ADVICE = "restore it from a copy, or run the instance again under a new run number"
 
 
-def read_published(uri: str) -> ds.Dataset:
+def read_published(uri: str) -> "ds.Dataset":
     """The rows that an instance has published.
 
     Files that the manifest doesn't name (of attempts that died, or were overtaken) are not seen.
@@ -31,6 +34,8 @@ def read_published(uri: str) -> ds.Dataset:
     Raises:
         UserError: nothing is published there.
     """
+    import pyarrow.dataset as ds  # imports pandas, which is slow, where that is installed
+
     manifest = load_manifest(uri)
     instance = instance_of(uri)
     if storage.stat_of(storage.join(instance, EXPIRED)) is not None:

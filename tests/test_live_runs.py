@@ -38,13 +38,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, base: Path) -> Place:
-    return Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db")
+def place(tmp_path: Path, base: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db")
+    yield place
+    place.let_go()
 
 
 @pytest.fixture
-def charging(tmp_path: Path, base: Path) -> Place:
-    return Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db", "charging")
+def charging(tmp_path: Path, base: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db", "charging")
+    yield place
+    place.let_go()
 
 
 def held(place: Place, **others: Any) -> "tuple[RunRecord, subprocess.Popen[bytes]]":
