@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Iterator
 
-import grpc
 import psutil
 
 from ledgerbeam.io.attempts import LostError
@@ -38,8 +37,8 @@ def interrupted_by_lost_workers() -> Iterator[None]:
     before = threading.excepthook
 
     def heard(arguments: threading.ExceptHookArgs) -> None:
-        if isinstance(arguments.exc_value, grpc.RpcError):
-            return  # a thread of Beam's that was connected to a worker
+        if type(arguments.exc_value).__module__.startswith("grpc"):
+            return  # of Beam's threads, which were connected to a worker
         name = arguments.thread.name if arguments.thread is not None else ""
         found = _ENDED.search(str(arguments.exc_value)) if name == _THREAD else None
         if found is None:

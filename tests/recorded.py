@@ -316,6 +316,8 @@ class Place:
 
     def check_cleaned_up(self) -> None:
         """The hook was called once for each attempt; where that isn't known, it is told."""
+        if not self.run().options["has_cleanup"]:
+            return
         stored = attempts(self.run().uri)
         root = Path(self.run().uri)
         cleaned = [r for r in stored if (root / f"attempt-{r.number}/cleaned.json").exists()]

@@ -15,9 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from tests.recorded import ACCOUNTS, Place, parts, sums, until, workloads_installed
 
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome
@@ -198,6 +200,8 @@ SCENARIOS: dict[str, Scenario] = {
             "launcher: job started",
             "launcher: workers told",
             "outcomes: written",
+            "pages: before",
+            "pages: cut",
             "part: written",
             "publish: ended",
             "publish: files durable",
@@ -245,6 +249,7 @@ CHARGED = (
     "part: written",
     "publish: ended",
 )
+PAGED = ("commit: files written", "commit: marker made", "launcher: job recorded", "part: written")
 ON_POSTGRESQL = (
     "again: recorded",
     "cancel: recorded",
@@ -256,7 +261,52 @@ ON_POSTGRESQL = (
 )
 
 
+PRODUCTS = range(1, 31)
+
+
+class PagedPlace(Place):
+    """A place with a table of products, whose prices are raised page by page."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        engine = sa.create_engine(self.database)
+        with engine.begin() as connection:
+            connection.execute(
+                sa.text("CREATE TABLE product (id bigint PRIMARY KEY, price bigint)")
+            )
+            products = [{"id": number, "price": 100 * number} for number in PRODUCTS]
+            connection.execute(sa.text("INSERT INTO product VALUES (:id, :price)"), products)
+        engine.dispose()
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder}/shop.db"
+
+    def parameters(self, **others: Any) -> dict[str, Any]:
+        everything = super().parameters(database=self.database, **others)
+        names = ("database", "business_date", "folder", "output")
+        return {name: everything[name] for name in names}
+
+    def prices(self) -> dict[int, int]:
+        engine = sa.create_engine(self.database)
+        with engine.connect() as connection:
+            rows = connection.execute(sa.text("SELECT id, price FROM product")).all()
+        engine.dispose()
+        return {row.id: row.price for row in rows}
+
+
+def check_raised(place: PagedPlace) -> None:
+    """Each product once, whatever was tried twice."""
+    assert place.run().status is RunStatus.SUCCESS, place.told()
+    assert place.prices() == {number: 100 * number + 1 for number in PRODUCTS}
+    assert sorted(read_published(place.run().uri).to_table().column("product").to_pylist()) == [
+        *PRODUCTS
+    ]
+
+
 def process_of(point: str) -> str:
+    if point.startswith("pages:"):
+        return "raising"
     if SCENARIOS[point] is expired:
         return "ephemeral"
     return "charging" if point in OF_CHARGING else "counting"
@@ -265,6 +315,7 @@ def process_of(point: str) -> str:
 CASES = [
     *(("sqlite", process_of(point), point) for point in POINTS if point in SCENARIOS),
     *(("sqlite", "charging", point) for point in CHARGED if point not in OF_CHARGING),
+    *(("sqlite", "raising", point) for point in PAGED),
     *(("postgresql", "counting", point) for point in ON_POSTGRESQL),
 ]
 covered: set[str] = set()
@@ -273,7 +324,7 @@ covered: set[str] = set()
 def test_every_point_has_its_scenario() -> None:
     assert set(SCENARIOS) | set(UNREACHABLE) == set(POINTS)
     assert not set(SCENARIOS) & set(UNREACHABLE)
-    assert len(POINTS) >= 45
+    assert len(POINTS) >= 50
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +365,7 @@ def at_rest(
         name = "-".join(case).replace(": ", "-").replace(" ", "-")
         (base / name).mkdir()
         url = urls.get(case) or f"sqlite:///{base}/{name}/registry.db"
-        place = Place(base / name, url, process)
+        place = (PagedPlace if process == "raising" else Place)(base / name, url, process)
         SCENARIOS[point](place, point)
         assert place.reached(), f"{point} isn't reached: {place.told()}"
         markers = place.markers()
@@ -353,6 +404,8 @@ def test_killed_at(
     run = place.run()
     if process == "charging":
         check_charged(place, undisturbed)
+    elif isinstance(place, PagedPlace):
+        check_raised(place)
     elif process == "ephemeral":
         place.command("expire")
         check_expired(place)
@@ -425,6 +478,7 @@ class TestWorkerProcesses:
         environment = {"LEDGERBEAM_REGISTRY": ""}
         done = place.command(*command, **environment)
         assert done.returncode == 1, done.stderr
+        assert (place.folder / "calls").exists()
         lines = [line for line in done.stderr.splitlines() if line.startswith("counting:")]
         assert len(lines) == 1, done.stderr
         assert "a worker process was killed (signal 9, SIGKILL)" in lines[0]
