@@ -4,6 +4,7 @@ import datetime
 
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import attempts, commits, find_manifest
+from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.published import EXPIRED
 
 
@@ -21,6 +22,7 @@ def expire_results(uri: str, now: datetime.datetime) -> int:
     """
     note = f'{{"expired_at": "{now.isoformat()}"}}\n'
     storage.create(storage.join(uri, EXPIRED), note.encode())
+    failpoint("expire: noted")
     names = set()
     manifest = find_manifest(uri)
     if manifest is not None:

@@ -16,13 +16,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
 from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
-from ledgerbeam.batch.process import BatchProcess, RetryMode
+from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
 from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
     Attempt,
     FencedError,
+    LostError,
     attempts,
     commits,
     complete_publication,
@@ -34,6 +35,7 @@ from ledgerbeam.io.attempts import (
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.records import AttemptRecord, Manifest
+from ledgerbeam.io.secrets import redact
 from ledgerbeam.io.spill import SpillDirectory
 
 # Parameters that change what is done with a result, but not the result.
@@ -64,7 +66,7 @@ def run_module(
         else:
             manifest = run(process, parsed.beam_flags)
     except UserError as error:
-        print(f"{process_type.name}: {error}", file=sys.stderr)
+        print(f"{process_type.name}: {redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         again = "the same command again goes on from what is committed"
@@ -123,9 +125,6 @@ def run(
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
-        if process.parallelism is not None and not control.latest(uri).number:
-            by_definition = (uri, _now(), process.name, "by definition")
-            control.steer(*by_definition, parallelism=process.parallelism)
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)
         started(attempt)
@@ -153,10 +152,21 @@ def _begin(
         prepared = prepare(process)
         draft = _draft(process, prepared, earlier)
         draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        if not earlier:
+            _limit(process)
         return prepared, start_attempt(instance_uri(process), draft)
     except BaseException:
         process.cleanup()
         raise
+
+
+def _limit(process: BatchProcess[Any]) -> None:
+    """Tell workers the definition's limit, unless somebody set another before the run began."""
+    uri = instance_uri(process)
+    if process.parallelism is not None and control.latest(uri).parallelism is None:
+        by_definition = (uri, _now(), process.name, "by definition")
+        control.steer(*by_definition, parallelism=process.parallelism)
+    failpoint("run: limited")
 
 
 def _refuse_other_input(attempt: Attempt) -> None:
@@ -176,10 +186,10 @@ def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
     """Record how an attempt fails, and clean up behind it once, however it ends."""
     try:
         yield
-    except FencedError:
+    except (FencedError, LostError):
         raise
     except Exception as error:
-        attempt.fail(str(error) or type(error).__name__, _now())
+        attempt.fail(redact(str(error)) or type(error).__name__, _now())
         raise
     finally:
         clean_up(process, attempt)
@@ -190,6 +200,8 @@ def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
     if not attempt.claim_cleanup():
         return False
     process.cleanup()
+    if is_overridden(type(process), BatchProcess, "cleanup"):
+        attempt.record_cleanup()
     return True
 
 

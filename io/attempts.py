@@ -8,6 +8,7 @@
       attempt-1/committed-00007.json          the shard's marker
       attempt-1/ended.json                    published, failed, or fenced: decided once
       attempt-1/cleanup.json                  somebody has begun to clean up
+      attempt-1/cleaned.json                  and has done so, where the definition has a hook
       claims/00007-….json                     calls that may be made once only
       pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
@@ -64,6 +65,10 @@ _THREADS = 16
 
 class FencedError(UserError):
     """The attempt was given up by somebody else: nothing that it still does counts."""
+
+
+class LostError(UserError):
+    """The attempt ended by what befell its processes, not by its work: it hasn't failed."""
 
 
 class Claim(Record):
@@ -123,19 +128,27 @@ class Attempt:
     def write_part(self, shard: int, table: pa.Table) -> FileRecord:
         """Write a shard's result. It counts only once `commit` has named it."""
         of_all = "" if self.record.shards is None else f"-of-{self.record.shards:05d}"
-        return self._write_parquet(f"part-{shard:05d}{of_all}", table)
+        part = self._write_parquet(f"part-{shard:05d}{of_all}", table)
+        failpoint("part: written")
+        return part
 
     def write_rejects(self, name: str, table: pa.Table) -> FileRecord:
         """Write refused rows, to `rejects-NAME.parquet`."""
-        return self._write_parquet(f"rejects-{name}", table)
+        rejects = self._write_parquet(f"rejects-{name}", table)
+        failpoint("rejects: written")
+        return rejects
 
     def write_outcomes(self, shard: int, table: pa.Table) -> FileRecord:
         """Write what became of a shard's components, where that is more than plain success."""
-        return self._write_parquet(f"outcomes-{shard:05d}", table)
+        outcomes = self._write_parquet(f"outcomes-{shard:05d}", table)
+        failpoint("outcomes: written")
+        return outcomes
 
     def write_report(self, name: str, data: bytes) -> FileRecord:
         """Write a file of the reduce step."""
-        return self._write(f"report-{name}", "", data, rows=0)
+        report = self._write(f"report-{name}", "", data, rows=0)
+        failpoint("report: written")
+        return report
 
     def read_rows(self, file: FileRecord, rows: int) -> list[dict[str, Any]]:
         """The first rows of a Parquet file of the instance."""
@@ -227,12 +240,20 @@ class Attempt:
 
     def claim_cleanup(self) -> bool:
         """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
-        return storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        claimed = storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        failpoint("cleanup: claimed")
+        return claimed
+
+    def record_cleanup(self) -> None:
+        """Record that whoever claimed the clean-up has done it."""
+        failpoint("cleanup: done")
+        storage.create(storage.join(self.uri, "cleaned.json"), b"{}\n")
+        failpoint("cleanup: recorded")
 
     @property
-    def cleanup_claimed(self) -> bool:
-        """Whether somebody has begun to clean up behind the attempt."""
-        return storage.stat_of(storage.join(self.uri, "cleanup.json")) is not None
+    def is_cleaned(self) -> bool:
+        """Whether the clean-up behind the attempt is known to be done."""
+        return storage.stat_of(storage.join(self.uri, "cleaned.json")) is not None
 
     def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.
@@ -271,7 +292,9 @@ class Attempt:
 
     def fail(self, error: str, at: datetime.datetime) -> None:
         """Record that the attempt has failed, unless it has ended otherwise."""
+        failpoint("fail: before")
         storage.create(ending_uri(self.uri), Ending(outcome="failed", at=at, error=error).to_json())
+        failpoint("fail: recorded")
 
     def _end(self, ending: Ending) -> Ending:
         """Make the ending, or give the one that stands; one by a fence is an error."""
