@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 _POLL_SECONDS = 0.3
+_BEGIN_SECONDS = 60.0
 
 
 class RunView(NamedTuple):
@@ -327,7 +328,21 @@ class Runs:
         )
         failpoint("again: recorded")
         spawn(self._settings, record.id, kind)
-        return self.registry.get(record.id)
+        return self._begun(record)
+
+    def _begun(self, before: RunRecord) -> RunRecord:
+        """The run once its next attempt is on record: who waits for its end must see it go on."""
+        give_up_at = time.monotonic() + _BEGIN_SECONDS
+        while True:
+            record = self.registry.get(before.id)
+            if len(record.attempts) > len(before.attempts):
+                return record
+            if time.monotonic() > give_up_at:
+                raise UserError(
+                    f"run {record.name}: its launcher has not begun within {_BEGIN_SECONDS:g} s: "
+                    f"see {self._settings.log_of(record.id)}, then ask again"
+                )
+            time.sleep(_POLL_SECONDS)
 
     def _view(self, record: RunRecord, reader: ProgressReader) -> RunView:
         ended = record.attempts[-1].ended_at if record.attempts else None

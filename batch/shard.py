@@ -61,6 +61,7 @@ def execute_shard(
     """
     names = _Names(components, process.key)
     known: dict[str, Outcome] = {}
+    failed: set[str] = set()
     todo = np.ones(len(components.starts), bool)
     if earlier is not None and earlier.outcomes is not None:
         found = outcomes_of(read_part(attempt.instance_uri, earlier.outcomes))
@@ -91,6 +92,9 @@ def execute_shard(
         results = sort_components(table, process.key, None).components.table
     for outcome in outcomes:
         known[outcome.component] = outcome
+    for name in failed.difference(outcome.component for outcome in outcomes):
+        before = known[name]
+        known[name] = before._replace(status=ComponentStatus.SUCCESS, tries=before.tries + 1)
     return ShardResult(
         results, list(known.values()), _totals(process, components, names, results, known)
     )
