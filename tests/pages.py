@@ -15,6 +15,7 @@ puts the outputs of this machine into pages, under the names of `home`, `you@lap
 import getpass
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 HOME = "/home/you"
 WHO = "you@laptop"
+SECONDS = 300
+"""How long a command may take."""
 
 _BLOCK = re.compile(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -107,7 +110,8 @@ def carry_out(text: str, folder: Path) -> Iterator[Step]:
     environment["HOME"] = str(home)
 
     def run(command: str | list[str], expected: str) -> Step:
-        done = subprocess.run(
+        shown = command if isinstance(command, str) else command[-1]
+        process = subprocess.Popen(
             command,
             shell=isinstance(command, str),
             cwd=home,
@@ -116,10 +120,14 @@ def carry_out(text: str, folder: Path) -> Iterator[Step]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        shown = command if isinstance(command, str) else command[-1]
-        return Step(shown, expected, _anonymous(done.stdout, home), done.returncode)
+        try:
+            output, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Step(shown, expected, _anonymous(output, home), process.returncode)
 
     for language, title, content in _BLOCK.findall(text):
         if language == "diff":
