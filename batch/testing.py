@@ -1,12 +1,12 @@
 """For the tests of workloads: components executed in the test itself, and whole pipelines.
 
-    def test_a_day_of_interest() -> None:
-        results = run_components(process, accounts=[{"account": "A1", "balance": "10.00"}])
-        assert results == [{"account": "A1", "interest": Decimal("0.01")}]
+def test_a_day_of_interest() -> None:
+    results = run_components(process, accounts=[{"account": "A1", "balance": "10.00"}])
+    assert results == [{"account": "A1", "interest": Decimal("0.01")}]
 
-    def test_the_pipeline() -> None:
-        with local_pipeline() as pipeline:
-            assert_that(pipeline | Results(process), equal_to([…]))
+def test_the_pipeline() -> None:
+    with local_pipeline() as pipeline:
+        assert_that(pipeline | Results(process), equal_to([…]))
 """
 
 import datetime
