@@ -238,9 +238,10 @@ class BatchProcess(ABC, Generic[P]):
         return None
 
     def result_totals(self, results: Components) -> Totals:
-        """Totals of executed components' results; they add up over tables.
+        """Totals of executed components' results; they add up over calls.
 
-        A total of the same name as one of the rows that came in must balance with it.
+        Rows of further tables are in `results.related`, by the table's name. A total of the same
+        name as one of the rows that came in must balance with it.
         """
         return {}
 
