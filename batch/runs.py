@@ -408,6 +408,7 @@ def _draft(
             "runner": runner_of(beam_flags) or "local",
             "attempt_deadline_seconds": kind.attempt_deadline.total_seconds(),
             "lost_attempts": kind.lost_attempts,
+            "failure_event": kind.failure_event,
             "has_cleanup": is_overridden(kind, BatchProcess, "cleanup"),
             "results_expire_after_seconds": expire_after and expire_after.total_seconds(),
         },
