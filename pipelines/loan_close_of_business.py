@@ -22,6 +22,7 @@ from pydantic import Field
 
 from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
 from ledgerbeam.batch.launch import run_module
+from ledgerbeam.batch.process import FailureLimit
 from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
@@ -301,7 +302,12 @@ def _choices(kind: type[_Choice], name: str, text: str) -> tuple[_Choice, ...]:
 
 
 def _limit(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+    limit = int(text) if text.isdecimal() else text
+    try:
+        FailureLimit(limit)
+    except ValueError as error:
+        raise UserError(f"max_locked={text}: {error}") from error
+    return limit
 
 
 def _in_order(loans: pa.Table) -> pa.Table:
