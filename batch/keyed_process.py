@@ -1,6 +1,6 @@
 """Definitions over rows of files that are grouped by a key."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ledgerbeam.batch.process import BatchProcess, P, Parameters, Record, RetryMode, is_overridden
+from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Contract
 from ledgerbeam.rules.components import Component, Components
 
@@ -71,9 +72,11 @@ class KeyedProcess(BatchProcess[P]):
     Attributes:
         key: columns that identify a component; strings or integers.
         distinct: name of a count, and the column of the first input whose distinct values it is.
+        tables: names of further tables that `execute_components` gives beside its results.
     """
 
     key: ClassVar[tuple[str, ...]]
+    tables: ClassVar[tuple[str, ...]] = ()
     distinct: ClassVar[tuple[str, str] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,6 +94,11 @@ class KeyedProcess(BatchProcess[P]):
             raise TypeError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
+            )
+        if each and cls.tables:
+            raise TypeError(
+                f"{cls.__name__}: execute gives rows of one table, and tables names "
+                f"{', '.join(cls.tables)}: write execute_components"
             )
         if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
             raise TypeError(
@@ -165,13 +173,30 @@ class KeyedProcess(BatchProcess[P]):
         """
         raise NotImplementedError
 
-    def execute_components(self, components: Components) -> pa.Table:
+    def execute_components(self, components: Components) -> pa.Table | Results:
         """Execute many components in one call; for those who want all the speed.
 
         A call that fails is repeated with fewer components until those that fail are found.
 
         Returns:
             The results, with the columns of the key, rows of a component together and components
-            in their order.
+            in their order; where `tables` names further ones, together with these.
         """
         raise NotImplementedError
+
+    def results_of_failed(
+        self, components: Components, errors: Sequence[str]
+    ) -> pa.Table | Results | None:
+        """Results that stand for components that failed, such as what they were before.
+
+        They are published with the rest where the run is, and are replaced when the components
+        succeed in a later attempt.
+
+        Args:
+            components: that failed.
+            errors: of each, one line.
+
+        Returns:
+            Results like those of `execute_components`; None for nothing.
+        """
+        return None

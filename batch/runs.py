@@ -431,6 +431,7 @@ def _draft(
             "runner": runner_of(beam_flags) or "local",
             "attempt_deadline_seconds": kind.attempt_deadline.total_seconds(),
             "lost_attempts": kind.lost_attempts,
+            "failure_event": kind.failure_event,
             "has_cleanup": is_overridden(kind, BatchProcess, "cleanup"),
             "results_expire_after_seconds": (
                 None if expire_after is None else expire_after.total_seconds()
