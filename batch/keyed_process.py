@@ -1,7 +1,8 @@
 """Definitions over rows of files that are grouped by a key."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from pydantic import Field
 from ledgerbeam.batch.process import BatchProcess, P, Parameters, Record, RetryMode, is_overridden
 from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Contract
+from ledgerbeam.io.records import Totals
 from ledgerbeam.rules.components import Component, Components
 
 
@@ -61,6 +63,24 @@ class RowInput:
     ids: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """Files of a table that every component may need, and that is small enough for each worker.
+
+    It is read whole by the launcher before anything runs, is pinned like the inputs, and travels
+    with the definition. A row that breaks the contract ends the run.
+
+    Attributes:
+        name: of the parameter that names the files.
+        contract: what the columns must be.
+        key: the column that tells its rows apart.
+    """
+
+    name: str
+    contract: Contract
+    key: str
+
+
 class KeyedProcess(BatchProcess[P]):
     """A workload over rows that are grouped by a key.
 
@@ -73,11 +93,17 @@ class KeyedProcess(BatchProcess[P]):
         key: columns that identify a component; strings or integers.
         distinct: name of a count, and the column of the first input whose distinct values it is.
         tables: names of further tables that `execute_components` gives beside its results.
+        rows_a_shard: rows of input that one shard is for; fewer where a row gives many results.
+        lookups: small tables that components need besides their rows.
+        lookup_tables: the lookups by name, where components execute.
     """
 
     key: ClassVar[tuple[str, ...]]
     tables: ClassVar[tuple[str, ...]] = ()
     distinct: ClassVar[tuple[str, str] | None] = None
+    rows_a_shard: ClassVar[int] = 320_000
+    lookups: ClassVar[tuple[Lookup, ...]] = ()
+    lookup_tables: Mapping[str, pa.Table] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check that there is one way to execute."""
@@ -164,6 +190,31 @@ class KeyedProcess(BatchProcess[P]):
     def rows_are(self) -> str:
         """Rows of the first input, in plural."""
         return self.inputs[0].name.replace("_", " ")
+
+    def refusals(self, name: str, rows: pa.Table) -> Mapping[int, str]:
+        """Rows that no contract can tell are wrong.
+
+        Args:
+            name: of the input.
+            rows: of one shard, all that the contract lets pass.
+
+        Returns:
+            Why rows are refused, by their number in the table. Each must be judged by itself, as
+            which others are in the shard is nobody's decision.
+        """
+        return {}
+
+    def executed_totals(self, executed: Components, results: Components) -> Totals:
+        """Totals that it takes both sides for: what was executed, and what it gave.
+
+        They are there for `controls`. `result_totals` are better where the results are enough:
+        whoever verifies published results computes those again.
+
+        Args:
+            executed: the components that succeeded.
+            results: of these, in the same order.
+        """
+        return {}
 
     def execute(self, component: Component) -> Iterable[Record]:
         """Execute one component.

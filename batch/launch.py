@@ -88,7 +88,7 @@ def run_module(
     if parsed.json:
         print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
     else:
-        print_summary(manifest, process.rows_are, instance_uri(process), seconds)
+        print_summary(manifest, process, instance_uri(process), seconds)
     return 0
 
 

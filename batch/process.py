@@ -200,6 +200,11 @@ class BatchProcess(ABC, Generic[P]):
         return "rows"
 
     @property
+    def results_are(self) -> str:
+        """What comes out, in plural, for people."""
+        return f"{self.rows_are} out"
+
+    @property
     def business_date(self) -> datetime.date:
         """The day that the run is for."""
         date: datetime.date = getattr(self.parameters, self.date_parameter)

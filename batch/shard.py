@@ -12,7 +12,7 @@ from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.outcomes import Outcome, error_line, outcomes_of
 from ledgerbeam.batch.plan import prefix_of, row_totals
-from ledgerbeam.batch.process import FailureLimit
+from ledgerbeam.batch.process import FailureLimit, is_overridden
 from ledgerbeam.batch.results import ComponentNames, Results, joined, replaced
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import Attempt
@@ -225,6 +225,9 @@ def _totals(
         if lost:
             failed = row_totals(process, number, rows.select(is_lost).table)
             totals |= {f"failed_{name}": value for name, value in failed.items()}
+    if is_overridden(type(process), KeyedProcess, "executed_totals"):
+        executed_components = components.select(~is_lost)
+        totals |= process.executed_totals(executed_components, Components(results, starts))
     return totals
 
 
