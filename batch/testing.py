@@ -11,6 +11,7 @@ def test_the_pipeline() -> None:
 
 import datetime
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import apache_beam as beam
@@ -126,6 +127,7 @@ class Results(beam.PTransform):
         """Begin an attempt and build its pipeline."""
         process = self._process
         prepared = prepare(process)
+        cut = prepared.cut()
         record = AttemptRecord(
             process=process.name,
             instance=process.instance,
@@ -134,12 +136,14 @@ class Results(beam.PTransform):
             code_version=__version__,
             parameters=process.parameters.model_dump(mode="json"),
             inputs=prepared.files,
-            shards=prepared.shards,
-            plan=prepared.plan,
+            shards=cut.shards,
+            plan=cut.plan,
             fingerprint="",
         )
         uri = instance_uri(process)
-        batch = prepared.build(Start(start_attempt(uri, record), (), (), None))
+        # What has to stay open while the pipeline runs is closed with this transform.
+        self._stack = ExitStack()
+        batch = prepared.build(Start(start_attempt(uri, record), (), (), None, self._stack))
         return root | process.name >> batch | "ReadPublished" >> beam.FlatMap(_rows, uri)
 
 
