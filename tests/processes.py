@@ -138,7 +138,9 @@ class Balances(_Balances):
         for name, type_ in (("balance", MONEY), ("sign", pa.string())):
             column = pa.array([row[name] for row in rows], type_)
             # In the order of appearance, as a function may well do it.
-            table = table.append_column(name, column.dictionary_encode() if name == "sign" else column)
+            table = table.append_column(
+                name, column.dictionary_encode() if name == "sign" else column
+            )
         return table
 
 
