@@ -431,10 +431,18 @@ def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
     Raises:
         pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
     """
-    arrays = [pa.array([row[column.name] for row in rows], column.type) for column in results]
-    for column, array in zip(results, arrays, strict=True):
+    arrays = []
+    for column in results:
+        values = [row[column.name] for row in rows]
+        if pa.types.is_integer(column.type):
+            # Arrow would cut off what is behind the point, without a word.
+            for kind in {*map(type, values)} - {type(None)}:
+                if not hasattr(kind, "__index__"):
+                    raise TypeError(f"{column.name} is {kind.__name__}, not {column.type}")
+        array = pa.array(values, column.type)
         if array.null_count and not column.nullable:
             raise ValueError(f"{column.name} is None, and the column isn't nullable")
+        arrays.append(array)
     return pa.table(arrays, schema=results)
 
 

@@ -103,9 +103,8 @@ def execute_shard(
     for name in failed.difference(outcome.component for outcome in outcomes):
         before = known[name]
         known[name] = before._replace(status=ComponentStatus.SUCCESS, tries=before.tries + 1)
-    return ShardResult(
-        results, list(known.values()), _totals(process, components, names, results, known)
-    )
+    totals = _totals(process, components, names, results, known)
+    return ShardResult(results, list(known.values()), totals)
 
 
 def _read(attempt: Attempt, commit: ShardCommit) -> Results:

@@ -1,4 +1,4 @@
-"""Processes that run a definition of `tests.processes`, and that a test can stop or kill at any of its writes.
+"""Processes that run a definition, and that a test can stop or kill at any of its writes.
 
 This module is also a program: `Launchers` runs it to have a process that has imported everything,
 and that forks a launcher of a run in a few milliseconds.

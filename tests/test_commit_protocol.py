@@ -175,12 +175,8 @@ class TestCrashes:
     def test_crash_after_crash(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest
     ) -> None:
-        crashes = (
-            ("committed-00001.json", "after"),
-            (WRITES[1], "after"),
-            ("ended.json", "before"),
-        )
-        for at, moment in crashes:
+        crashes = {"committed-00001.json": "after", WRITES[1]: "after", "ended.json": "before"}
+        for at, moment in crashes.items():
             launchers.start(folder, at, moment).wait()
         assert find_manifest(str(instance_of(folder))) is None
         assert launchers.start(folder).wait() == "0"
