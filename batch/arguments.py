@@ -61,7 +61,7 @@ def parse_arguments(
     parser.add_argument(
         "--registry",
         metavar="URL",
-        default=os.environ.get(REGISTRY),
+        default=os.environ.get(REGISTRY) or None,
         help=f"record the run in this database (default: {REGISTRY}, or no record)",
     )
     known, beam_flags = parser.parse_known_args(list(arguments))

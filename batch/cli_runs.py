@@ -189,7 +189,11 @@ def results(
                     writer.write_batch(batch)
         except OSError as error:
             raise UserError(f"cannot write {output}: {error.strerror or error}") from error
-        print(f"{dataset.count_rows():,} rows written to {output}")
+        rows_written = dataset.count_rows()
+        if as_json:
+            report.print_json({"rows": rows_written, "output": str(output)})
+        else:
+            print(f"{rows_written:,} rows written to {output}")
         return
     rows = dataset.head(limit).to_pylist()
     if as_json:

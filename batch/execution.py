@@ -20,6 +20,7 @@ import pyarrow as pa
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.outcomes import Outcome, error_line
 from ledgerbeam.batch.process import Record, Retry, RetryMode
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.arrow_stream import read_stream, write_stream
 from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
@@ -58,11 +59,11 @@ class Executed(NamedTuple):
     """What executing components gave.
 
     Attributes:
-        tables: results of those that succeeded, in the components' order.
+        results: of those that succeeded, call by call, in the components' order.
         outcomes: by the component's number, of those that did not just succeed.
     """
 
-    tables: list[pa.Table]
+    results: list[Results]
     outcomes: dict[int, Outcome]
 
 
@@ -93,7 +94,7 @@ class Executor:
     def execute_tables(
         self,
         components: Components,
-        call: Callable[[Components], pa.Table],
+        call: Callable[[Components], Results],
         name_of: Callable[[int], str],
     ) -> Executed:
         """Execute components by a function of many at once.
@@ -102,7 +103,8 @@ class Executor:
             UserError: too many components fail.
         """
         outcomes: dict[int, Outcome] = {}
-        tables: list[pa.Table] = []
+        lost: list[Outcome] = []
+        results: list[Results] = []
 
         def run(first: int, last: int, error: Exception | None = None) -> None:
             tries = 0
@@ -117,7 +119,7 @@ class Executor:
                     )
                 try:
                     with self.governor.throttle.admit(last - first), told:
-                        tables.append(call(components.slice(first, last)))
+                        results.append(call(components.slice(first, last)))
                 except _NOT_OF_A_COMPONENT:
                     raise
                 except Exception as caught:
@@ -135,15 +137,16 @@ class Executor:
                 outcomes[first] = self.outcome(
                     name_of(first), ComponentStatus.FAILURE, tries, error_line(error)
                 )
-                self.check_failures(outcomes)
+                lost.append(outcomes[first])
+                self.check_failures(lost)
                 return
             middle = (first + last) // 2
-            run(first, middle)
-            run(middle, last)
+            run(first, middle, error)
+            run(middle, last, error)
 
         for first, last in self._slices(len(components.starts)):
             run(first, last)
-        return Executed(tables, outcomes)
+        return Executed(results, outcomes)
 
     def execute_each(
         self,
@@ -187,18 +190,17 @@ class Executor:
         """What became of a component, with the tries of earlier attempts."""
         return Outcome(name, status, self.tries.get(name, 0) + tries, error)
 
-    def check_failures(self, outcomes: dict[int, Outcome]) -> None:
-        """Give the shard up where too many components failed.
+    def check_failures(self, lost: Sequence[Outcome]) -> None:
+        """Give the shard up where too many components are lost, after all their tries.
 
         Raises:
-            UserError: they did.
+            UserError: they are.
         """
-        failed = [o for o in outcomes.values() if o.status is not ComponentStatus.SUCCESS]
-        if len(failed) > self.most_failures:
+        if len(lost) > self.most_failures:
             raise UserError(
                 f"shard {self.shard}: more than {self.most_failures:,} components failed, and no "
-                f"more were tried: first {failed[0].component}: {failed[0].error}: mend what "
-                "they have in common, then run again"
+                f"more were tried: first {lost[0].component}: {lost[0].error}: mend what they "
+                "have in common, then run again"
             )
 
 
@@ -237,6 +239,7 @@ class _Each:
         self._columns = frozenset(results.names)
         self.records: list[Sequence[Record] | None] = [None] * len(units)
         self.outcomes: dict[int, Outcome] = {}
+        self._lost: list[Outcome] = []
 
     def round(self, numbers: list[int], tries: int) -> list[int]:
         """Try these units once, and say which are to be tried again."""
@@ -304,9 +307,9 @@ class _Each:
         with executor.governor.throttle.admit(1):
             last_error = self.outcomes[number].error if number in self.outcomes else ""
             with executor.governor.executing(executor.shard, name, tries, last_error):
+                if executor.retry.mode is RetryMode.AT_MOST_ONCE:
+                    return self._once(number, name)
                 try:
-                    if executor.retry.mode is RetryMode.AT_MOST_ONCE:
-                        return self._once(number, name)
                     self.records[number] = self._limited(number)
                 except _NOT_OF_A_COMPONENT:
                     raise
@@ -372,13 +375,15 @@ class _Each:
             self.records[number] = _from_text(settled.results)
             return
         name = self._name_of(number)
-        self.outcomes[number] = self._executor.outcome(name, status, 1, settled.error)
-        self._executor.check_failures(self.outcomes)
+        self._lose(number, self._executor.outcome(name, status, 1, settled.error))
 
     def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
-        records = list(records)
+        # Once a component: what can be saved here is saved a million times.
+        if type(records) is not list:
+            records = list(records)
+        columns = self._columns
         for record in records:
-            if record.keys() != self._columns:
+            if record.keys() != columns:
                 raise TypeError(
                     f"execute gave the columns {', '.join(record)}, and results has "
                     f"{', '.join(sorted(self._columns))}"
@@ -390,14 +395,18 @@ class _Each:
         executor = self._executor
         name = self._name_of(number)
         is_last = tries >= executor.retry.tries or executor.is_final(error)
-        self.outcomes[number] = executor.outcome(
-            name, ComponentStatus.FAILURE, tries, error_line(error)
-        )
+        outcome = executor.outcome(name, ComponentStatus.FAILURE, tries, error_line(error))
         if is_last:
-            executor.check_failures(self.outcomes)
+            self._lose(number, outcome)
         else:
+            self.outcomes[number] = outcome
             executor.governor.waiting(executor.shard, name, tries, error_line(error))
         return not is_last
+
+    def _lose(self, number: int, outcome: Outcome) -> None:
+        self.outcomes[number] = outcome
+        self._lost.append(outcome)
+        self._executor.check_failures(self._lost)
 
     def _succeeded_late(self, number: int, tries: int) -> None:
         error = self.outcomes[number].error
@@ -408,12 +417,28 @@ class _Each:
 
 def _to_text(records: Sequence[Record], results: pa.Schema) -> str:
     sink = pa.BufferOutputStream()
-    write_stream(sink, pa.Table.from_pylist([dict(record) for record in records], results))
+    write_stream(sink, rows_table(records, results))
     return base64.b64encode(sink.getvalue()).decode()
 
 
 def _from_text(text: str) -> list[dict[str, Any]]:
     return read_stream(base64.b64decode(text)).to_pylist()
+
+
+def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
+    """Rows of results as a table.
+
+    Raises:
+        pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
+    """
+    arrays = [pa.array([row[column.name] for row in rows], column.type) for column in results]
+    for column, array in zip(results, arrays, strict=True):
+        if array.null_count and not column.nullable:
+            raise ValueError(f"{column.name} is None, and the column isn't nullable")
+    return pa.table(arrays, schema=results)
+
+
+_DOES_NOT_FIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 def records_table(
@@ -425,21 +450,22 @@ def records_table(
     """
 
     def table_of(records: Iterable[Sequence[Record]]) -> pa.Table:
-        rows = [record for unit in records for record in unit]
-        arrays = [pa.array([row[f.name] for row in rows], f.type) for f in results]
-        return pa.table(arrays, schema=results)
+        return rows_table([record for unit in records for record in unit], results)
 
     try:
         table = table_of(unit for unit in executed.records if unit is not None)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except _DOES_NOT_FIT:
         for number, unit in enumerate(executed.records):
             try:
                 if unit is not None:
                     table_of([unit])
-            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            except _DOES_NOT_FIT as error:
                 executed.records[number] = None
-                executed.outcomes[number] = executor.outcome(
-                    name_of(number), ComponentStatus.FAILURE, 1, f"results don't fit: {error}"
+                before = executed.outcomes.get(number)
+                why = f"results don't fit: {' '.join(str(error).split())}"
+                lost = executor.outcome(name_of(number), ComponentStatus.FAILURE, 1, why)
+                executed.outcomes[number] = (
+                    lost if before is None else lost._replace(tries=before.tries)
                 )
         table = table_of(unit for unit in executed.records if unit is not None)
     return table, [0 if unit is None else len(unit) for unit in executed.records]

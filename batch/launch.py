@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import importlib
 import json
 import signal
 import sys
@@ -16,13 +17,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
 from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
-from ledgerbeam.batch.process import BatchProcess
+from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
 from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
     Attempt,
     FencedError,
+    LostError,
     attempts,
     commits,
     complete_publication,
@@ -34,6 +36,7 @@ from ledgerbeam.io.attempts import (
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.records import AttemptRecord, Manifest
+from ledgerbeam.io.secrets import redact
 from ledgerbeam.io.spill import SpillDirectory
 
 # Parameters that change what is done with a result, but not the result.
@@ -41,10 +44,21 @@ _WITHOUT_EFFECT = {"output", "run_number", "reason"}
 
 
 def run_module(
-    process_type: type[BatchProcess[Any]], description: str, arguments: Sequence[str] | None
+    process_type: type[BatchProcess[Any]],
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
+    """The `main` of a pipeline module: 0, or another exit status after one line on stderr.
+
+    Args:
+        process_type: the definition.
+        description: for `--help`; by default the docstring of the definition's module.
+        arguments: the command line; by default this process's.
+    """
     started = time.monotonic()
+    process_type = _importable(process_type)
+    if description is None:
+        description = sys.modules[process_type.__module__].__doc__ or ""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -64,7 +78,7 @@ def run_module(
         else:
             manifest = run(process, parsed.beam_flags)
     except UserError as error:
-        print(f"{process_type.name}: {error}", file=sys.stderr)
+        print(f"{process_type.name}: {redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         again = "the same command again goes on from what is committed"
@@ -74,7 +88,7 @@ def run_module(
     if parsed.json:
         print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
     else:
-        print_summary(manifest, process.rows_are, instance_uri(process), seconds)
+        print_summary(manifest, process, instance_uri(process), seconds)
     return 0
 
 
@@ -113,30 +127,26 @@ def run(
         raise UserError(f"--run-number={parameters.run_number} needs a --reason")
     uri = instance_uri(process)
     earlier = attempts(uri)
-    published = _published(uri, earlier)
-    if published is None:
-        process.before()
-    prepared = prepare(process)
-    draft = _draft(process, prepared, earlier).model_copy(update={"run": run_id, "launch": launch})
+    published = _published(process, earlier)
     if published is not None:
-        return _published_before(uri, published, draft)
-    attempt = start_attempt(uri, draft)
+        return _published_before(uri, published, _draft(process, prepare(process), earlier))
+    prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
         spill = stack.enter_context(SpillDirectory()).path if is_local else None
-        same_input = [r.number for r in earlier if r.fingerprint == draft.fingerprint]
+        fingerprint = attempt.record.fingerprint
+        same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
-        if process.parallelism is not None and not control.latest(uri).number:
-            by_definition = (uri, _now(), process.name, "by definition")
-            control.steer(*by_definition, parallelism=process.parallelism)
+        if process.retry.mode is RetryMode.AT_MOST_ONCE:
+            _refuse_other_input(attempt)
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
         batch = prepared.build(Start(attempt, committed, retried, spill, stack))
         run_pipeline(pipeline, process.name, batch)
         failpoint("run: published")
-    manifest = load_manifest(uri)
-    process.after(manifest)
+        manifest = load_manifest(uri)
+        process.after(manifest)
     return manifest
 
 
@@ -145,15 +155,53 @@ def instance_uri(process: BatchProcess[Any]) -> str:
     return storage.join(storage.absolute(process.parameters.output), process.name, process.instance)
 
 
+def _begin(
+    process: BatchProcess[Any], earlier: Sequence[AttemptRecord], run_id: str, launch: int
+) -> tuple[Prepared, Attempt]:
+    """Look at the input and record an attempt, or clean up where that fails."""
+    try:
+        process.before()
+        prepared = prepare(process)
+        draft = _draft(process, prepared, earlier)
+        draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        if not earlier:
+            _limit(process)
+        return prepared, start_attempt(instance_uri(process), draft)
+    except BaseException:
+        process.cleanup()
+        raise
+
+
+def _limit(process: BatchProcess[Any]) -> None:
+    """Tell workers the definition's limit, unless somebody set another before the run began."""
+    uri = instance_uri(process)
+    if process.parallelism is not None and control.latest(uri).parallelism is None:
+        by_definition = (uri, _now(), process.name, "by definition")
+        control.steer(*by_definition, parallelism=process.parallelism)
+    failpoint("run: limited")
+
+
+def _refuse_other_input(attempt: Attempt) -> None:
+    """Keep what may be called once from being called again, as a component of other input."""
+    first = attempts(attempt.instance_uri)[0]
+    if first.fingerprint != attempt.record.fingerprint:
+        number = attempt.record.parameters["run_number"] + 1
+        raise UserError(
+            f"{attempt.instance_uri}: attempt {first.number} was begun on other input or with "
+            "other parameters, and may have called components that may be called once only: give "
+            f"all as it was, or run again with --run-number={number} --reason=WHY"
+        )
+
+
 @contextmanager
 def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
     """Record how an attempt fails, and clean up behind it once, however it ends."""
     try:
         yield
-    except FencedError:
+    except (FencedError, LostError):
         raise
     except Exception as error:
-        attempt.fail(str(error) or type(error).__name__, _now())
+        attempt.fail(redact(str(error)) or type(error).__name__, _now())
         raise
     finally:
         clean_up(process, attempt)
@@ -164,15 +212,20 @@ def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
     if not attempt.claim_cleanup():
         return False
     process.cleanup()
+    if is_overridden(type(process), BatchProcess, "cleanup"):
+        attempt.record_cleanup()
     return True
 
 
-def _published(uri: str, earlier: Sequence[AttemptRecord]) -> Manifest | None:
-    """The instance's manifest; made now if an attempt died just before it would have made it."""
+def _published(process: BatchProcess[Any], earlier: Sequence[AttemptRecord]) -> Manifest | None:
+    """The instance's manifest, after doing what attempts that have ended died before."""
+    uri = instance_uri(process)
     for record in earlier:
-        ending = ending_of(Attempt(uri, record).uri)
+        attempt = Attempt(uri, record)
+        ending = ending_of(attempt.uri)
         if ending is not None:
             complete_publication(uri, ending)
+            clean_up(process, attempt)
     return find_manifest(uri)
 
 
@@ -214,6 +267,19 @@ def _published_before(uri: str, published: Manifest, draft: AttemptRecord) -> Ma
         f"{uri}: published already, from other input or with other parameters: read "
         f"that, or run again with --run-number={number} --reason=WHY"
     )
+
+
+def _importable(process_type: type[BatchProcess[Any]]) -> type[BatchProcess[Any]]:
+    """The class as it is imported: workers find nothing in the `__main__` of `python -m`."""
+    if process_type.__module__ != "__main__":
+        return process_type
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        file = getattr(sys.modules["__main__"], "__file__", None) or "this"
+        raise SystemExit(f"{file}: workers can't import it from there: run it by `python -m NAME`")
+    module = importlib.import_module(spec.name.removesuffix(".__main__"))
+    found: type[BatchProcess[Any]] = getattr(module, process_type.__qualname__)
+    return found
 
 
 def _now() -> datetime.datetime:

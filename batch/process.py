@@ -8,6 +8,7 @@ their parameters.
 
 import datetime
 import hashlib
+import math
 import re
 from abc import ABC
 from collections.abc import Mapping
@@ -126,9 +127,13 @@ class FailureLimit:
 
     def allows(self, failed: int, components: int) -> bool:
         """Whether a run may publish with so many failures."""
+        return failed <= self.most(components)
+
+    def most(self, components: int) -> int:
+        """How many of so many components may fail."""
         if self._count is not None:
-            return failed <= self._count
-        return failed <= components * (self._share or 0)
+            return self._count
+        return math.floor(components * (self._share or 0))
 
 
 class BatchProcess(ABC, Generic[P]):
@@ -143,6 +148,8 @@ class BatchProcess(ABC, Generic[P]):
         retry: how often a component is tried.
         failure_limit: how many components may fail (a count, or a share such as `"0.5%"`) before
             nothing is published.
+        failure_event: type of the event that lists components that failed in a run that has
+            published all the same.
         parallelism: calls in flight over the whole run; None for two, in the workers' own threads.
         results_expire_after: how long results are kept; None for ever.
         sla: when a run must have started and finished.
@@ -158,7 +165,8 @@ class BatchProcess(ABC, Generic[P]):
     identity: ClassVar[tuple[str, ...]] = ()
     results: ClassVar[pa.Schema | None] = None
     retry: ClassVar[Retry] = Retry()
-    failure_limit: ClassVar[int | str] = 0
+    failure_limit: int | str = 0
+    failure_event: ClassVar[str] = "components_failed"
     parallelism: ClassVar[int | None] = None
     results_expire_after: ClassVar[datetime.timedelta | None] = None
     sla: ClassVar[Sla | None] = None
@@ -192,6 +200,11 @@ class BatchProcess(ABC, Generic[P]):
         return "rows"
 
     @property
+    def results_are(self) -> str:
+        """What comes out, in plural, for people."""
+        return f"{self.rows_are} out"
+
+    @property
     def business_date(self) -> datetime.date:
         """The day that the run is for."""
         date: datetime.date = getattr(self.parameters, self.date_parameter)
@@ -216,10 +229,10 @@ class BatchProcess(ABC, Generic[P]):
         return "-".join(parts)
 
     def before(self) -> None:
-        """Called in the launcher before an attempt's work begins; an error fails the attempt."""
+        """Called in the launcher before its input is looked at; an error ends the attempt there."""
 
     def after(self, manifest: Manifest) -> None:
-        """Called in the launcher after publication."""
+        """Called in the launcher after publication, unless it died in between."""
 
     def cleanup(self) -> None:
         """Called in the launcher once an attempt has ended, by success, failure or cancel."""
@@ -233,9 +246,10 @@ class BatchProcess(ABC, Generic[P]):
         return None
 
     def result_totals(self, results: Components) -> Totals:
-        """Totals of executed components' results; they add up over tables.
+        """Totals of executed components' results; they add up over calls.
 
-        A total of the same name as one of the rows that came in must balance with it.
+        Rows of further tables are in `results.related`, by the table's name. A total of the same
+        name as one of the rows that came in must balance with it.
         """
         return {}
 

@@ -3,11 +3,13 @@
     INSTANCE/
       attempt-1/attempt.json                  who started it, on which input, with how many shards
       attempt-1/part-00007-of-00064.parquet   a shard's result
+      attempt-1/NAME-00007-of-00064.parquet   a shard's part of a further table
       attempt-1/rejects-….parquet             refused rows, with file, row and reason
       attempt-1/outcomes-00007.parquet        components that did not just succeed
       attempt-1/committed-00007.json          the shard's marker
       attempt-1/ended.json                    published, failed, or fenced: decided once
       attempt-1/cleanup.json                  somebody has begun to clean up
+      attempt-1/cleaned.json                  and has done so, where the definition has a hook
       claims/00007-….json                     calls that may be made once only
       pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
@@ -66,6 +68,10 @@ class FencedError(UserError):
     """The attempt was given up by somebody else: nothing that it still does counts."""
 
 
+class LostError(UserError):
+    """The attempt ended by what befell its processes, not by its work: it hasn't failed."""
+
+
 class Claim(Record):
     """A call that may be made once only, and was about to be made.
 
@@ -120,22 +126,33 @@ class Attempt:
         """The attempt's folder."""
         return storage.join(self.instance_uri, f"attempt-{self.record.number}")
 
-    def write_part(self, shard: int, table: pa.Table) -> FileRecord:
-        """Write a shard's result. It counts only once `commit` has named it."""
+    def write_part(self, shard: int, table: pa.Table, name: str = "part") -> FileRecord:
+        """Write a shard's result, or its part of a further table of that name.
+
+        It counts only once `commit` has named it.
+        """
         of_all = "" if self.record.shards is None else f"-of-{self.record.shards:05d}"
-        return self._write_parquet(f"part-{shard:05d}{of_all}", table)
+        part = self._write_parquet(f"{name}-{shard:05d}{of_all}", table)
+        failpoint("part: written")
+        return part
 
     def write_rejects(self, name: str, table: pa.Table) -> FileRecord:
         """Write refused rows, to `rejects-NAME.parquet`."""
-        return self._write_parquet(f"rejects-{name}", table)
+        rejects = self._write_parquet(f"rejects-{name}", table)
+        failpoint("rejects: written")
+        return rejects
 
     def write_outcomes(self, shard: int, table: pa.Table) -> FileRecord:
         """Write what became of a shard's components, where that is more than plain success."""
-        return self._write_parquet(f"outcomes-{shard:05d}", table)
+        outcomes = self._write_parquet(f"outcomes-{shard:05d}", table)
+        failpoint("outcomes: written")
+        return outcomes
 
     def write_report(self, name: str, data: bytes) -> FileRecord:
         """Write a file of the reduce step."""
-        return self._write(f"report-{name}", "", data, rows=0)
+        report = self._write(f"report-{name}", "", data, rows=0)
+        failpoint("report: written")
+        return report
 
     def read_rows(self, file: FileRecord, rows: int) -> list[dict[str, Any]]:
         """The first rows of a Parquet file of the instance."""
@@ -227,12 +244,20 @@ class Attempt:
 
     def claim_cleanup(self) -> bool:
         """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
-        return storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        claimed = storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        failpoint("cleanup: claimed")
+        return claimed
+
+    def record_cleanup(self) -> None:
+        """Record that whoever claimed the clean-up has done it."""
+        failpoint("cleanup: done")
+        storage.create(storage.join(self.uri, "cleaned.json"), b"{}\n")
+        failpoint("cleanup: recorded")
 
     @property
-    def cleanup_claimed(self) -> bool:
-        """Whether somebody has begun to clean up behind the attempt."""
-        return storage.stat_of(storage.join(self.uri, "cleanup.json")) is not None
+    def is_cleaned(self) -> bool:
+        """Whether the clean-up behind the attempt is known to be done."""
+        return storage.stat_of(storage.join(self.uri, "cleaned.json")) is not None
 
     def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.
@@ -250,17 +275,18 @@ class Attempt:
                 f"{self.instance_uri}: nothing published, the control totals don't balance: "
                 f"{differences}: this is a defect: keep {self.uri} for those who look into it"
             )
-        named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
-        storage.persist(named)
-        failpoint("publish: files durable")
-        ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
-        failpoint("publish: ended")
-        if ending.outcome == "failed":
-            raise UserError(
-                f"{self.uri}: it has failed before: {ending.error}: run the instance again"
-            )
-        complete_publication(self.instance_uri, ending)
-        failpoint("publish: manifest made")
+        if find_manifest(self.instance_uri) is None or ending_of(self.uri) is not None:
+            named = [storage.join(self.instance_uri, file.name) for file in manifest.files]
+            storage.persist(named)
+            failpoint("publish: files durable")
+            ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
+            failpoint("publish: ended")
+            if ending.outcome == "failed":
+                raise UserError(
+                    f"{self.uri}: it has failed before: {ending.error}: run the instance again"
+                )
+            complete_publication(self.instance_uri, ending)
+            failpoint("publish: manifest made")
         published = load_manifest(self.instance_uri)
         if published.attempt.number != self.record.number:
             raise UserError(
@@ -270,7 +296,9 @@ class Attempt:
 
     def fail(self, error: str, at: datetime.datetime) -> None:
         """Record that the attempt has failed, unless it has ended otherwise."""
+        failpoint("fail: before")
         storage.create(ending_uri(self.uri), Ending(outcome="failed", at=at, error=error).to_json())
+        failpoint("fail: recorded")
 
     def _end(self, ending: Ending) -> Ending:
         """Make the ending, or give the one that stands; one by a fence is an error."""
@@ -379,10 +407,11 @@ def commits(
     def read(uri: str) -> None:
         marker = _load_marker(uri)
         if isinstance(marker, ShardCommit):
-            # After a loss of power a marker may be there without its part.
-            part = storage.stat_of(storage.join(instance_uri, marker.part.name))
-            if part is None or part.size != marker.part.size:
-                return
+            # After a loss of power a marker may be there without its files.
+            for file in marker.files:
+                info = storage.stat_of(storage.join(instance_uri, file.name))
+                if info is None or info.size != file.size:
+                    return
         known[uri] = marker
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -411,7 +440,8 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
         by: who gives it up, and why.
 
     Returns:
-        How the attempt has ended: `published` if it was faster, and then its manifest stands.
+        How the attempt has ended: `published` if it was faster, and then a manifest stands; its
+        own, unless another attempt published at the same moment.
     """
     attempt = Attempt(instance_uri, record)
     uri = ending_uri(attempt.uri)

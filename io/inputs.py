@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import find_manifest
 from ledgerbeam.io.contract import Contract, Field
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.published import instance_of, published_parts
 from ledgerbeam.io.storage import FileInfo
 
 ROWS_A_SPLIT = 500_000
@@ -143,7 +145,8 @@ def plan_input(
     """Look at the files that match and cut them into splits.
 
     Args:
-        pattern: URI of a file, or a glob; several are separated by commas.
+        pattern: URI of a file, or a glob; or of a published instance, for its results, with
+            `#NAME` behind it for a further table. Several are separated by commas.
         contract: what the columns must be.
         columns: names for files without a header, and renames.
         format: one of `FORMATS`, where file names don't tell.
@@ -197,11 +200,34 @@ def plan_input(
 def _find_files(pattern: str) -> list[FileInfo]:
     files: dict[str, FileInfo] = {}
     for part in pattern.split(","):
-        found = storage.find(storage.absolute(part))
+        found = _published_files(part) or storage.find(storage.absolute(part))
         if not found:
             raise UserError(f"{part}: no such file: check the path or the pattern")
         files |= {file.uri: file for file in found}
     return [files[uri] for uri in sorted(files)]
+
+
+def _published_files(uri: str) -> list[FileInfo]:
+    """The files of a published instance, or of a further table, `INSTANCE#TABLE`; none if it isn't.
+
+    Raises:
+        UserError: a file is gone, or there is no such table.
+    """
+    instance, _, table = uri.partition("#")
+    instance = instance_of(storage.absolute(instance))
+    manifest = find_manifest(instance)
+    if manifest is None:
+        return []
+    files = []
+    for part in published_parts(instance, manifest, table or None):
+        found = storage.stat_of(storage.join(instance, part.name))
+        if found is None or found.size != part.size:
+            raise UserError(
+                f"{storage.join(instance, part.name)}: gone, or not what was published: restore it "
+                "from a copy"
+            )
+        files.append(found)
+    return files
 
 
 def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:

@@ -198,11 +198,8 @@ def _declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, s
         return {column[0]: "" for column in description}
     types = sa.table("pg_type", sa.column("oid"), sa.column("typname"), schema="pg_catalog")
     oids = {column[1] for column in description}
-    names = dict(
-        connection.execute(sa.select(types.c.oid, types.c.typname).where(types.c.oid.in_(oids)))
-        .tuples()
-        .all()
-    )
+    statement = sa.select(types.c.oid, types.c.typname).where(types.c.oid.in_(oids))
+    names = {row.oid: row.typname for row in connection.execute(statement)}
     return {
         name: f"{names[oid]}({precision},{scale})" if precision is not None else names[oid]
         for name, oid, _, _, precision, scale, *_ in description

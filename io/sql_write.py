@@ -50,7 +50,8 @@ def component_transaction(
     """A transaction that commits at the end of the context, together with the row in `DONE`.
 
     Another try of the same component waits at the start until this one has committed or not. The
-    table `DONE` is created if it is missing.
+    table `DONE` is created if it is missing. Where COMMIT itself fails, as by a lost connection,
+    the next try finds out whether it took place.
 
     Args:
         engine: of `open_engine`, shared by the components of a process.
@@ -91,6 +92,9 @@ def _claim(
         connection.execute(insert)
     except IntegrityError:
         connection.rollback()
+        row = (DONE.c.instance == instance) & (DONE.c.component == component)
+        if connection.execute(DONE.select().where(row)).first() is None:
+            raise
         return False
     except DBAPIError:
         connection.rollback()

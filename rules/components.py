@@ -1,14 +1,13 @@
 """Whole components: many in one table for vectorised rules, or one by one for plain ones."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
+_NONE: Mapping[str, Any] = {}
 
 
 class Components(NamedTuple):
@@ -83,6 +82,10 @@ class Components(NamedTuple):
         firsts = pa.array(self.starts)
         of_key = Components(self.table.select(list(key)).take(firsts), self.starts[:0])
         keys = zip(*(of_key.values(name) for name in key), strict=True)
+        if not related:
+            for start, end, value in zip(self.starts.tolist(), ends, keys, strict=True):
+                yield Component(value, columns, start, end)
+            return
         for number, (start, value) in enumerate(zip(self.starts.tolist(), keys, strict=True)):
             others = {
                 name: Component(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests import object_stores
+from tests.databases import Database, open_database, sqlite_url
 from tests.postgres import PostgresServer, postgres_server
 
 from ledgerbeam.io import storage
@@ -52,6 +53,28 @@ def registry_url(request: pytest.FixtureRequest) -> str:
         return f"sqlite:///{request.getfixturevalue('tmp_path')}/registry.db"
     url: str = request.getfixturevalue("new_schema")()
     return url
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: PostgresServer) -> Iterator[Database]:
+    with open_database(postgres.create_database()) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with open_database(sqlite_url(tmp_path_factory.mktemp("sqlite"))) as database:
+        yield database
+
+
+@pytest.fixture(
+    scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database of each kind, shared by all tests."""
+    fixture = {"sqlite": "sqlite_database", "postgresql": "postgres_database"}[request.param]
+    found: Database = request.getfixturevalue(fixture)
+    return found
 
 
 @pytest.fixture(

@@ -3,7 +3,7 @@
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 
-from ledgerbeam.batch.launch import local_runner
+from ledgerbeam.batch.runner import local_runner
 
 
 def pipeline(*flags: str) -> test_pipeline.TestPipeline:

@@ -1,4 +1,4 @@
-"""Processes that run delivery marking, and that a test can stop or kill at any of its writes.
+"""Processes that run a definition of `tests.processes`, and that a test can stop or kill at any of its writes.
 
 This module is also a program: `Launchers` runs it to have a process that has imported everything,
 and that forks a launcher of a run in a few milliseconds.
@@ -18,21 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from tests import processes
 
 from ledgerbeam.batch.launch import run
 from ledgerbeam.io import storage
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.pipelines.delivery_marking import (
-    DeliveryMarking,
-    DeliveryParameters,
-)
+from ledgerbeam.pipelines.delivery_marking import DeliveryParameters
 
 SECONDS = 60
 """How long a launcher may live."""
 
 
 def write_input(path: Path, seed: int = 7) -> None:
-    """Trades of three shards, one of them refused and two with the same id."""
+    """Trades of three shards: one is refused, two have the same id, and those of C8 will fail."""
     source = random.Random(seed)
     lines = ["id,client_code,symbol,side,quantity"]
     for id_ in range(60):
@@ -80,8 +78,10 @@ def serve() -> None:
             print(pid, flush=True)
 
 
-def launch(parameters: Mapping[str, Any], folder: str, at: str, moment: str, number: int) -> None:
-    """Run delivery marking, and send this process a signal at one moment of one creation."""
+def launch(
+    process: str, parameters: Mapping[str, Any], folder: str, at: str, moment: str, number: int
+) -> None:
+    """Run a definition, and send this process a signal at one moment of one creation."""
     signal.alarm(SECONDS)
     tempfile.tempdir = f"{folder}/spill"
     create, link = storage.create, os.link
@@ -95,8 +95,9 @@ def launch(parameters: Mapping[str, Any], folder: str, at: str, moment: str, num
     def disturbed_create(uri: str, data: bytes | pa.Buffer) -> bool:
         disturb(uri, "before")
         made = create(uri, data)
-        with open(f"{folder}/writes", "a") as log:
-            log.write(f"{storage.base_name(uri)}\n")
+        if "/workers/" not in uri:
+            with open(f"{folder}/writes", "a") as log:
+                log.write(f"{storage.base_name(uri)}\n")
         disturb(uri, "after")
         return made
 
@@ -108,7 +109,8 @@ def launch(parameters: Mapping[str, Any], folder: str, at: str, moment: str, num
     os.link = disturbed_link  # type: ignore[assignment]
     error = ""
     try:
-        run(DeliveryMarking(DeliveryParameters.model_validate(parameters)))
+        definition = getattr(processes, process)
+        run(definition(definition.parameters_type.model_validate(parameters)))
     except UserError as user_error:
         error = str(user_error)
     except BaseException:
@@ -119,7 +121,7 @@ def launch(parameters: Mapping[str, Any], folder: str, at: str, moment: str, num
 
 @dataclasses.dataclass
 class Launcher:
-    """A process that runs delivery marking."""
+    """A process that runs a definition."""
 
     launchers: "Launchers"
     folder: Path
@@ -144,7 +146,11 @@ class Launchers:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.launchers"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def ask(self, **request: Any) -> str:
@@ -161,13 +167,19 @@ class Launchers:
         at: str = "",
         moment: str = "before",
         number: int = signal.SIGKILL,
+        process: str = "OneClientFails",
         **others: Any,
     ) -> Launcher:
         """Start a run that is disturbed at a moment, if that is named."""
         (folder / "spill").mkdir(exist_ok=True)
         parameters = parameters_of(folder, **others).model_dump(mode="json")
         pid = self.ask(
-            parameters=parameters, folder=str(folder), at=at, moment=moment, number=number
+            process=process,
+            parameters=parameters,
+            folder=str(folder),
+            at=at,
+            moment=moment,
+            number=number,
         )
         return Launcher(self, folder, int(pid))
 

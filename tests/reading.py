@@ -3,9 +3,9 @@
 import pyarrow as pa
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import Manifest
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import SplitRows, read_split
+from ledgerbeam.io.records import Manifest
 
 
 def read_whole(split: Split) -> SplitRows:

@@ -1,7 +1,7 @@
 """The commit protocol under fire: real processes that die, stop, race and come back too late."""
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from tests.launchers import Launchers, instance_of, parameters_of, write_input
+from tests.processes import OneClientFails
 from tests.reading import instance_uri
 
 from ledgerbeam.batch.launch import run
+from ledgerbeam.batch.outcomes import Outcome, outcomes_of
 from ledgerbeam.batch.verify import verify
 from ledgerbeam.io.attempts import (
-    AttemptRecord,
-    Manifest,
-    ShardCommit,
     attempts,
     commits,
     find_manifest,
@@ -25,6 +24,7 @@ from ledgerbeam.io.attempts import (
 )
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part, read_published
+from ledgerbeam.io.records import AttemptRecord, Manifest, ShardCommit
 from ledgerbeam.pipelines.delivery_marking import (
     DELIVERY_QUANTITY,
     DeliveryMarking,
@@ -41,9 +41,18 @@ WRITES = (
     "committed-00000.json",
     "committed-00001.json",
     "committed-00002.json",
+    "outcomes-00002.parquet",
+    "ended.json",
     "manifest.json",
+    "cleanup.json",
 )
 """All that a run of `write_input` creates; `test_these_are_all_writes` holds it to that."""
+
+DECIDED = ("ended.json", "manifest.json", "cleanup.json")
+"""Once the first of them is made, the attempt has published, even if its process dies there."""
+
+FAILING = 2
+"""The shard of the component that fails."""
 
 MOMENTS = ("before", "inside", "after")
 """Of a creation; inside it the object is written whole, but hasn't got its name yet."""
@@ -70,9 +79,18 @@ def parts(manifest: Manifest) -> list[str]:
 
 def rejects(manifest: Manifest) -> list[tuple[int, str, str]]:
     """All refused rows, less the folder they were in."""
-    refused = [read_part(instance_uri(manifest), file) for file in manifest.files[3:]]
+    of_shards = [commit.rejects for commit in manifest.shards if commit.rejects is not None]
+    files = [*of_shards, *manifest.rejects]
+    refused = [read_part(instance_uri(manifest), file) for file in files]
     rows = [row for table in refused for row in table.to_pylist()]
     return sorted((row["row"], row["raw"], row["reason"]) for row in rows)
+
+
+def outcomes(manifest: Manifest) -> list[Outcome]:
+    """All outcomes, less how often components were tried."""
+    files = [commit.outcomes for commit in manifest.shards if commit.outcomes is not None]
+    tables = [read_part(instance_uri(manifest), file) for file in files]
+    return [outcome._replace(tries=0) for table in tables for outcome in outcomes_of(table)]
 
 
 def spilled(folder: Path) -> list[Path]:
@@ -81,7 +99,9 @@ def spilled(folder: Path) -> list[Path]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """All files, less the workers' signs of life, which come and go."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if "workers" not in p.parts}
 
 
 def check_published(folder: Path, undisturbed: Manifest) -> Manifest:
@@ -90,9 +110,11 @@ def check_published(folder: Path, undisturbed: Manifest) -> Manifest:
     manifest = load_manifest(uri)
     assert parts(manifest) == parts(undisturbed)
     assert rejects(manifest) == rejects(undisturbed)
+    assert outcomes(manifest) == outcomes(undisturbed)
     assert (manifest.counts, manifest.totals) == (undisturbed.counts, undisturbed.totals)
-    verify(uri, DeliveryMarking(parameters_of(folder)))
-    assert read_published(uri).count_rows() == 60
+    verify(uri, OneClientFails(parameters_of(folder)))
+    assert read_published(uri).count_rows() == undisturbed.counts["rows_out"]
+    assert manifest.counts["failed"] == 1
     return manifest
 
 
@@ -100,7 +122,7 @@ def check_published(folder: Path, undisturbed: Manifest) -> Manifest:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("undisturbed")
     write_input(folder / "trades.csv")
-    return run(DeliveryMarking(parameters_of(folder)))
+    return run(OneClientFails(parameters_of(folder)))
 
 
 class TestCrashes:
@@ -120,8 +142,9 @@ class TestCrashes:
         assert launchers.start(folder, at, moment).wait() == str(-signal.SIGKILL)
         left = tree(instance)
         assert (f"attempt-1/{at}" in left or at in left) == (moment == "after")
-        assert bool(spilled(folder)) == (at != "attempt.json")
-        if (at, moment) == ("manifest.json", "after"):
+        assert bool(spilled(folder)) == (at not in ("attempt.json", "cleanup.json"))
+        is_published = "manifest.json" in left
+        if is_published:
             check_published(folder, undisturbed)
         else:
             assert find_manifest(str(instance)) is None
@@ -133,39 +156,51 @@ class TestCrashes:
         second = launchers.start(folder)
         assert second.wait() == "0", second.error
         manifest = check_published(folder, undisturbed)
-        number = 1 + was_started - ("manifest.json" in left)
+        was_decided = "attempt-1/ended.json" in left
+        assert was_decided == (at in DECIDED[1:] or (at, moment) == ("ended.json", "after"))
+        number = 1 if was_decided or not was_started else 2
         assert manifest.attempt.number == number
+        # What has failed is tried again, and nothing else is done twice.
+        kept = {0, 1, 2} if number == 1 else committed - {FAILING}
         for commit in manifest.shards:
-            assert commit.attempt == (1 if commit.shard in committed else number)
+            assert commit.attempt == (1 if commit.shard in kept else number)
         again = tree(instance)
         assert {name: again[name] for name in left} == left
         redone = {name for name in again if name.startswith("attempt-2/part-")}
-        assert len(redone) == (3 - len(committed) if number == 2 else 0)
-        if "manifest.json" not in left:
+        assert len(redone) == (3 - len(kept) if number == 2 else 0)
+        assert f"attempt-{number}/cleanup.json" in again
+        if not was_decided:
             assert spilled(folder) == []
 
     def test_crash_after_crash(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest
     ) -> None:
-        for at in ("committed-00001.json", WRITES[1], "manifest.json"):
-            launchers.start(folder, at, "after").wait()
+        crashes = (
+            ("committed-00001.json", "after"),
+            (WRITES[1], "after"),
+            ("ended.json", "before"),
+        )
+        for at, moment in crashes:
+            launchers.start(folder, at, moment).wait()
+        assert find_manifest(str(instance_of(folder))) is None
+        assert launchers.start(folder).wait() == "0"
         manifest = check_published(folder, undisturbed)
-        assert manifest.attempt.number == 3
+        assert manifest.attempt.number == 4
         assert manifest.shards[1].attempt == 1
-        assert manifest.shards[2].attempt in (1, 3)
+        assert manifest.shards[0].attempt in (1, 3)
         records = attempts(str(instance_of(folder)))
-        assert [record.number for record in records] == [1, 2, 3]
+        assert [record.number for record in records] == [1, 2, 3, 4]
 
     def test_after_a_crash_on_other_input_everything_is_done_anew(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest
     ) -> None:
-        assert launchers.start(folder, "manifest.json").wait() == str(-signal.SIGKILL)
+        assert launchers.start(folder, "ended.json").wait() == str(-signal.SIGKILL)
         write_input(folder / "trades.csv", seed=8)
         assert launchers.start(folder).wait() == "0"
         manifest = load_manifest(str(instance_of(folder)))
         assert [commit.attempt for commit in manifest.shards] == [2, 2, 2]
         assert manifest.totals != undisturbed.totals
-        verify(str(instance_of(folder)), DeliveryMarking(parameters_of(folder)))
+        verify(str(instance_of(folder)), OneClientFails(parameters_of(folder)))
 
     def test_what_was_refused_is_allowed_and_nothing_is_done_twice(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest
@@ -176,12 +211,13 @@ class TestCrashes:
         second = launchers.start(folder)
         assert second.wait() == "0", second.error
         manifest = check_published(folder, undisturbed)
-        assert [commit.attempt for commit in manifest.shards] == [1, 1, 1]
+        assert [commit.attempt for commit in manifest.shards] == [1, 1, 2]
 
 
 class TestRaces:
     @pytest.mark.parametrize(
-        "at", ["attempt.json", "part-00001-of-00003.parquet", "committed-00001.json", WRITES[-1]]
+        "at",
+        ["attempt.json", "part-00001-of-00003.parquet", "committed-00001.json", *DECIDED[:2]],
     )
     @pytest.mark.parametrize("moment", ["before", "inside"])
     def test_two_launchers(
@@ -200,8 +236,11 @@ class TestRaces:
         assert [record.number for record in attempts(str(instance_of(folder)))] == [1, 2]
         assert spilled(folder) == []
 
-    @pytest.mark.parametrize("moment", ["before", "after"])
-    @pytest.mark.parametrize("at", WRITES[1:-1])
+    @pytest.mark.parametrize(
+        ("at", "moment"),
+        [(at, moment) for at in WRITES[1:-3] for moment in ("before", "after")]
+        + [("ended.json", "before")],
+    )
     def test_who_comes_too_late_changes_nothing(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest, at: str, moment: str
     ) -> None:
@@ -271,7 +310,7 @@ class TestRetries:
         second = self.commit_of(tmp_path, pa.table({"number": [3]}))
         assert read_part(str(tmp_path), second.part).to_pydict() == {"number": [3]}
 
-    def test_the_earliest_of_several_attempts_counts(self, tmp_path: Path) -> None:
+    def test_the_latest_of_several_attempts_counts(self, tmp_path: Path) -> None:
         for number in (1, 2):
             attempt = start_attempt(str(tmp_path), record_of(1))
             assert attempt.record.number == number
@@ -279,28 +318,30 @@ class TestRetries:
             attempt.commit(
                 ShardCommit(shard=0, attempt=number, code_version="1", part=part, totals={})
             )
-        assert commits(str(tmp_path), [1, 2])[0].attempt == 1
-        assert commits(str(tmp_path), [2])[0].attempt == 2
+        assert commits(str(tmp_path), [1, 2])[0].attempt == 2
+        assert commits(str(tmp_path), [1])[0].attempt == 1
         assert commits(str(tmp_path), []) == {}
 
 
 class OneTooFew(DeliveryMarking):
     """Loses one unit of what is to be delivered."""
 
-    def execute(self, components: Components) -> Mapping[str, pa.Array]:
+    def execute_components(self, components: Components) -> pa.Table:
         """Mark, and lose."""
-        delivered = super().execute(components)[DELIVERY_QUANTITY]
+        marked = super().execute_components(components)
+        delivered = marked.column(DELIVERY_QUANTITY)
         largest = pc.equal(delivered, pc.max(delivered))
-        return {DELIVERY_QUANTITY: pc.subtract(delivered, largest.cast(pa.int64()))}
+        less = pc.subtract(delivered, largest.cast(pa.int64()))
+        return marked.set_column(marked.num_columns - 1, DELIVERY_QUANTITY, less)
 
 
 class OneTradeLost(DeliveryMarking):
-    """Leaves a quantity out of what it counts when rows are read."""
+    """Leaves a quantity out of what comes out of one shard."""
 
-    def row_totals(self, table: pa.Table) -> dict[str, int]:
-        """Count rows that are executed only."""
-        totals = super().row_totals(table)
-        if "__position" in table.column_names and table.num_rows > 50:
+    def result_totals(self, results: Components) -> dict[str, int]:
+        """Count, less one."""
+        totals = super().result_totals(results)
+        if "C1" in results.values("client_code"):
             totals["quantity"] -= 1
         return totals
 

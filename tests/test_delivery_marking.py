@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 from tests.reading import instance_uri
 
 from ledgerbeam.batch.keyed import KeyedBatch
-from ledgerbeam.batch.launch import local_runner, run
+from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.plan import Plan
+from ledgerbeam.batch.runner import local_runner
 from ledgerbeam.batch.verify import verify
-from ledgerbeam.io.attempts import AttemptRecord, Manifest, load_manifest, start_attempt
+from ledgerbeam.io.attempts import load_manifest, start_attempt
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import plan_input
 from ledgerbeam.io.published import read_part, read_published
+from ledgerbeam.io.records import AttemptRecord, Manifest
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking, DeliveryParameters
 
 DAY = datetime.date(2026, 11, 20)
@@ -151,7 +153,7 @@ def run_by_hand(
 ) -> Manifest:
     """Run with a plan that no flag gives."""
     parameters = definition.parameters
-    planned = plan_input(parameters.trades, definition.contract, **splitting)
+    planned = plan_input(parameters.trades, definition.inputs[0].contract, **splitting)
     record = AttemptRecord(
         process=definition.name,
         instance=str(DAY),
@@ -165,7 +167,7 @@ def run_by_hand(
     )
     attempt = start_attempt(f"{parameters.output}/{definition.name}/{DAY}", record)
     spill = None if spill_directory is None else str(spill_directory)
-    plan = Plan(definition, planned.splits, attempt, (), spill, memory_limit)
+    plan = Plan(definition, (planned.splits,), attempt, (), spill, memory_limit=memory_limit)
     options = PipelineOptions(list(flags))
     with beam.Pipeline(local_runner(options), options) as pipeline:
         _ = pipeline | KeyedBatch(plan)
@@ -430,7 +432,8 @@ class TestSameBytes:
         self, tmp_path: Path, base: Manifest, kind: str, splitting: dict[str, int], spills: bool
     ) -> None:
         trades = variant(tmp_path, BASE, 2, kind)
-        assert len(plan_input(trades, process(trades, tmp_path).contract, **splitting).splits) > 7
+        contract = process(trades, tmp_path).inputs[0].contract
+        assert len(plan_input(trades, contract, **splitting).splits) > 7
         folder = tmp_path / "spill"
         folder.mkdir()
         definition = process(trades, tmp_path / "o", shards=SHARDS, max_rejects=6)

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 }
 # Rules are plain computation: what they import can be counted on one hand.
 RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "datetime"} | {
+    "bisect",
     "calendar",
     "dataclasses",
     "enum",

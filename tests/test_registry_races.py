@@ -233,22 +233,14 @@ class Model(RuleBasedStateMachine):
     @rule(ahead=st.integers(-1, 1), launcher=st.sampled_from("abc"), lease=st.integers(1, 9))
     def start(self, ahead: int, launcher: str, lease: int) -> None:
         number = len(self.attempts) + ahead
-        rested = self.status in (RunStatus.INITIATED, RunStatus.FAILURE, RunStatus.CANCELED)
-        lost = not self.attempts or self.attempts[-1].outcome is AttemptOutcome.LOST
         free = ahead == 1 and self.live is None
-        possible = rested or (lost and self.status is not RunStatus.SUCCESS)
         facts = {"launcher": launcher, "lease_until": minutes(lease)}
-        try:
-            started = start(self.registry, self.run, number, **facts)
-        except IllegalMoveError:
-            assert free
-            assert not possible
-            return
-        assert started == free
+        started = start(self.registry, self.run, number, **facts)
+        assert started == (free and not self.status.is_final)
         if started:
-            assert possible
             self.attempts.append(Attempt(launcher, lease))
-            self._moved_to(RunStatus.EXECUTING if rested else self.status)
+            begins = self.status is RunStatus.INITIATED
+            self._moved_to(RunStatus.EXECUTING if begins else self.status)
 
     @rule(
         launcher=st.sampled_from("abc"),

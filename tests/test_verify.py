@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 from tests.launchers import instance_of, parameters_of, write_input
+from tests.processes import OneClientFails
 
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.verify import verify
-from ledgerbeam.io.attempts import (
-    load_manifest,
-)
+from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.pipelines.delivery_marking import (
-    DeliveryMarking,
-)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +22,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an input, and with what was published from it."""
     folder = tmp_path_factory.mktemp("published")
     write_input(folder / "trades.csv")
-    run(DeliveryMarking(parameters_of(folder)))
+    run(OneClientFails(parameters_of(folder)))
     return folder
 
 
@@ -41,7 +37,7 @@ class TestDamage:
         return tmp_path
 
     def verify(self, folder: Path) -> None:
-        verify(str(instance_of(folder)), DeliveryMarking(parameters_of(folder)))
+        verify(str(instance_of(folder)), OneClientFails(parameters_of(folder)))
 
     def assert_found(self, folder: Path, message: str = ": restore ") -> None:
         with pytest.raises(UserError, match=message) as raised:
@@ -51,24 +47,24 @@ class TestDamage:
     def test_no_damage(self, copy: Path) -> None:
         self.verify(copy)
 
-    @pytest.mark.parametrize("index", range(5))
+    @pytest.mark.parametrize("index", range(6))
     def test_a_flipped_bit(self, copy: Path, index: int) -> None:
-        """In each file that the manifest names: three parts and two rejects."""
+        """In each file that the manifest names: three parts, outcomes, and two rejects."""
         files = load_manifest(str(instance_of(copy))).files
-        assert len(files) == 5
+        assert len(files) == 6
         path = instance_of(copy) / files[index].name
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
         self.assert_found(copy, f"{files[index].name}: not what was published: sha256")
 
-    @pytest.mark.parametrize("index", range(5))
+    @pytest.mark.parametrize("index", range(6))
     def test_a_missing_file(self, copy: Path, index: int) -> None:
         file = load_manifest(str(instance_of(copy))).files[index]
         (instance_of(copy) / file.name).unlink()
         self.assert_found(copy, f"{file.name}: the manifest names it, and it is gone")
 
-    @pytest.mark.parametrize("index", range(5))
+    @pytest.mark.parametrize("index", range(6))
     def test_a_truncated_file(self, copy: Path, index: int) -> None:
         file = load_manifest(str(instance_of(copy))).files[index]
         os.truncate(instance_of(copy) / file.name, file.size - 1)
@@ -92,6 +88,8 @@ class TestDamage:
             ("totals", "refused_quantity"),
             ("counts", "rows_out"),
             ("counts", "components"),
+            ("counts", "failed"),
+            ("counts", "unknown"),
             ("counts", "rows_in"),
             ("counts", "rejected"),
             ("counts", "other_dates"),
@@ -101,7 +99,17 @@ class TestDamage:
             ("shards", 1, "totals", "rows"),
             ("shards", 1, "totals", "refused_quantity"),
             ("shards", 1, "totals", "delivery_quantity"),
-            ("shards", 1, "totals", "refused"),
+            ("shards", 1, "totals", "refused_rows"),
+            ("shards", 1, "totals", "refused_id_hash"),
+            ("shards", 1, "totals", "components"),
+            ("shards", 1, "totals", "failed"),
+            ("shards", 1, "totals", "unknown"),
+            ("shards", 1, "totals", "result_rows"),
+            ("shards", 1, "totals", "result_components"),
+            ("shards", 2, "totals", "failed"),
+            ("shards", 2, "totals", "failed_rows"),
+            ("shards", 2, "totals", "failed_quantity"),
+            ("shards", 2, "outcomes", "rows"),
             ("shards", 1, "shard"),
             ("shards", 1, "part", "rows"),
             ("shards", 1, "rejects", "rows"),
@@ -154,8 +162,8 @@ class TestDamage:
     def test_a_damaged_record_stops_the_next_attempt(self, tmp_path: Path, name: str) -> None:
         write_input(tmp_path / "trades.csv")
         with pytest.raises(UserError):
-            run(DeliveryMarking(parameters_of(tmp_path, max_rejects=0)))
+            run(OneClientFails(parameters_of(tmp_path, max_rejects=0)))
         path = instance_of(tmp_path) / "attempt-1" / name
         os.truncate(path, 20)
         with pytest.raises(UserError, match=f"{name}: damaged record: "):
-            run(DeliveryMarking(parameters_of(tmp_path)))
+            run(OneClientFails(parameters_of(tmp_path)))
