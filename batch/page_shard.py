@@ -1,5 +1,6 @@
 """Executing the pages of a shard: results, outcomes and totals, merged with those from before."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -95,7 +96,8 @@ class PageShard:
             shard,
             attempt,
             governor,
-            most_failures=max(MOST_FAILURES, limit if isinstance(limit, int) else 0),
+            # What a share allows is known at the end of the pages only.
+            most_failures=max(MOST_FAILURES, limit) if isinstance(limit, int) else sys.maxsize,
             tries={name: outcome.tries for name, outcome in self._known.items()},
             slow=True,
         )

@@ -24,7 +24,7 @@ from ledgerbeam.io.sql_source import SqlTable
 
 PAGE_ROWS = 1_000
 CALL_SECONDS = 0.01
-PARTITIONS = 8
+PARTITIONS = 4
 COLUMNS = ("id", "customer", "opened", "balance", "currency", "note")
 
 

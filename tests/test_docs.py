@@ -7,12 +7,19 @@ import pytest
 from tests.pages import ROOT, carry_out, normal, with_outputs
 
 SLOW = {"docs/your-first-batch-process.md", "docs/batch-processes.md"}
+WITH_DATABASE = {"docs/page-processes.md"}
+"""Pages that need a server; see `test_page_docs`."""
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 OTHERS = ["CONTRIBUTING.md", *(str(f.relative_to(ROOT)) for f in ROOT.glob("examples/*/README.md"))]
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in PAGES]
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+        for page in PAGES
+        if page not in WITH_DATABASE
+    ],
 )
 def test_a_page_does_and_prints_what_it_says(page: str, tmp_path: Path) -> None:
     for step in carry_out((ROOT / page).read_text(), tmp_path):

@@ -1,6 +1,6 @@
 """The page about page processes: its definitions run, and its commands print what it says."""
 
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from tests.page_jobs import feed_server
+from tests.pages import ROOT, carry_out, normal
 from tests.postgres import PostgresServer
-from tests.test_docs import blocks, normal
 
-PAGE = "docs/page-processes.md"
+PAGE = (ROOT / "docs" / "page-processes.md").read_text()
+
+pytestmark = pytest.mark.slow
+
+
+def block(heading: str) -> str:
+    """The page's one block of that kind."""
+    (content,) = re.findall(rf"^```{heading}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return content
 
 
 @pytest.fixture
@@ -19,42 +27,29 @@ def shop(postgres: PostgresServer) -> str:
     """The URL of the page's own shop."""
     url = postgres.create_database()
     engine = sa.create_engine(url)
-    (script,) = blocks(PAGE, "sql")
     with engine.begin() as connection:
-        for statement in filter(str.strip, script.split(";")):
+        for statement in filter(str.strip, block("sql").split(";")):
             connection.execute(sa.text(statement))
     engine.dispose()
     return url
 
 
-@pytest.mark.slow
-def test_commands_print_what_the_page_says(shop: str, tmp_path: Path) -> None:
-    home = tmp_path.resolve()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "SHOP": shop, "PATH": path}
-    (block,) = blocks(PAGE, "console")
-    for step in block.split("$ ")[1:]:
-        command, _, expected = step.partition("\n")
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=home,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+def test_commands_print_what_the_page_says(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP", shop)
+    steps = list(carry_out(PAGE, tmp_path))
+    assert len(steps) == 3
+    for step in steps:
         # Some shells tell of a process that was killed, each in its own way.
-        printed = [line for line in normal(done.stdout, home) if "Killed" not in line]
-        assert printed == normal(expected, home), command
+        printed = [line for line in normal(step.actual) if "Killed" not in line]
+        assert printed == normal(step.expected), step.command
 
 
-@pytest.mark.slow
 def test_its_definitions_run(shop: str, tmp_path: Path) -> None:
-    stock, payments = blocks(PAGE, "python")
-    (tmp_path / "stock.py").write_text(stock)
-    (tmp_path / "payments.py").write_text(payments.replace('["payments"]', '["items"]'))
+    (tmp_path / "stock.py").write_text(block("python title=stock.py"))
+    payments = block("python title=payments.py").replace('["payments"]', '["items"]')
+    (tmp_path / "payments.py").write_text(payments)
     day = 'business_date="2026-11-20", output="results"'
     with feed_server([range(5), range(5, 9)]) as server:
         script = f"""

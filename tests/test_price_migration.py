@@ -82,7 +82,7 @@ def shop(postgres: PostgresServer) -> Iterator[sa.Engine]:
 def prices(shop: sa.Engine) -> dict[int, Decimal]:
     with shop.connect() as connection:
         found = connection.execute(sa.text("SELECT id, price FROM product ORDER BY id"))
-        return dict(found.tuples().all())
+        return {row.id: row.price for row in found}
 
 
 def raised(before: dict[int, Decimal]) -> dict[int, Decimal]:
