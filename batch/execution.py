@@ -276,11 +276,11 @@ class _Each:
         again: list[int] = []
         running: dict[Future[bool], int] = {}
         pool = shared_pool()
+        throttle = self._executor.governor.throttle
         try:
             for number in numbers:
-                while len(running) >= (
-                    self._executor.governor.throttle.limits.parallelism or _POOLED
-                ):
+                # More than the limit, which the throttle keeps: it may be raised meanwhile.
+                while len(running) >= max(throttle.limits.parallelism or 0, _POOLED):
                     self._collect(running, again)
                 running[pool.submit(self._pooled, number, tries)] = number
             while running:

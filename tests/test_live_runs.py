@@ -95,7 +95,7 @@ class TestSteering:
         place.check_story()
 
     def test_parallelism_takes_effect(self, charging: Place) -> None:
-        run, launcher = held(charging)
+        run, launcher = held(charging, shards=2)
         until(lambda: in_flight(charging) == 3, "three in flight, as its definition says")
         charging.runs.set_parallelism(run.id, 5)
         until(lambda: in_flight(charging) == 5, "five in flight", 30)
@@ -178,7 +178,7 @@ class TestCancel:
         job.suspend()
         place.runs.cancel(run.id)
         assert place.until_rest().status is RunStatus.CANCELED
-        assert launcher.wait() == 0
+        launcher.wait()
         assert not job.is_running()
 
 
