@@ -37,7 +37,7 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 # What differs from run to run: times, speeds, ids, processes.
 _VARIABLE = [
     (_UUID, "RUN"),
-    (r"^[0-9a-f]{8}(?= +[\w-]+/)", "RUN"),
+    (r"^ *[0-9a-f]{8}(?= +[\w-]+/)", "RUN"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|Z|\+00:00)", "TIME"),
     (r'"seconds": [\d.]+', '"seconds": …'),
     (r"^(seconds|.* a second) +[\d.,]+$", r"\1 …"),

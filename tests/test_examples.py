@@ -77,7 +77,7 @@ def test_its_own_tests_pass(call: Call) -> None:
 
 def test_it_is_found_and_runs(call: Call) -> None:
     home = Path(call("pwd").strip())
-    assert call("ledgerbeam", "workloads").split() == ["delivery-marking", NAME]
+    assert NAME in call("ledgerbeam", "workloads").split()
     assert "whose requests these are" in call("ledgerbeam", "run", NAME, "--help")
     shown = call("ledgerbeam", "run", NAME, *flags("eu"))
     assert "failed 1" in " ".join(shown.split())
