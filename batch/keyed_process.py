@@ -11,7 +11,9 @@ from pydantic import Field
 from ledgerbeam.batch.process import BatchProcess, P, Parameters, Record, RetryMode, is_overridden
 from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Contract
+from ledgerbeam.io.inputs import TableName
 from ledgerbeam.io.records import Totals
+from ledgerbeam.io.secrets import check_url
 from ledgerbeam.rules.components import Component, Components
 
 
@@ -141,6 +143,7 @@ class KeyedProcess(BatchProcess[P]):
 
         Raises:
             TypeError: an input lacks a column that it is to have, or a parameter of its name.
+            UserError: the URL of a table holds a literal password.
         """
         super().__init__(parameters)
         inputs = self.inputs
@@ -154,6 +157,9 @@ class KeyedProcess(BatchProcess[P]):
                 f"{where}: {type(self.parameters).__name__} has no field of that name: add it, to "
                 "name the files"
             )
+        table = TableName.parse(str(getattr(self.parameters, rows.name)))
+        if table is not None:
+            check_url(table.url)
         columns = {column.name: column for column in rows.contract.columns if column.required}
         currency = (rows.currency,) if rows.currency else ()
         for name in (*self.key, rows.order, *rows.ids, *currency):

@@ -17,7 +17,15 @@ from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.inputs import ColumnNames, Input, Split, plan_input, shard_count
+from ledgerbeam.io.inputs import (
+    ColumnNames,
+    Input,
+    Split,
+    SqlSplit,
+    TableName,
+    plan_input,
+    shard_count,
+)
 from ledgerbeam.io.readers import POSITION, read_split
 from ledgerbeam.io.records import ShardCommit
 from ledgerbeam.io.secrets import resolve_url
@@ -106,7 +114,7 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     def build(start: Start) -> beam.PTransform:
         plan = Plan(
             process,
-            tuple(splits),
+            _in_snapshots(splits, start.stack),
             start.attempt,
             start.committed,
             start.spill_directory,
@@ -185,9 +193,42 @@ def _prepare_pages(process: PageProcess[Any]) -> Prepared:
 def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
     options: Mapping[str, Any] = process.parameters.model_dump()
     prefix = f"{rows.name}_" if number else ""
-    return plan_input(
-        str(options[rows.name]),
-        rows.contract,
-        columns=ColumnNames.parse(options.get(f"{prefix}columns", "")),
-        format=options.get(f"{prefix}format"),
-    )
+    columns = ColumnNames.parse(options.get(f"{prefix}columns", ""))
+    name = str(options[rows.name])
+    table = TableName.parse(name)
+    if table is not None:
+        # Databases' clients are imported only where one is read.
+        from ledgerbeam.io.sql_input import plan_table
+
+        ids = rows.ids or (*process.key, rows.order)
+        return plan_table(table, rows.contract, ids, columns)
+    return plan_input(name, rows.contract, columns=columns, format=options.get(f"{prefix}format"))
+
+
+def _in_snapshots(
+    splits: list[tuple[Split, ...]], stack: ExitStack
+) -> tuple[tuple[Split, ...], ...]:
+    """The splits of all inputs, those of tables in a snapshot each of their database.
+
+    Raises:
+        UserError: a table isn't any more what it was when it was looked at.
+    """
+    if not any(isinstance(split, SqlSplit) for of_input in splits for split in of_input):
+        return tuple(splits)
+    from ledgerbeam.io.sql_input import check_version
+
+    firsts = [of_input[0] for of_input in splits]
+    snapshots: dict[str, str | None] = {}
+
+    def in_snapshot(split: Split) -> Split:
+        if not isinstance(split, SqlSplit):
+            return split
+        if split.url not in snapshots:
+            opened = exported_snapshot(resolve_url(split.url))
+            snapshots[split.url] = stack.enter_context(opened)
+        pinned = replace(split, snapshot=snapshots[split.url])
+        if split in firsts:
+            check_version(pinned)
+        return pinned
+
+    return tuple(tuple(map(in_snapshot, of_input)) for of_input in splits)

@@ -6,6 +6,7 @@ attempt reads the same bytes or stops.
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,42 @@ class Split:
     header: tuple[str, ...]
     has_header: bool
     fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class SqlSplit(Split):
+    """A range of a table's keys that is read by one worker; `file` stands for the table.
+
+    Attributes:
+        url: of the database, with references to secrets in it.
+        table: its name.
+        key: columns by which it is read in order; unique and never null.
+        types: of the database's columns that are read, where what it declares isn't enough.
+        range: of keys, as `KeyRange.to_json` gives it.
+        snapshot: of the database, for all to read the same; None where it offers none.
+    """
+
+    url: str
+    table: str
+    key: tuple[str, ...]
+    types: tuple[tuple[str, pa.DataType], ...]
+    range: str
+    snapshot: str | None = None
+
+
+class TableName(NamedTuple):
+    """A table as an input: `URL#TABLE`."""
+
+    url: str
+    table: str
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName | None":
+        """The table that a parameter names; None where it names files."""
+        url, _, table = text.rpartition("#")
+        is_files = re.match(r"(gs|s3|file)://", url)
+        is_url = re.match(r"[a-z][a-z0-9+]*://|env:|file:", url)
+        return None if is_files or not is_url or not table else cls(url, table)
 
 
 class Input(NamedTuple):
