@@ -83,7 +83,10 @@ def _rejects_of(
     table = refused.rows.drop_columns(POSITION)
     if refused.reasons:
         raw = raw_rows(table, list(range(table.num_rows)))
-        return [(*at, *rest) for at, *rest in zip(located, raw, refused.reasons, strict=True)]
+        return [
+            (*place, line, reason)
+            for place, line, reason in zip(located, raw, refused.reasons, strict=True)
+        ]
     order = inputs[refused.number].order
     names = key if refused.is_orphan or order in key else (*key, order)
     identities = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
