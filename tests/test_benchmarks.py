@@ -32,3 +32,27 @@ def test_all_contenders_agree(tmp_path: Path) -> None:
     for contender in ("ledgerbeam-per-component", "duckdb", "polars", "pandas", "rowwise-beam"):
         assert f"| {contender} " in table
     assert (tmp_path / "delivery-marking.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_all_ways_to_do_loans_agree(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "bench_loans.py"),
+            "--loans=100",
+            "--repetitions=1",
+            f"--results={tmp_path}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "loans.json").read_text())
+    assert not raw["differing"]
+    table = (tmp_path / "loans.md").read_text()
+    for contender in ("plain loop", "row-wise Beam", "DuckDB, totals of lines"):
+        assert f"| {contender} " in table
+    assert (tmp_path / "loans.png").stat().st_size > 10_000
