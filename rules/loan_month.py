@@ -17,7 +17,7 @@ The rule stands here for one loan; `loan_month_columns` has it for many loans.
 
 import calendar
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ledgerbeam.rules import close_of_day
@@ -71,10 +71,17 @@ class Money(NamedTuple):
 
 
 class ReportLine(NamedTuple):
-    """A loan in the report."""
+    """A loan in the report.
+
+    Attributes:
+        remittance: to the investor.
+        money: received.
+        rejections: which transactions were rejected in the month, and why; None if none was.
+    """
 
     remittance: RemittanceLine
     money: Money
+    rejections: str | None
 
 
 def report_line(
@@ -116,7 +123,9 @@ def report_line(
     # What was posted before the book was begun counts in its first month.
     since = datetime.date.min if before is opening else before.closed_through
     money = money_of(terms, transactions, made, booked_before, since, business_date)
-    return ReportLine(line, money)
+    rejected = [e for e in made if e.kind is EntryKind.REJECTED]
+    reasons = rejections_of((entry.transaction_id, entry.reason) for entry in rejected)
+    return ReportLine(line, money, reasons)
 
 
 def month_ends(after: datetime.date, through: datetime.date) -> Iterator[datetime.date]:
@@ -180,9 +189,7 @@ def loan_month(
     )
 
 
-def since_instalment(
-    next_due: datetime.date, due_day: int, day: datetime.date
-) -> tuple[int, int]:
+def since_instalment(next_due: datetime.date, due_day: int, day: datetime.date) -> tuple[int, int]:
     """Whole months, and the days beyond them, from the last paid instalment to a day."""
     paid = month_later(next_due, due_day, -1)
     months = missed_payments(paid, due_day, day, DelinquencyMethod.OTS)
@@ -242,6 +249,11 @@ def money_of(
         rejected=sums.rejected,
         other_months=other_months,
     )
+
+
+def rejections_of(entries: Iterable[tuple[int | None, str | None]]) -> str | None:
+    """Ids and reasons of rejected transactions in words; None where there are none."""
+    return "; ".join(f"transaction {number}: {reason}" for number, reason in entries) or None
 
 
 def not_booked(transaction_id: int) -> ValueError:

@@ -13,7 +13,13 @@ from ledgerbeam.rules.close_many import close_many
 from ledgerbeam.rules.delinquency import months_later
 from ledgerbeam.rules.entries import KINDS, Entries
 from ledgerbeam.rules.loan import EntryKind, Policy, TransactionKind
-from ledgerbeam.rules.loan_month import Money, month_ends, not_booked, nothing_to_report
+from ledgerbeam.rules.loan_month import (
+    Money,
+    month_ends,
+    not_booked,
+    nothing_to_report,
+    rejections_of,
+)
 from ledgerbeam.rules.money import decimals, units
 from ledgerbeam.rules.remittance import Investor
 from ledgerbeam.rules.remittance_columns import LINE_SCHEMA, MONTH_SCHEMA, remit_many
@@ -31,8 +37,8 @@ HOLDING_SCHEMA = pa.schema(
     }
 )
 MONEY_SCHEMA = pa.schema([(name, AMOUNT) for name in Money._fields])
-REPORT_SCHEMA = pa.schema([*LINE_SCHEMA, *MONEY_SCHEMA])
-"""A line of the report: the remittance, then where the month's money is."""
+REPORT_SCHEMA = pa.schema([*LINE_SCHEMA, *MONEY_SCHEMA, ("rejections", pa.string())])
+"""A line of the report: the remittance, where the month's money is, and what was rejected."""
 
 _REJECTED = KINDS.index(EntryKind.REJECTED)
 _PAYOFF = KINDS.index(EntryKind.PAYOFF)
@@ -90,8 +96,10 @@ def report_lines(
         reported_due = np.where(is_open, np.maximum(reported_due, states.next_due), reported_due)
         ledger.take(closed.entries)
     money = ledger.money(closed.entries, before, business_date)
+    rejections = _rejections(closed.entries, loans.num_rows)
     return pa.table(
-        [*lines.columns, *(decimals(column, AMOUNT) for column in money)], schema=REPORT_SCHEMA
+        [*lines.columns, *(decimals(column, AMOUNT) for column in money), rejections],
+        schema=REPORT_SCHEMA,
     )
 
 
@@ -112,18 +120,18 @@ def _months(
 ) -> pa.Table:
     """`loan_month` of every loan, as `MONTH_SCHEMA` says."""
     rate, payment = before.rate.copy(), before.payment.copy()
-    for at in np.flatnonzero([bool(changes) for changes in before.rate_changes]).tolist():
-        for change in before.rate_changes[at]:
-            if change.effective_date <= before.closed_through[at].item():
-                rate[at], payment[at] = change.rate, change.payment
+    for loan in np.flatnonzero([bool(changes) for changes in before.rate_changes]).tolist():
+        for change in before.rate_changes[loan]:
+            if change.effective_date <= before.closed_through[loan].item():
+                rate[loan], payment[loan] = change.rate, change.payment
     is_payoff = (entries.kind == _PAYOFF) | (entries.reverses == _PAYOFF)
     payoff = _sums(entries.loan, np.where(is_payoff, entries.amounts["principal"], 0), len(terms))
     payoff = np.where(after.balance == 0, np.maximum(payoff, 0), 0)
     months, days = np.zeros((2, len(terms)), np.int64)
     if payoff.any():
         paid_off_on = np.full(len(terms), np.datetime64("0001-01-01"))
-        at = entries.kind == _PAYOFF
-        np.maximum.at(paid_off_on, entries.loan[at], entries.effective_date[at])
+        is_paid = entries.kind == _PAYOFF
+        np.maximum.at(paid_off_on, entries.loan[is_paid], entries.effective_date[is_paid])
         at = np.flatnonzero(payoff)
         months[at], days[at] = _since_instalment(
             after.next_due[at], terms.due_day[at], paid_off_on[at]
@@ -191,7 +199,9 @@ class _Bookings:
             return np.full(len(loan), -1)
         wanted = self._key(loan, transaction_id)
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        is_id = self._ids[np.minimum(np.searchsorted(self._ids, transaction_id), len(self._ids) - 1)]
+        is_id = self._ids[
+            np.minimum(np.searchsorted(self._ids, transaction_id), len(self._ids) - 1)
+        ]
         return np.where((self._keys[at] == wanted) & (is_id == transaction_id), at, -1)
 
     def _key(self, loan: Integers, transaction_id: Integers) -> Integers:
@@ -228,13 +238,13 @@ class _Bookings:
             name: _sums(entries.loan, np.where(is_counted, values, 0), count)
             for name, values in _money_amounts(entries).items()
         }
-        money = Money(
-            received=_sums(loans, np.where(is_received, rows.amount, 0), count),
-            reversed=_sums(loans[reversed_], rows.amount[reversed_], count),
-            other_months=_sums(loans, np.where(is_own & ~is_received, rows.amount, 0), count),
+        money = {
+            "received": _sums(loans, np.where(is_received, rows.amount, 0), count),
+            "reversed": _sums(loans[reversed_], rows.amount[reversed_], count),
+            "other_months": _sums(loans, np.where(is_own & ~is_received, rows.amount, 0), count),
             **shares,
-        )
-        return [*money]
+        }
+        return [money[name] for name in Money._fields]
 
 
 def _money_amounts(entries: Entries) -> dict[str, Integers]:
@@ -248,6 +258,15 @@ def _money_amounts(entries: Entries) -> dict[str, Integers]:
         "suspense": np.where(is_money, entries.amounts["suspense"], 0),
         "rejected": np.where(is_money, entries.amounts["rejected"], 0),
     }
+
+
+def _rejections(entries: Entries, count: int) -> pa.StringArray:
+    reasons: dict[int, list[tuple[int | None, str | None]]] = {}
+    for at in np.flatnonzero(entries.kind == _REJECTED).tolist():
+        reason = (int(entries.transaction_id[at]), entries.reason[at])
+        reasons.setdefault(int(entries.loan[at]), []).append(reason)
+    words = {loan: rejections_of(of_loan) for loan, of_loan in reasons.items()}
+    return pa.array([words.get(loan) for loan in range(count)], pa.string())
 
 
 def _sums(loan: Integers, values: Integers, count: int) -> Integers:

@@ -57,3 +57,27 @@ def test_pages_in_flight_reach_their_limit(tmp_path: Path) -> None:
         assert [one["peak"] for one in figures[name]] == [4]
         assert [one["rows"] for one in figures[name]] == [60_000]
     assert "| walk, a page a shard | 4 | 4 |" in (tmp_path / "pages.md").read_text()
+
+
+@pytest.mark.slow
+def test_all_ways_to_do_loans_agree(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "bench_loans.py"),
+            "--loans=100",
+            "--repetitions=1",
+            f"--results={tmp_path}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "loans.json").read_text())
+    assert not raw["differing"]
+    table = (tmp_path / "loans.md").read_text()
+    for contender in ("plain loop", "row-wise Beam", "DuckDB, totals of lines"):
+        assert f"| {contender} " in table
+    assert (tmp_path / "loans.png").stat().st_size > 10_000
