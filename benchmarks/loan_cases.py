@@ -79,9 +79,7 @@ def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> int:
         first, last = loans * file // _FILES, loans * (file + 1) // _FILES
         for start in range(first, last, _BLOCK):
             numbers = range(start, min(start + _BLOCK, last))
-            (made,) = make_loans(
-                loans, business_date=BUSINESS_DATE, months=MONTHS, numbers=numbers
-            )
+            (made,) = make_loans(loans, business_date=BUSINESS_DATE, months=MONTHS, numbers=numbers)
             transactions += made.transactions.num_rows
             write(f"schedules/loans-{file}.parquet", _to_schedule(numbers))
             book = _sorted_book(made.loans, made.transactions)
@@ -94,9 +92,7 @@ def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> int:
                 write(f"{name}/transactions-{file}.parquet", recent)
                 if name == "month":
                     rows, offsets = _by_loan(as_of, recent)
-                    lines = report_lines(
-                        as_of, rows, offsets, investors, BUSINESS_DATE, Policy()
-                    )
+                    lines = report_lines(as_of, rows, offsets, investors, BUSINESS_DATE, Policy())
                     write(f"lines/lines-{file}.parquet", lines)
             progress(len(numbers))
     for writer in writers.values():
