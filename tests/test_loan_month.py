@@ -13,10 +13,9 @@ from tests.portfolios import FIRST, LAST_DAY, Loan, day, loans, mortgage, table
 from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA
 from ledgerbeam.rules.loan import Partials, Policy, Transaction
 from ledgerbeam.rules.loan_month import Holding, Money, ReportLine, month_ends, report_line
-from ledgerbeam.rules.loan_month_columns import HOLDING_SCHEMA, report_lines
+from ledgerbeam.rules.loan_month_columns import HOLDING_SCHEMA, REPORT_SCHEMA, report_lines
 from ledgerbeam.rules.money import units
 from ledgerbeam.rules.remittance import Investor, RemittanceType
-from ledgerbeam.rules.remittance_columns import LINE_SCHEMA
 
 ACTUAL, SCHEDULED_INTEREST, SCHEDULED = RemittanceType
 INVESTORS = {str(type_): Investor(str(type_), type_, 250_000, 200_000) for type_ in RemittanceType}
@@ -27,14 +26,62 @@ def report(
     transactions: list[Transaction],
     through: datetime.date = FEBRUARY,
     type_: RemittanceType = ACTUAL,
+    later: bool = True,
     **changes: Any,
 ) -> ReportLine:
     """Of 186,500.00 at 3.5%, its instalment of 841.96 and 158.04 due on 1 February."""
     terms, opening = mortgage(**changes)
-    holding = Holding(str(type_), "P1", 100_000_000, opening.balance)
-    return report_line(
-        terms, holding, INVESTORS[str(type_)], opening, transactions, through, Policy()
+    # Beside a loan that is opened a month later, so that months begin at different times.
+    openings = [opening, mortgage(closed_through=datetime.date(2024, 1, 31))[1]][: 1 + later]
+    expected = [
+        report_line(
+            terms,
+            Holding(str(type_), "P1", 100_000_000, opening.balance),
+            INVESTORS[str(type_)],
+            opening,
+            transactions,
+            through,
+            Policy(),
+        )
+        for opening in openings
+    ]
+    book = [Loan(terms, opening, transactions) for opening in openings]
+    assert many(book, [type_] * 2, through, Policy(), 100_000_000) == [
+        (*line.remittance, *line.money, line.rejections) for line in expected
+    ]
+    return expected[0]
+
+
+def many(
+    book: list[Loan],
+    types: list[RemittanceType],
+    through: datetime.date,
+    policy: Policy,
+    participation: int,
+) -> list[tuple[Any, ...]]:
+    """The lines of all loans by the vectorised rule."""
+    rows, transactions, offsets = [], [], [0]
+    for loan, type_ in zip(book, types, strict=False):
+        holding = Holding(str(type_), "P1", participation, loan.opening.balance)
+        state = {name: getattr(loan.opening, name) for name in STATE_SCHEMA.names}
+        terms = {**loan.terms._asdict(), "day_count": str(loan.terms.day_count)}
+        rows.append({**terms, **state, **holding._asdict()})
+        transactions += [each._asdict() for each in loan.transactions]
+        offsets.append(len(transactions))
+    result = report_lines(
+        table(rows, pa.schema([*TERMS_SCHEMA, *STATE_SCHEMA, *HOLDING_SCHEMA])),
+        table(transactions, TRANSACTION_SCHEMA),
+        np.array(offsets),
+        INVESTORS,
+        through,
+        policy,
     )
+    assert result.schema.equals(REPORT_SCHEMA)
+    columns = [
+        units(column, 2).tolist() if pa.types.is_decimal(column.type) else column.to_pylist()
+        for column in result.columns
+    ]
+    return list(zip(*columns, strict=True))
 
 
 def payment(number: int, on: int, amount: int = 1_000_00, **others: Any) -> Transaction:
@@ -68,6 +115,14 @@ def test_what_is_taken_back_in_the_month_after_brings_its_interest_once() -> Non
     line, _, _ = report(paid, datetime.date(2024, 4, 30))
     # 186,500 and 186,202 at 3.05% / 12: 474.02 and 473.26.
     assert line.interest == 474_02 + 473_26
+
+
+def test_what_was_undone_before_it_was_booked_is_not_lost() -> None:
+    undone = [payment(1, 20), payment(2, 20, 0, kind="reversal", reverses=1)]
+    _, money, _ = report(undone, datetime.date(2024, 1, 31), later=False)
+    assert money == Money(1_000_00, 1_000_00, 0, 0, 0, 0)
+    _, money, _ = report(undone)
+    assert money == Money(0, 0, 0, 0, 0, other_months=1_000_00)
 
 
 def test_a_payoff_has_its_interest_since_the_last_instalment() -> None:
@@ -110,14 +165,6 @@ def test_months_end_with_the_last_one_cut_short() -> None:
     ]  # fmt: skip
 
 
-def as_lines(result: pa.Table) -> list[ReportLine | tuple[Any, ...]]:
-    columns = [
-        units(column, 2).tolist() if pa.types.is_decimal(column.type) else column.to_pylist()
-        for column in result.columns
-    ]
-    return list(zip(*columns, strict=True))
-
-
 POLICIES = st.builds(Policy, partials=st.sampled_from(Partials))
 
 
@@ -132,40 +179,25 @@ def test_many_loans_are_as_each_by_itself(
     book: list[Loan], policy: Policy, days: int, types: list[RemittanceType]
 ) -> None:
     through = day(days)
-    expected: list[tuple[Any, ...]] = []
-    rows, transactions, offsets = [], [], [0]
-    error = None
-    for number, (loan, type_) in enumerate(zip(book, types, strict=False)):
-        terms = loan.terms._replace(loan_id=f"L{number}")
-        holding = Holding(str(type_), "P1", 90_000_000, loan.opening.balance)
-        state = {name: getattr(loan.opening, name) for name in STATE_SCHEMA.names}
-        rows.append({**terms._asdict(), **state, **holding._asdict()})
-        transactions += [each._asdict() for each in loan.transactions]
-        offsets.append(len(transactions))
-        try:
+    book = [
+        loan._replace(terms=loan.terms._replace(loan_id=f"L{number}"))
+        for number, loan in enumerate(book)
+    ]
+    expected = []
+    try:
+        for loan, type_ in zip(book, types, strict=False):
+            holding = Holding(str(type_), "P1", 90_000_000, loan.opening.balance)
             line = report_line(
-                terms, holding, INVESTORS[str(type_)], loan.opening, loan.transactions, through,
-                policy,
+                loan.terms, holding, INVESTORS[str(type_)], loan.opening, loan.transactions,
+                through, policy,
             )  # fmt: skip
-        except ValueError as caught:
-            error = caught
-        else:
             money = line.money
             assert money.received == (
                 money.applied + money.suspense + money.rejected + money.reversed
             )
             expected.append((*line.remittance, *money, line.rejections))
-    schema = pa.schema([*TERMS_SCHEMA, *STATE_SCHEMA, *HOLDING_SCHEMA])
-    for row in rows:
-        row["day_count"] = str(row["day_count"])
-    arguments = (
-        table(rows, schema), table(transactions, TRANSACTION_SCHEMA), np.array(offsets), INVESTORS,
-        through, policy,
-    )  # fmt: skip
-    if error is not None:
+    except ValueError:
         with pytest.raises(ValueError, match=r"\w"):
-            report_lines(*arguments)
-        return
-    result = report_lines(*arguments)
-    assert result.schema.names[: len(LINE_SCHEMA)] == LINE_SCHEMA.names
-    assert as_lines(result) == expected
+            many(book, types, through, policy, 90_000_000)
+    else:
+        assert many(book, types, through, policy, 90_000_000) == expected

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ledgerbeam.pipelines.investor_report import investors_of
-from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA
+from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA
 from ledgerbeam.rules.day_count import DayCount
 from ledgerbeam.rules.loan import Policy, State, Terms, Transaction, in_minor_units
 from ledgerbeam.rules.loan_month import Holding, report_line
 from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
 from ledgerbeam.rules.remittance import Investor
 from ledgerbeam.rules.schedule import Instalment, Loan, schedule
-from ledgerbeam.synthetic.loans import TRANSACTIONS
 
 Row = dict[str, Any]
 
@@ -64,6 +62,9 @@ class Job(NamedTuple):
 
     def investors(self) -> dict[str, Investor]:
         """The investors by their ids."""
+        # Imports Beam, which not all contenders need.
+        from ledgerbeam.pipelines.investor_report import investors_of
+
         return investors_of(pq.read_table(self.folder / "month" / "investors.parquet"))
 
 
@@ -100,7 +101,7 @@ def line_of(
 
 _SCALES = {
     field.name: field.type.scale
-    for schema in (STATE_SCHEMA, TERMS_SCHEMA, TRANSACTIONS)
+    for schema in (STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA)
     for field in schema
     if pa.types.is_decimal(field.type)
 } | {"participation": 6, "scheduled_balance": 2}
