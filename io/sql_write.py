@@ -83,7 +83,9 @@ def component_transaction(
         connection.commit()
 
 
-def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
+def _claim(
+    connection: sa.Connection, instance: str, component: str, is_table_there: bool = False
+) -> bool:
     """Insert the component's row; false if it is there."""
     insert = DONE.insert().values(instance=instance, component=component)
     try:
@@ -96,10 +98,11 @@ def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
         return False
     except DBAPIError:
         connection.rollback()
-        if sa.inspect(connection).has_table(DONE.name):
+        if is_table_there:
             raise
+        # By now another component may have made it.
         _create_table(connection)
-        return _claim(connection, instance, component)
+        return _claim(connection, instance, component, is_table_there=True)
     return True
 
 
