@@ -381,12 +381,11 @@ def at_rest(
         yield lambda case: running[case].result() if case in running else run(case)
         for future in running.values():
             future.cancel()
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(
-            f"crash matrix: {len(covered)} of {len(POINTS)} points covered "
-            f"({len(UNREACHABLE)} unreachable), in {len(selected)} cases"
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(
+            f"\ncrash matrix: {len(covered)} of {len(POINTS)} points covered, "
+            f"{len(UNREACHABLE)} unreachable, in {len(selected)} cases"
         )
 
 
