@@ -2,23 +2,27 @@
 
 import datetime
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from ledgerbeam.batch.alerts import deliver
 from ledgerbeam.batch.events import Event
 from ledgerbeam.batch.listeners import Listener, event_id, load_listeners
 from ledgerbeam.batch.progress import ProgressReader
-from ledgerbeam.batch.registry import Registry
+from ledgerbeam.batch.registry import Registry, RegistryUnavailableError
 from ledgerbeam.batch.sla import BreachKind, Deadlines, RunFacts, Sample, breaches
 from ledgerbeam.batch.status import RunStatus
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.failpoints import failpoint
 
 BREACH = "sla_breach"
 """Type of the event of a deadline that was missed, or will be."""
 
 _AT_ONCE = 100
 _SAMPLE_EVERY = datetime.timedelta(seconds=5)
+_MANY_SAMPLES = 30
 _log = logging.getLogger(__name__)
 
 
@@ -38,18 +42,61 @@ class Alarm:
         self._who = who
         self._now = now
         self._samples: list[Sample] = []
+        self._attempt = 0
+        self._lock = threading.Lock()
         self._settled: set[tuple[str, str]] = set()
         self._reader: ProgressReader | None = None
 
+    @contextmanager
+    def watching(self, seconds: float) -> Iterator[None]:
+        """Watch at an interval while the `with` lasts, in a thread of its own.
+
+        A listener that doesn't answer must not keep a launcher from renewing its lease.
+        """
+        stop = threading.Event()
+
+        def work() -> None:
+            said = ""
+            while not stop.wait(seconds):
+                try:
+                    self.watch()
+                    said = ""
+                except Exception as error:
+                    if said != str(error):
+                        _log.warning("nobody can be told of anything: %s", error)
+                    said = str(error)
+
+        # Who still doesn't answer when the run has ended doesn't keep the process from it.
+        thread = threading.Thread(target=work, name="alarm", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+
     def watch(self) -> None:
         """Record a breach of the run's deadlines, known or foreseen, and tell the listeners."""
+        with self._lock:
+            self._watch()
+            self._tell()
+
+    def tell(self) -> None:
+        """Tell the listeners of what they haven't been told; if not now, others will."""
+        with self._lock:
+            try:
+                self._tell()
+            except RegistryUnavailableError as error:
+                _log.warning("nobody is told of anything now: %s", error)
+
+    def _watch(self) -> None:
         run = self._registry.get(self._run_id)
         deadlines = Deadlines(run.must_start_by, run.must_finish_by)
         if deadlines != (None, None):
             now = self._now()
-            if run.status is RunStatus.PAUSED:
+            if run.status is RunStatus.PAUSED or len(run.attempts) != self._attempt:
+                self._attempt = len(run.attempts)
                 self._samples.clear()
-            elif run.attempts:
+            if run.live_attempt is not None and run.status is not RunStatus.PAUSED:
                 self._sample(run.uri, now)
             told = {
                 BreachKind(event.detail["kind"])
@@ -76,18 +123,18 @@ class Alarm:
                         detail={"kind": breach.kind, "deadline": breach.deadline.isoformat()},
                     )
                 )
-        self.tell()
 
-    def tell(self) -> None:
-        """Tell the listeners of what they haven't been told."""
+    def _tell(self) -> None:
         tell(self._registry, self._listeners, self._settled)
 
     @cached_property
-    def _listeners(self) -> list[Listener]:
+    def _listeners(self) -> list[Listener] | None:
         return known_listeners()
 
     def _sample(self, uri: str, now: datetime.datetime) -> None:
-        if self._samples and now - self._samples[-1].at < _SAMPLE_EVERY:
+        # At first every time, so that a run of a minute can be foreseen to be late, too.
+        is_many = len(self._samples) > _MANY_SAMPLES
+        if is_many and now - self._samples[-1].at < _SAMPLE_EVERY:
             return
         self._reader = self._reader or ProgressReader(uri)
         progress = self._reader.read(now)
@@ -95,25 +142,31 @@ class Alarm:
             self._samples.append(Sample(now, progress.shards_done, progress.shards_total))
 
 
-def known_listeners() -> list[Listener]:
-    """The listeners that are configured; none where the configuration is wrong, which is logged.
+def known_listeners() -> list[Listener] | None:
+    """The listeners that are configured; None where the configuration is wrong, which is logged.
 
     A run isn't held up by those who only want to hear of it.
     """
     try:
         return load_listeners()
     except UserError as error:
-        _log.error("no listener is told of anything: %s", error)
-        return []
+        _log.error("no listener is told of anything until this is mended: %s", error)
+        return None
 
 
-def tell(registry: Registry, listeners: list[Listener], settled: set[tuple[str, str]]) -> None:
-    """Tell listeners of recorded events, each at least once; `settled` is added to."""
-    while events := registry.undelivered(_AT_ONCE):
+def tell(
+    registry: Registry, listeners: list[Listener] | None, settled: set[tuple[str, str]]
+) -> None:
+    """Tell listeners of recorded events, each at least once; `settled` is added to.
+
+    Without knowing who they are (None) nothing is told, and all waits for those who know.
+    """
+    while listeners is not None and (events := registry.undelivered(_AT_ONCE)):
         deliveries = deliver(events, listeners, settled)
         settled |= {delivery.key for delivery in deliveries if delivery.is_settled}
         waiting = {delivery.event for delivery in deliveries if not delivery.is_settled}
         done = [event.sequence for event in events if event_id(event) not in waiting]
+        failpoint("alarm: told")
         registry.mark_delivered(done)
         if not done:
             return

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from ledgerbeam.batch.process import Parameters
+from ledgerbeam.batch.settings import REGISTRY
 from ledgerbeam.io.errors import UserError
 
 LOCAL_RUNNERS = ("", "directrunner", "direct", "fnapirunner", "fnapi")
@@ -22,11 +24,13 @@ class Arguments(NamedTuple):
     Attributes:
         parameters: of the workload.
         json: whether a JSON line is asked for.
+        registry: URL of the database that the run is to be recorded in; None for no record.
         beam_flags: everything else, in its order.
     """
 
     parameters: Parameters
     json: bool
+    registry: str | None
     beam_flags: list[str]
 
 
@@ -54,15 +58,22 @@ def parse_arguments(
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON, the last line of the output"
     )
+    parser.add_argument(
+        "--registry",
+        metavar="URL",
+        default=os.environ.get(REGISTRY) or None,
+        help=f"record the run in this database (default: {REGISTRY}, or no record)",
+    )
     known, beam_flags = parser.parse_known_args(list(arguments))
     values = {key: value for key, value in vars(known).items() if value is not None}
     wants_json = values.pop("json")
+    registry = values.pop("registry", None)
     _check_beam_flags(parameters_type, beam_flags)
     try:
         parameters = parameters_type.model_validate(values)
     except ValidationError as error:
         raise UserError("; ".join(problem_of(entry) for entry in error.errors())) from error
-    return Arguments(parameters, wants_json, beam_flags)
+    return Arguments(parameters, wants_json, registry, beam_flags)
 
 
 def runner_of(beam_flags: Sequence[str]) -> str:
@@ -83,7 +94,7 @@ def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -
     What the local runner doesn't know is a mistake. Other runners have flags that only their own
     job server knows, so there only flags that resemble ours are refused.
     """
-    ours = [_flag(field) for field in parameters_type.model_fields] + ["--json"]
+    ours = [_flag(field) for field in parameters_type.model_fields] + ["--json", "--registry"]
     is_local = runner_of(flags).lower() in LOCAL_RUNNERS
     for flag in _unknown_to_beam(flags) if flags else ():
         name = flag.partition("=")[0]

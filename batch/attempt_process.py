@@ -6,17 +6,18 @@ output. It begins to work only when the launcher has recorded it. It never sees 
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch import logs
 from ledgerbeam.batch.workloads import load_workload
-from ledgerbeam.io.attempts import Attempt
+from ledgerbeam.io.attempts import Attempt, LostError
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
@@ -46,26 +47,47 @@ class Order(BaseModel):
     retry_failed: bool
 
 
+class Report(NamedTuple):
+    """What an attempt's process tells its launcher.
+
+    Attributes:
+        attempt: number of the attempt that it has recorded, and now waits to be let work.
+        error: why it has failed; one line.
+        lost: why it has ended without having failed: another attempt may do better.
+    """
+
+    attempt: int | None = None
+    error: str = ""
+    lost: str = ""
+
+
 def main() -> int:
     """Carry out the order; 0 when the instance is published."""
     # What the workload's own code prints must not be taken for a report.
     reports = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _terminate)
-    order = Order.model_validate_json(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the launcher ended before it gave an order
+    order = Order.model_validate_json(line)
     logs.configure(order.run, order.launch)
     try:
         _run(order, reports)
+    except LostError as error:
+        _report(reports, Report(lost=redact(str(error))))
+        return 1
     except UserError as error:
-        _report(reports, error=redact(str(error)))
+        _report(reports, Report(error=redact(str(error))))
         return 1
     except KeyboardInterrupt:
-        _report(reports, error="it was told to stop")
+        _report(reports, Report(error="it was told to stop"))
         return 1
     except Exception as error:
-        # A defect: its traceback goes to the log, its last line to the registry.
-        _report(reports, error=redact(f"{type(error).__name__}: {error}"))
-        raise
+        # A defect: its traceback goes to the log, where secrets are taken out of it.
+        logging.getLogger(__name__).exception("the attempt failed by a defect")
+        _report(reports, Report(error=redact(f"{type(error).__name__}: {error}")))
+        return 1
     return 0
 
 
@@ -76,10 +98,11 @@ def _run(order: Order, reports: TextIO) -> None:
     process = process_type(process_type.parameters_type.model_validate(order.parameters))
 
     def started(attempt: Attempt) -> None:
-        _report(reports, attempt=attempt.record.number)
+        _report(reports, Report(attempt=attempt.record.number))
         failpoint("job: reported")
         if sys.stdin.readline().strip() != GO:
-            raise UserError("the launcher ended before it had recorded the attempt")
+            raise LostError("the launcher ended before it had recorded the attempt")
+        failpoint("job: let work")
 
     run(
         process,
@@ -91,10 +114,10 @@ def _run(order: Order, reports: TextIO) -> None:
     )
 
 
-def _report(reports: TextIO, **facts: Any) -> None:
+def _report(reports: TextIO, report: Report) -> None:
     # Where the launcher is gone, somebody else looks at what is in storage.
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(facts), file=reports, flush=True)
+        print(json.dumps(report._asdict()), file=reports, flush=True)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from ledgerbeam.batch.cli_runs import app as runs_app
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.synthetic.loans import LoanFormat, write_loans
 from ledgerbeam.synthetic.trades import Format, write_trades
 
 app = typer.Typer(
@@ -19,6 +21,7 @@ app = typer.Typer(
 )
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
 app.add_typer(generate, name="generate")
+app.add_typer(runs_app)
 
 
 @app.command(
@@ -33,9 +36,10 @@ def run(
     workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
 ) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
+    from ledgerbeam.batch.launch import run_module
     from ledgerbeam.batch.workloads import load_workload
 
-    raise typer.Exit(load_workload(workload).main(context.args))
+    raise typer.Exit(run_module(load_workload(workload).PROCESS, arguments=context.args))
 
 
 @app.command()
@@ -97,6 +101,42 @@ def generate_trades(
             progress=lambda rows: bars.advance(task, rows),
         )
     print(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
+
+
+@generate.command("loans")
+def generate_loans(
+    output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
+    count: Annotated[int, typer.Option(min=0, help="how many loans")] = 20_000,
+    business_date: Annotated[
+        datetime.datetime,
+        typer.Option(formats=["%Y-%m-%d"], help="the last day on which anything is posted"),
+    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+    months: Annotated[int, typer.Option(min=1, help="how long the history is")] = 24,
+    files: Annotated[int, typer.Option(min=1, help="over how many files each is spread")] = 8,
+    format: Annotated[  # noqa: A002 - the flag's own name
+        LoanFormat, typer.Option(help="of the files")
+    ] = "parquet",
+    seed: Annotated[int, typer.Option(help="the same seed gives the same loans")] = 7,
+    bad_rows: Annotated[int, typer.Option(min=0, help="how many are added to be refused")] = 0,
+) -> None:
+    """Make loans, their investors, and a history of what was paid, late, in part and ahead."""
+    with progress_bars() as bars:
+        task = bars.add_task("generate", total=count)
+        written = write_loans(
+            output,
+            count,
+            files=files,
+            format=format,
+            business_date=business_date.date(),
+            months=months,
+            seed=seed,
+            bad_rows=bad_rows,
+            progress=lambda loans: bars.advance(task, loans),
+        )
+    print(
+        f"{written.loans:,} loans and {written.transactions:,} transactions up to "
+        f"{business_date.date()} in {len(written.uris):,} files at {output}"
+    )
 
 
 def main() -> int:

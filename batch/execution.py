@@ -20,6 +20,7 @@ import pyarrow as pa
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.outcomes import Outcome, error_line
 from ledgerbeam.batch.process import Record, Retry, RetryMode
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.arrow_stream import read_stream, write_stream
 from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
@@ -58,11 +59,11 @@ class Executed(NamedTuple):
     """What executing components gave.
 
     Attributes:
-        tables: results of those that succeeded, in the components' order.
+        results: of those that succeeded, call by call, in the components' order.
         outcomes: by the component's number, of those that did not just succeed.
     """
 
-    tables: list[pa.Table]
+    results: list[Results]
     outcomes: dict[int, Outcome]
 
 
@@ -77,6 +78,7 @@ class Executor:
         governor: admits calls, and tells the world what is being done.
         most_failures: how many components may fail before the shard is given up.
         tries: how often components were tried by earlier attempts, by name; 0 where left out.
+        slow: whether each call takes long enough to be told of, and to have a thread of its own.
         sleep: waits between tries, in seconds.
     """
 
@@ -86,12 +88,13 @@ class Executor:
     governor: Governor
     most_failures: int = MOST_FAILURES
     tries: dict[str, int] = field(default_factory=dict)
+    slow: bool = False
     sleep: Callable[[float], None] = time.sleep
 
     def execute_tables(
         self,
         components: Components,
-        call: Callable[[Components], pa.Table],
+        call: Callable[[Components], Results],
         name_of: Callable[[int], str],
     ) -> Executed:
         """Execute components by a function of many at once.
@@ -101,7 +104,7 @@ class Executor:
         """
         outcomes: dict[int, Outcome] = {}
         lost: list[Outcome] = []
-        tables: list[pa.Table] = []
+        results: list[Results] = []
 
         def run(first: int, last: int, error: Exception | None = None) -> None:
             tries = 0
@@ -116,7 +119,7 @@ class Executor:
                     )
                 try:
                     with self.governor.throttle.admit(last - first), told:
-                        tables.append(call(components.slice(first, last)))
+                        results.append(call(components.slice(first, last)))
                 except _NOT_OF_A_COMPONENT:
                     raise
                 except Exception as caught:
@@ -143,7 +146,7 @@ class Executor:
 
         for first, last in self._slices(len(components.starts)):
             run(first, last)
-        return Executed(tables, outcomes)
+        return Executed(results, outcomes)
 
     def execute_each(
         self,
@@ -243,7 +246,7 @@ class _Each:
         again: list[int] = []
         throttle = self._executor.governor.throttle
         once = self._executor.retry.mode is RetryMode.AT_MOST_ONCE
-        pooled_always = once or self._executor.retry.time_limit is not None
+        pooled_always = once or self._executor.slow or self._executor.retry.time_limit is not None
         position = 0
         while position < len(numbers):
             if tries > 1 or pooled_always or (throttle.limits.parallelism or 0) > IN_FLIGHT:
@@ -268,14 +271,16 @@ class _Each:
 
     def _in_pool(self, numbers: list[int], tries: int) -> list[int]:
         """The same, with calls in flight in threads of their own."""
+        if len(numbers) == 1:
+            return numbers if self._pooled(numbers[0], tries) else []
         again: list[int] = []
         running: dict[Future[bool], int] = {}
         pool = shared_pool()
+        throttle = self._executor.governor.throttle
         try:
             for number in numbers:
-                while len(running) >= (
-                    self._executor.governor.throttle.limits.parallelism or _POOLED
-                ):
+                # More than the limit, which the throttle keeps: it may be raised meanwhile.
+                while len(running) >= max(throttle.limits.parallelism or 0, _POOLED):
                     self._collect(running, again)
                 running[pool.submit(self._pooled, number, tries)] = number
             while running:
@@ -373,9 +378,12 @@ class _Each:
         self._lose(number, self._executor.outcome(name, status, 1, settled.error))
 
     def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
-        records = list(records)
+        # Once a component: what can be saved here is saved a million times.
+        if type(records) is not list:
+            records = list(records)
+        columns = self._columns
         for record in records:
-            if record.keys() != self._columns:
+            if record.keys() != columns:
                 raise TypeError(
                     f"execute gave the columns {', '.join(record)}, and results has "
                     f"{', '.join(sorted(self._columns))}"

@@ -21,7 +21,7 @@ class ProcessId(NamedTuple):
     Attributes:
         host: that it runs on.
         pid: its number.
-        started: seconds since 1970, as the kernel tells it.
+        started: seconds after the machine was; a time of day would change with the clock.
     """
 
     host: str
@@ -31,7 +31,7 @@ class ProcessId(NamedTuple):
     @classmethod
     def of(cls, pid: int) -> "ProcessId":
         """A process of this machine."""
-        return cls(socket.gethostname(), pid, f"{psutil.Process(pid).create_time():.2f}")
+        return cls(socket.gethostname(), pid, _started(psutil.Process(pid)))
 
     @classmethod
     def parse(cls, text: str) -> "ProcessId":
@@ -51,10 +51,21 @@ class ProcessId(NamedTuple):
         """Whether it goes on; a process that has ended and waits for its parent doesn't."""
         try:
             process = psutil.Process(self.pid)
-            same = f"{process.create_time():.2f}" == self.started
+            same = _started(process) == self.started
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def was_replaced(self) -> bool:
+        """Whether its number belongs to another process now."""
+        try:
+            return _started(psutil.Process(self.pid)) != self.started
+        except psutil.NoSuchProcess:
+            return False
+
+
+def _started(process: psutil.Process) -> str:
+    return f"{process.create_time() - psutil.boot_time():.2f}"
 
 
 class LocalJob:
@@ -62,11 +73,11 @@ class LocalJob:
 
     def __init__(self, process: ProcessId) -> None:
         """Hold a process of this machine."""
-        self._process = process
+        self.process = process
 
     def is_alive(self) -> bool:
         """Whether it goes on."""
-        return self._process.is_alive()
+        return self.process.is_alive()
 
     def stop(self, grace: float) -> None:
         """End the process and all that it has started; return when they are gone.
@@ -88,18 +99,17 @@ class LocalJob:
         # The group outlives its leader as long as a worker process does.
         if self._group():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                os.killpg(self.process.pid, number)
 
     def _group(self) -> list[int]:
-        """Processes of the group that go on. Its number can't be given anew while there are any."""
+        """Processes of the group that go on. Its number isn't given anew while there are any."""
+        if self.process.was_replaced():
+            return []
         found = []
-        for process in psutil.process_iter(["pid", "status", "create_time"]):
-            facts = process.info
-            if facts["status"] == psutil.STATUS_ZOMBIE:
+        for process in psutil.process_iter(["pid", "status"]):
+            if process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(facts["pid"]) == self._process.pid:
-                    started = float(self._process.started)
-                    if facts["create_time"] >= started - 1:
-                        found.append(facts["pid"])
+                if os.getpgid(process.info["pid"]) == self.process.pid:
+                    found.append(process.info["pid"])
         return found

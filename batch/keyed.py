@@ -21,7 +21,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam import __version__
-from ledgerbeam.batch import governor
+from ledgerbeam.batch import governor, logs
 from ledgerbeam.batch.assembly import assemble
 from ledgerbeam.batch.execution import IN_FLIGHT
 from ledgerbeam.batch.finish import Finish
@@ -179,6 +179,7 @@ class ExecuteShard:
     def setup(self) -> None:
         """Put this process under the run's control."""
         attempt = self._plan.attempt
+        logs.configure_worker(attempt.record.run, attempt.record.number)
         self._governor = governor.acquire(attempt.instance_uri, attempt.record.number)
 
     def teardown(self) -> None:
@@ -214,7 +215,11 @@ class ExecuteShard:
                     shard=shard,
                     attempt=plan.attempt.record.number,
                     code_version=__version__,
-                    part=plan.attempt.write_part(shard, done.results),
+                    part=plan.attempt.write_part(shard, done.results.table),
+                    tables={
+                        name: plan.attempt.write_part(shard, table, name)
+                        for name, table in done.results.tables.items()
+                    },
                     rejects=rejects,
                     outcomes=outcomes,
                     key=list(plan.process.key),

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import importlib
 import json
 import signal
 import sys
@@ -15,14 +16,15 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
-from ledgerbeam.batch.prepare import Prepared, Start, prepare
-from ledgerbeam.batch.process import BatchProcess, RetryMode
+from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
+from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, run_pipeline
 from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
     Attempt,
     FencedError,
+    LostError,
     attempts,
     commits,
     complete_publication,
@@ -34,6 +36,7 @@ from ledgerbeam.io.attempts import (
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.records import AttemptRecord, Manifest
+from ledgerbeam.io.secrets import redact
 from ledgerbeam.io.spill import SpillDirectory
 
 # Parameters that change what is done with a result, but not the result.
@@ -41,10 +44,21 @@ _WITHOUT_EFFECT = {"output", "run_number", "reason"}
 
 
 def run_module(
-    process_type: type[BatchProcess[Any]], description: str, arguments: Sequence[str] | None
+    process_type: type[BatchProcess[Any]],
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
+    """The `main` of a pipeline module: 0, or another exit status after one line on stderr.
+
+    Args:
+        process_type: the definition.
+        description: for `--help`; by default the docstring of the definition's module.
+        arguments: the command line; by default this process's.
+    """
     started = time.monotonic()
+    process_type = _importable(process_type)
+    if description is None:
+        description = sys.modules[process_type.__module__].__doc__ or ""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -55,9 +69,16 @@ def run_module(
             sys.argv[1:] if arguments is None else arguments,
         )
         process = process_type(parsed.parameters)
-        manifest = run(process, parsed.beam_flags)
+        if parsed.registry is not None:
+            # Imports a database's client, which a run without a registry does without.
+            from ledgerbeam.batch.recorded import run_recorded
+
+            run_recorded(process, parsed.beam_flags, parsed.registry)
+            manifest = load_manifest(instance_uri(process))
+        else:
+            manifest = run(process, parsed.beam_flags)
     except UserError as error:
-        print(f"{process_type.name}: {error}", file=sys.stderr)
+        print(f"{process_type.name}: {redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         again = "the same command again goes on from what is committed"
@@ -67,7 +88,7 @@ def run_module(
     if parsed.json:
         print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
     else:
-        print_summary(manifest, process.rows_are, instance_uri(process), seconds)
+        print_summary(manifest, process, instance_uri(process), seconds)
     return 0
 
 
@@ -116,15 +137,12 @@ def run(
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
         retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
-        if process.parallelism is not None and not control.latest(uri).number:
-            by_definition = (uri, _now(), process.name, "by definition")
-            control.steer(*by_definition, parallelism=process.parallelism)
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)
         started(attempt)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
-        batch = prepared.build(Start(attempt, committed, retried, spill))
+        batch = prepared.build(Start(attempt, committed, retried, spill, stack))
         run_pipeline(pipeline, process.name, batch)
         failpoint("run: published")
         manifest = load_manifest(uri)
@@ -146,10 +164,21 @@ def _begin(
         prepared = prepare(process)
         draft = _draft(process, prepared, earlier)
         draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        if not earlier:
+            _limit(process)
         return prepared, start_attempt(instance_uri(process), draft)
     except BaseException:
         process.cleanup()
         raise
+
+
+def _limit(process: BatchProcess[Any]) -> None:
+    """Tell workers the definition's limit, unless somebody set another before the run began."""
+    uri = instance_uri(process)
+    if process.parallelism is not None and control.latest(uri).parallelism is None:
+        by_definition = (uri, _now(), process.name, "by definition")
+        control.steer(*by_definition, parallelism=process.parallelism)
+    failpoint("run: limited")
 
 
 def _refuse_other_input(attempt: Attempt) -> None:
@@ -169,10 +198,10 @@ def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
     """Record how an attempt fails, and clean up behind it once, however it ends."""
     try:
         yield
-    except FencedError:
+    except (FencedError, LostError):
         raise
     except Exception as error:
-        attempt.fail(str(error) or type(error).__name__, _now())
+        attempt.fail(redact(str(error)) or type(error).__name__, _now())
         raise
     finally:
         clean_up(process, attempt)
@@ -183,6 +212,8 @@ def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:
     if not attempt.claim_cleanup():
         return False
     process.cleanup()
+    if is_overridden(type(process), BatchProcess, "cleanup"):
+        attempt.record_cleanup()
     return True
 
 
@@ -213,6 +244,7 @@ def _draft(
     fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     # The first attempt fixes how the work is cut; later ones would lose its shards otherwise.
     first = next((record for record in earlier if record.fingerprint == fingerprint), None)
+    cut = prepared.cut() if first is None else Cut(first.shards, first.plan)
     return AttemptRecord(
         process=process.name,
         instance=process.instance,
@@ -221,8 +253,8 @@ def _draft(
         code_version=__version__,
         parameters=shown,
         inputs=prepared.files,
-        shards=first.shards if first is not None else prepared.shards,
-        plan=first.plan if first is not None else prepared.plan,
+        shards=cut.shards,
+        plan=cut.plan,
         fingerprint=fingerprint,
     )
 
@@ -235,6 +267,19 @@ def _published_before(uri: str, published: Manifest, draft: AttemptRecord) -> Ma
         f"{uri}: published already, from other input or with other parameters: read "
         f"that, or run again with --run-number={number} --reason=WHY"
     )
+
+
+def _importable(process_type: type[BatchProcess[Any]]) -> type[BatchProcess[Any]]:
+    """The class as it is imported: workers find nothing in the `__main__` of `python -m`."""
+    if process_type.__module__ != "__main__":
+        return process_type
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        file = getattr(sys.modules["__main__"], "__file__", None) or "this"
+        raise SystemExit(f"{file}: workers can't import it from there: run it by `python -m NAME`")
+    module = importlib.import_module(spec.name.removesuffix(".__main__"))
+    found: type[BatchProcess[Any]] = getattr(module, process_type.__qualname__)
+    return found
 
 
 def _now() -> datetime.datetime:

@@ -1,7 +1,7 @@
 """The launcher: starts a run's attempts in processes of their own, and answers for how they end.
 
-    claim the attempt in the registry ─▶ start its process ─▶ record its job ─▶ let it work
-        ─▶ renew the lease, heed cancellation, deadline and SLA ─▶ record how it ended
+    claim the attempt in the registry ─▶ tell workers ─▶ start its process ─▶ record its job
+        ─▶ let it work ─▶ renew the lease, heed what is asked for ─▶ record how it ended
 
 What an attempt has come to is read from object storage, never from the launcher's memory, so that
 any launcher can finish what another one began. A launcher that lost its lease touches nothing more.
@@ -10,60 +10,70 @@ any launcher can finish what another one began. A launcher that lost its lease t
 import argparse
 import contextlib
 import datetime
-import json
 import logging
 import os
-import selectors
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import tenacity
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import fate, logs
 from ledgerbeam.batch.alarm import Alarm
-from ledgerbeam.batch.attempt_process import GO, Order
+from ledgerbeam.batch.attempt_process import Order
 from ledgerbeam.batch.database import RegistryUnavailableError
+from ledgerbeam.batch.events import Event
+from ledgerbeam.batch.failures import failure_event
+from ledgerbeam.batch.fate import Fate
 from ledgerbeam.batch.jobs import LocalJob, ProcessId
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.registry import Registry
 from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
+from ledgerbeam.batch.started_job import StartedJob
 from ledgerbeam.batch.status import RunStatus
-from ledgerbeam.io.attempts import Attempt, attempts, ending_of, fence, find_manifest
+from ledgerbeam.io import control
+from ledgerbeam.io.attempts import attempts
+from ledgerbeam.io.control import State, Steering
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.io.records import AttemptRecord, Fence
 
 GRACE_SECONDS = 5.0
 """How long a job that is to stop is given to do so by itself."""
 
 _REPORT_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
+_STATES: dict[RunStatus, State] = {
+    RunStatus.EXECUTING: "run",
+    RunStatus.PAUSED: "pause",
+    RunStatus.CANCELING: "cancel",
+}
 _log = logging.getLogger(__name__)
-
-
-class Fate(NamedTuple):
-    """How an attempt has ended.
-
-    Attributes:
-        outcome: for the registry.
-        to: what becomes of the run; None where another attempt is to follow.
-        error: why it isn't a success.
-    """
-
-    outcome: AttemptOutcome
-    to: RunStatus | None
-    error: str | None = None
 
 
 class LeaseLostError(Exception):
     """Somebody else has taken the attempt over, or ended it."""
 
 
+class _Wish(NamedTuple):
+    """What somebody wants an attempt for.
+
+    Attributes:
+        kind: of the attempt.
+        retry_failed: whether components that failed before are tried again.
+    """
+
+    kind: AttemptKind
+    retry_failed: bool
+
+
 class Launcher:
-    """Launches one run, in this process."""
+    """Launches one run, in this process.
+
+    Attributes:
+        was_interrupted: whether Ctrl-C has canceled the run.
+    """
 
     def __init__(
         self,
@@ -79,123 +89,170 @@ class Launcher:
         self._now = now
         self._who = whoami("launcher")
         self._id = str(ProcessId.of(os.getpid()))
-        self._alarm = Alarm(registry, run_id, self._who, now)
+        self._steering: Steering | None = None
+        self.was_interrupted = False
 
-    def launch(self, kind: AttemptKind, why: str = "") -> RunStatus:
-        """Run attempts until the run has ended; nothing is done where another launcher does it.
+    def launch(self) -> RunStatus:
+        """Bring the run to its end, unless another launcher does.
+
+        A live attempt is taken over if its launcher is silent; else attempts are begun.
 
         Returns:
             Where the run stands then.
+
+        Raises:
+            LeaseLostError: another launcher has taken it over.
         """
+        alarm = Alarm(self._registry, self._run_id, self._who, self._now)
+        with alarm.watching(_LOOK_SECONDS):
+            status = self._launch()
+        alarm.tell()
+        return status
+
+    def _launch(self) -> RunStatus:
+        why = ""
         while True:
-            run = self._registry.get(self._run_id)
-            attempt = self._claim(run, kind, why)
+            run = self._get()
+            if run.live_attempt is not None:
+                attempt = self._take_over(run, run.live_attempt)
+            elif not run.status.is_final:
+                attempt = self._claim(run, why)
+            else:
+                attempt = None
             if attempt is None:
-                return self._registry.get(self._run_id).status
+                return run.status
             logs.configure(run.id, attempt.number)
-            failpoint("launcher: claimed")
-            with self._start(run, attempt, kind) as process:
-                job = LocalJob(ProcessId.of(process.pid))
-                failpoint("launcher: job started")
-                fate = self._answer_for(run, attempt, job, process)
-            if fate.to is not None:
-                return fate.to
-            kind, why = AttemptKind.RECONCILE, fate.error or ""
+            with self._job(run, attempt) as job:
+                end = self._answer_for(run, attempt, job)
+            if end.to is not None:
+                return end.to
+            why = end.error or ""
 
-    def attach(self) -> RunStatus:
-        """Take over a live attempt whose launcher is dead, and answer for it.
-
-        Returns:
-            Where the run stands then.
-        """
-        run = self._registry.get(self._run_id)
-        attempt = run.live_attempt
-        now = self._now()
-        if attempt is None or not self._registry.take_over(
+    def _take_over(self, run: RunRecord, attempt: RunAttempt) -> RunAttempt | None:
+        if not _patiently(
+            self._registry.take_over,
             run.id,
             attempt.number,
             old_launcher=attempt.launcher,
             new_launcher=self._id,
             lease_until=self._lease(),
             who=self._who,
-            at=now,
+            at=self._now(),
         ):
-            return run.status
+            return self._own_attempt()
         failpoint("launcher: taken over")
-        logs.configure(run.id, attempt.number)
-        job = LocalJob(ProcessId.parse(attempt.job_id)) if attempt.job_id else None
-        fate = self._answer_for(run, attempt, job, None)
-        if fate.to is not None:
-            return fate.to
-        return self.launch(AttemptKind.RECONCILE, fate.error or "")
+        return self._own_attempt()
 
-    def _claim(self, run: RunRecord, kind: AttemptKind, why: str) -> RunAttempt | None:
+    def _claim(self, run: RunRecord, why: str) -> RunAttempt | None:
+        # Looked up first: once the claim is lost to a silent launcher's successor, a later number
+        # would cancel that one's attempt.
+        stored = 1 + max((record.number for record in attempts(run.uri)), default=0)
         now = self._now()
-        hours = run.options.get("attempt_deadline_seconds", 24 * 3600)
-        return self._registry.start_attempt(
+        seconds = run.options.get("attempt_deadline_seconds", 24 * 3600)
+        _patiently(
+            self._registry.start_attempt,
             run.id,
             len(run.attempts) + 1,
             launcher=self._id,
             lease_until=self._lease(),
-            deadline=now + datetime.timedelta(seconds=hours),
+            deadline=now + datetime.timedelta(seconds=seconds),
             runner=run.options.get("runner", ""),
-            kind=kind,
+            kind=self._wish().kind,
             who=self._who,
             at=now,
             why=why,
         )
+        attempt = self._own_attempt()
+        if attempt is not None:
+            failpoint("launcher: claimed")
+            self._steer(run.uri, self._get().status, stored)
+            failpoint("launcher: workers told")
+        return attempt
+
+    def _own_attempt(self) -> RunAttempt | None:
+        """The live attempt, if it is this launcher's; a call that broke off may have made it so."""
+        attempt = self._get().live_attempt
+        return attempt if attempt is not None and attempt.launcher == self._id else None
+
+    def _wish(self) -> _Wish:
+        """Why the next attempt is to be made, or the live one was."""
+        asked, is_new = AttemptKind.FIRST, True
+        for event in _patiently(self._registry.events, self._run_id):
+            if event.type == "status" and "kind" in event.detail:
+                asked, is_new = AttemptKind(event.detail["kind"]), True
+            elif event.type == "attempt_ended":
+                is_new = False
+        # What follows a lost attempt is to do what that one was to do.
+        kind = asked if is_new else AttemptKind.RECONCILE
+        return _Wish(kind, retry_failed=asked is AttemptKind.RETRY)
 
     @contextlib.contextmanager
-    def _start(
-        self, run: RunRecord, attempt: RunAttempt, kind: AttemptKind
-    ) -> Iterator["subprocess.Popen[bytes]"]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ledgerbeam.batch.attempt_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=self._settings.environment_of_workers(),
-            start_new_session=True,  # a group of its own, which can be stopped as one
-        )
+    def _job(self, run: RunRecord, attempt: RunAttempt) -> Iterator[LocalJob | None]:
+        """The attempt's job: the one on record, or else a new one; None where there is none."""
+        was_taken_over = run.live_attempt is not None
+        if was_taken_over or self._get().status is RunStatus.CANCELING:
+            process = ProcessId.parse(attempt.job_id) if attempt.job_id else None
+            yield LocalJob(process) if process is not None and process.is_here else None
+            return
         order = Order(
             process=run.process,
             parameters=run.parameters,
             beam_flags=run.beam_flags,
             run=run.id,
             launch=attempt.number,
-            retry_failed=kind is not AttemptKind.RESTART,
+            retry_failed=self._wish().retry_failed,
         )
+        environment = self._settings.environment_of_workers()
+        job = StartedJob(order, environment, run.options.get("folder", ""))
         try:
-            _write(process, order.model_dump_json())
-            yield process
+            failpoint("launcher: job started")
+            yield job
         finally:
-            # Whoever has the lease answers for the job; this process only lets go of it.
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            job.let_go()
 
-    def _answer_for(
-        self,
-        run: RunRecord,
-        attempt: RunAttempt,
-        job: LocalJob | None,
-        process: "subprocess.Popen[bytes] | None",
-    ) -> Fate:
+    def _answer_for(self, run: RunRecord, attempt: RunAttempt, job: LocalJob | None) -> Fate:
         """Watch an attempt to its end, and record that.
 
         Raises:
             LeaseLostError: somebody else answers for it now.
         """
-        reports = _Reports(process)
+        while True:
+            try:
+                ended_by = "" if job is None else self._watch(run, attempt, job)
+                break
+            except KeyboardInterrupt:
+                # Of a run that is launched from a terminal; the second time it is an error.
+                self.was_interrupted = True
+                self._registry.move(
+                    run.id,
+                    RunStatus.CANCELING,
+                    who=self._who,
+                    at=self._now(),
+                    why="interrupted",
+                )
+        failpoint("launcher: job ended")
+        status = self._get().status
+        end = fate.find_out(run, attempt, job, status, ended_by, self._who, self._now())
+        failpoint("launcher: fate known")
+        self._record(run, attempt, end)
+        failpoint("launcher: end recorded")
+        return end
+
+    def _watch(self, run: RunRecord, attempt: RunAttempt, job: LocalJob) -> str:
+        """Wait for the end of a job; gives why it was ended, if it was."""
         ended_by = ""
         look_at = time.monotonic()
+        is_own = isinstance(job, StartedJob)
         while True:
-            alive = job is not None and job.is_alive()
-            for report in reports.read(_REPORT_SECONDS if alive else 0):
-                if "attempt" in report and process is not None and job is not None:
-                    self._let_work(run, attempt, process)
-            if not alive or job is None:
+            is_alive = job.is_alive()
+            if isinstance(job, StartedJob):
+                job.hear(_REPORT_SECONDS if is_alive else 0)
+                if job.waits:
+                    self._let_work(run, attempt, job)
+            if not is_alive:
                 break
+            if not is_own:
+                time.sleep(_REPORT_SECONDS)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + min(_LOOK_SECONDS, self._settings.lease_seconds / 3)
                 ended_by = self._look(run, attempt)
@@ -203,34 +260,23 @@ class Launcher:
                 failpoint("launcher: stopping")
                 job.stop(GRACE_SECONDS)
                 failpoint("launcher: stopped")
-        if job is not None:
-            job.stop(0)  # worker processes that have outlived it
-        if process is not None:
-            process.wait()
-        failpoint("launcher: job ended")
-        fate = self._fate(run, attempt, ended_by, reports.error)
-        failpoint("launcher: fate known")
-        self._record(run, attempt, fate)
-        failpoint("launcher: end recorded")
-        self._alarm.tell()
-        return fate
+        job.stop(0)  # worker processes that have outlived it
+        return ended_by
 
-    def _let_work(
-        self, run: RunRecord, attempt: RunAttempt, process: "subprocess.Popen[bytes]"
-    ) -> None:
+    def _let_work(self, run: RunRecord, attempt: RunAttempt, job: StartedJob) -> None:
         recorded = _patiently(
             self._registry.record_job,
             run.id,
             attempt.number,
             launcher=self._id,
-            job_id=str(ProcessId.of(process.pid)),
+            job_id=str(job.process),
             who=self._who,
             at=self._now(),
         )
         if not recorded:
             raise LeaseLostError
         failpoint("launcher: job recorded")
-        _write(process, GO)
+        job.let_work()
 
     def _look(self, run: RunRecord, attempt: RunAttempt) -> str:
         """Renew the lease, and see whether the attempt is to be stopped, and why."""
@@ -240,7 +286,6 @@ class Launcher:
             ):
                 raise LeaseLostError
             status = self._registry.get(run.id).status
-            self._alarm.watch()
         except RegistryUnavailableError as error:
             _log.warning("the registry can't be reached, the job goes on: %s", error)
             return ""
@@ -248,129 +293,98 @@ class Launcher:
             return "canceled"
         if self._now() > attempt.deadline:
             return f"its deadline of {attempt.deadline:%Y-%m-%d %H:%M:%S} UTC has passed"
+        try:
+            self._steer(run.uri, status)
+        except UserError as error:
+            _log.warning("workers can't be told that the run is %s: %s", status, error)
         return ""
 
-    def _fate(self, run: RunRecord, attempt: RunAttempt, ended_by: str, error: str) -> Fate:
-        """What has become of an attempt whose job doesn't go on any more."""
-        canceling = self._registry_status(run.id) is RunStatus.CANCELING
-        record = _storage_attempt(run, attempt)
-        if record is not None:
-            stored = Attempt(run.uri, record)
-            ending = ending_of(stored.uri)
-            if ending is None or canceling:
-                # From here on nothing of it can be committed, whatever may still be running.
-                why = "canceled" if canceling else (ended_by or "its process is gone")
-                by = Fence(fenced_at=self._now(), who=self._who, why=why)
-                ending = fence(run.uri, record, by)
-                failpoint("launcher: fenced")
-            _clean_up(run, stored)
-            error = error or ending.error
-            is_lost = ending.outcome == "fenced" and not ended_by and not error
-        else:
-            is_lost = not ended_by and not error
-        if find_manifest(run.uri) is not None:
-            return Fate(AttemptOutcome.SUCCESS, RunStatus.SUCCESS)
-        if canceling:
-            return Fate(AttemptOutcome.CANCELED, RunStatus.CANCELED)
-        if is_lost:
-            lost = 1 + sum(a.outcome is AttemptOutcome.LOST for a in run.attempts)
-            most = run.options.get("lost_attempts", 3)
-            why = f"attempt {attempt.number}: its process is gone"
-            if lost < most:
-                return Fate(AttemptOutcome.LOST, None, why)
-            return Fate(AttemptOutcome.LOST, RunStatus.FAILURE, f"{why}, as {lost} were before")
-        return Fate(AttemptOutcome.FAILURE, RunStatus.FAILURE, error or ended_by)
+    def _steer(self, uri: str, status: RunStatus, attempt: int | None = None) -> None:
+        """Tell workers what is on record, if whoever put it there has died before he could.
 
-    def _registry_status(self, run_id: str) -> RunStatus:
-        run: RunRecord = _patiently(self._registry.get, run_id)
-        return run.status
+        Args:
+            uri: of the run's folder.
+            status: of the run.
+            attempt: the first attempt in storage that may work, where this is to be said.
+        """
+        before = self._steering
+        latest = control.latest(uri) if before is None else control.newer(uri, before.number)
+        self._steering = steering = latest or before
+        assert steering is not None
+        changes: control.Changes = {}
+        if status in _STATES and steering.state != _STATES[status]:
+            changes["state"] = _STATES[status]
+        if attempt is not None:
+            first = max(attempt, steering.earliest_attempt)
+            if first > steering.earliest_attempt or changes:
+                changes["earliest_attempt"] = first
+        if changes:
+            why = f"the run is {status} on record"
+            self._steering = control.steer(uri, self._now(), self._who, why, **changes)
 
-    def _record(self, run: RunRecord, attempt: RunAttempt, fate: Fate) -> None:
+    def _record(self, run: RunRecord, attempt: RunAttempt, end: Fate) -> None:
         expire_after = run.options.get("results_expire_after_seconds")
         now = self._now()
+        if end.outcome is AttemptOutcome.SUCCESS:
+            self._tell_of_failures(run, attempt, now)
         expire_at = None
-        if fate.to is not None and expire_after is not None:
+        if end.to is not None and expire_after is not None:
             expire_at = now + datetime.timedelta(seconds=expire_after)
+        if end.warning:
+            self._warn(run, attempt, end.warning)
         if not _patiently(
             self._registry.end_attempt,
             run.id,
             attempt.number,
             launcher=self._id,
-            outcome=fate.outcome,
+            outcome=end.outcome,
             who=self._who,
             at=now,
-            to=fate.to,
-            error=fate.error,
+            to=end.to,
+            error=end.error,
             results_expire_at=expire_at,
         ):
-            raise LeaseLostError
-        _log.info("attempt %d: %s %s", attempt.number, fate.outcome, fate.error or "")
+            # The connection may have broken behind the call that recorded it.
+            recorded = self._get().attempts[attempt.number - 1]
+            if (recorded.launcher, recorded.outcome) != (self._id, end.outcome):
+                raise LeaseLostError
+        _log.info("attempt %d: %s %s", attempt.number, end.outcome, end.error or "")
+
+    def _warn(self, run: RunRecord, attempt: RunAttempt, warning: str) -> None:
+        _log.warning("%s", warning)
+        event = Event(
+            run=run.id,
+            process=run.process,
+            instance=run.instance,
+            attempt=attempt.number,
+            at=self._now(),
+            who=self._who,
+            type="warning",
+            why=warning,
+        )
+        _patiently(self._registry.append, event)
+
+    def _get(self) -> RunRecord:
+        run: RunRecord = _patiently(self._registry.get, self._run_id)
+        return run
+
+    def _tell_of_failures(
+        self, run: RunRecord, attempt: RunAttempt, now: datetime.datetime
+    ) -> None:
+        event = failure_event(run, attempt.number, self._who, now)
+        # A launcher that died behind this may have been here before.
+        if event is not None and event.type not in {
+            each.type for each in _patiently(self._registry.events, run.id)
+        }:
+            _patiently(self._registry.append, event)
 
     def _lease(self) -> datetime.datetime:
         return self._now() + datetime.timedelta(seconds=self._settings.lease_seconds)
 
 
-class _Reports:
-    """What an attempt's process reports, read without waiting for it for long."""
-
-    def __init__(self, process: "subprocess.Popen[bytes] | None") -> None:
-        self.error = ""
-        self._begun = b""
-        self._selector = selectors.DefaultSelector()
-        if process is not None and process.stdout is not None:
-            self._selector.register(process.stdout, selectors.EVENT_READ)
-
-    def read(self, wait: float) -> list[dict[str, Any]]:
-        """What has come within so many seconds."""
-        if not self._selector.get_map():
-            time.sleep(wait)
-            return []
-        reports: list[dict[str, Any]] = []
-        while ready := self._selector.select(wait):
-            wait = 0
-            data = os.read(ready[0][0].fd, 1 << 16)
-            if not data:
-                self._selector.unregister(ready[0][0].fileobj)
-                break
-            *lines, self._begun = (self._begun + data).split(b"\n")
-            reports += map(json.loads, lines)
-        for report in reports:
-            self.error = report.get("error", self.error)
-        return reports
-
-
-def _write(process: "subprocess.Popen[bytes]", line: str) -> None:
-    """Tell an attempt's process something; one that is dead is seen by other means."""
-    pipe: IO[bytes] | None = process.stdin
-    assert pipe is not None
-    with contextlib.suppress(BrokenPipeError):
-        pipe.write(line.encode() + b"\n")
-        pipe.flush()
-
-
-def _storage_attempt(run: RunRecord, attempt: RunAttempt) -> AttemptRecord | None:
-    """What the attempt has recorded of itself, if it got so far."""
-    found = [r for r in attempts(run.uri) if r.run == run.id and r.launch == attempt.number]
-    return found[-1] if found else None
-
-
-def _clean_up(run: RunRecord, attempt: Attempt) -> None:
-    """Call the definition's hook, if the attempt's process didn't live to do so."""
-    if not run.options.get("has_cleanup") or attempt.cleanup_claimed:
-        return
-    from ledgerbeam.batch.launch import clean_up
-    from ledgerbeam.batch.workloads import load_workload
-
-    process_type = load_workload(run.process).PROCESS
-    try:
-        clean_up(process_type(process_type.parameters_type.model_validate(run.parameters)), attempt)
-    except Exception:
-        _log.exception("cleanup failed")
-
-
 _patient = tenacity.Retrying(
     retry=tenacity.retry_if_exception_type(RegistryUnavailableError),
-    wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+    wait=tenacity.wait_exponential(0.2, max=10) + tenacity.wait_random(0, 0.2),
     stop=tenacity.stop_after_delay(600),
     reraise=True,
 )
@@ -378,16 +392,16 @@ _patient = tenacity.Retrying(
 
 def _patiently(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call the registry; wait for it where it can't be reached."""
-    return _patient(call, *args, **kwargs)
+    return _patient.copy()(call, *args, **kwargs)
 
 
-def spawn(settings: Settings, run_id: str, kind: AttemptKind | None) -> None:
-    """Start a launcher that outlives this process; `kind` None attaches to a live attempt."""
+def spawn(settings: Settings, run_id: str) -> None:
+    """Start a launcher that outlives this process."""
     log = settings.log_of(run_id)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "ledgerbeam.batch.launcher", run_id, kind or "attach"],
+            [sys.executable, "-m", "ledgerbeam.batch.launcher", run_id],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -398,20 +412,15 @@ def spawn(settings: Settings, run_id: str, kind: AttemptKind | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The launcher as a process: `RUN KIND`, the registry named by the environment."""
+    """The launcher as a process, given a run's id; the registry is named by the environment."""
     parser = argparse.ArgumentParser(prog="ledgerbeam-launcher")
     parser.add_argument("run")
-    parser.add_argument("kind", choices=[*AttemptKind, "attach"])
     asked = parser.parse_args(arguments)
     logs.configure(asked.run)
     settings = Settings.from_environment()
     try:
-        with Registry.open(settings.registry_url) as registry:
-            launcher = Launcher(registry, settings, asked.run)
-            if asked.kind == "attach":
-                launcher.attach()
-            else:
-                launcher.launch(AttemptKind(asked.kind))
+        with _patiently(Registry.open, settings.registry_url) as registry:
+            Launcher(registry, settings, asked.run).launch()
     except UserError as error:
         _log.error("%s", error)
         return 1
@@ -422,4 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not from here: `LeaseLostError` would be two classes.
+    from ledgerbeam.batch.launcher import main as importable_main
+
+    sys.exit(importable_main())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io.secrets import redact
 
 OUTCOMES_SCHEMA = pa.schema(
     [
@@ -47,7 +48,7 @@ def component_name(key: Iterable[object]) -> str:
 
 def error_line(error: BaseException) -> str:
     """An error as one line that says where in the code it was raised."""
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         place = f" ({os.path.basename(frame.f_code.co_filename)}:{line})"

@@ -56,11 +56,13 @@ class ProgressReader:
         self._uri = run_uri
         self._markers: dict[str, ShardCommit | Fence] = {}
 
-    def read(self, now: datetime.datetime) -> Progress:
+    def read(self, now: datetime.datetime, is_live: bool = True) -> Progress:
         """How far the run is.
 
         Args:
             now: the present time, or when the last attempt ended.
+            is_live: whether an attempt is under way; workers of one that was killed may have
+                left signs of life.
         """
         records = attempts(self._uri)
         if not records:
@@ -69,7 +71,7 @@ class ProgressReader:
         current = [record for record in records if record.fingerprint == last.fingerprint]
         found = commits(self._uri, [r.number for r in current], self._markers)
         totals = add_totals(commit.totals for commit in found.values())
-        beats = control.heartbeats(Attempt(self._uri, last).uri, now)
+        beats = control.heartbeats(Attempt(self._uri, last).uri, now) if is_live else []
         executing = [told for beat in beats for told in beat.executing]
         components = Counter(
             {

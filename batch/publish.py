@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ledgerbeam.batch.keyed_process import KeyedProcess
+from ledgerbeam.batch.page_process import PageProcess
+from ledgerbeam.batch.page_shard import READ
 from ledgerbeam.batch.plan import SplitSummary, prefix_of
 from ledgerbeam.batch.process import BatchProcess, FailureLimit
 from ledgerbeam.batch.status import ComponentStatus
@@ -91,6 +93,31 @@ class Publish:
         )
 
 
+@dataclass(frozen=True)
+class PublishPages:
+    """Checks that everything is there and balances, and makes the manifest of a page process.
+
+    Attributes:
+        process: the definition.
+        attempt: that publishes.
+        kept: shards that earlier attempts have committed.
+    """
+
+    process: PageProcess[Any]
+    attempt: Attempt
+    kept: tuple[ShardCommit, ...]
+
+    def __call__(self, _: None, commits: list[ShardCommit], reports: list[FileRecord]) -> Manifest:
+        """The manifest.
+
+        Raises:
+            UserError: more components failed than may, or a control doesn't balance.
+        """
+        shards = whole(self.attempt, [*self.kept, *commits])
+        sheet = balance_pages(self.process, shards)
+        return publish(self.process, self.attempt, shards, sheet, pages_read(shards), [], reports)
+
+
 def whole(attempt: Attempt, commits: Sequence[ShardCommit]) -> list[ShardCommit]:
     """The markers by shard, none of which is missing."""
     by_shard = {commit.shard: commit for commit in commits}
@@ -123,6 +150,9 @@ def publish(
         rejects=rejects,
         reports=sorted(reports, key=lambda file: file.name),
         columns=attempt.columns_of(shards[0].part) if shards else {},
+        tables={n: attempt.columns_of(part) for n, part in shards[0].tables.items()}
+        if shards
+        else {},
         read=read,
         totals=sheet.totals,
         counts=sheet.counts,
@@ -194,6 +224,43 @@ def balance(
         total: value
         for total, value in out.items()
         if total not in _COUNTS and not total.endswith("rows")
+    }
+    return BalanceSheet(totals, counts, [*controls, *process.controls(out)])
+
+
+def pages_read(shards: Sequence[ShardCommit]) -> Totals:
+    """Totals over what a page process has read."""
+    out = add_totals(commit.totals for commit in shards)
+    return {n.removeprefix(READ): value for n, value in out.items() if n.startswith(READ)}
+
+
+def balance_pages(process: PageProcess[Any], shards: Sequence[ShardCommit]) -> BalanceSheet:
+    """Compare what was read with what came out: rows, each amount, and what the process says.
+
+    Args:
+        process: the definition.
+        shards: the markers of all shards.
+    """
+    out = add_totals(commit.totals for commit in shards)
+    read = pages_read(shards)
+    counts = {
+        "rows_in": read["rows"],
+        "rows_out": out["result_rows"],
+        **{name: out[name] for name in ("components", "failed", "unknown")},
+    }
+    failed = " + failed" if out["failed"] or out["unknown"] else ""
+    controls = [
+        Control(
+            name=f"{name}: in = out{failed}",
+            expected=value,
+            actual=wrapped(name, out[name] + out.get(f"failed_{name}", 0)),
+        )
+        for name, value in read.items()
+    ]
+    totals = {
+        name: value
+        for name, value in out.items()
+        if name not in _COUNTS and not name.endswith("rows") and not name.startswith(READ)
     }
     return BalanceSheet(totals, counts, [*controls, *process.controls(out)])
 

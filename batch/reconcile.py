@@ -2,34 +2,29 @@
 
 | what is found | what is done |
 | --- | --- |
-| submitted, and no launcher came | a launcher |
+| submitted or asked for again, and no launcher came | a launcher |
 | the launcher's lease ran out, its job goes on | another launcher takes the job over |
 | the launcher's lease ran out, its job is gone | the same: it finds how the attempt ended |
-| cancel, pause or resume recorded, workers not told | they are told |
+| cancel, pause or resume recorded, workers not told | whoever launches the run tells them |
 | the last attempt got lost, no launcher came after it | a launcher |
 | results due to expire | deleted |
 | events that listeners haven't heard of | told |
 """
 
 import datetime
+import logging
 from typing import NamedTuple
 
 from ledgerbeam.batch.alarm import Alarm, known_listeners, tell
 from ledgerbeam.batch.jobs import ProcessId
 from ledgerbeam.batch.launcher import spawn
-from ledgerbeam.batch.records import AttemptKind, RunRecord
+from ledgerbeam.batch.records import RunRecord
 from ledgerbeam.batch.runs import Runs
 from ledgerbeam.batch.settings import Settings, whoami
-from ledgerbeam.batch.status import RunStatus
-from ledgerbeam.io import control
-from ledgerbeam.io.control import State
+from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 
-_STATES: dict[RunStatus, State] = {
-    RunStatus.EXECUTING: "run",
-    RunStatus.PAUSED: "pause",
-    RunStatus.CANCELING: "cancel",
-}
+_log = logging.getLogger(__name__)
 
 
 class Action(NamedTuple):
@@ -56,46 +51,38 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
     """
     actions = []
     for run in runs.registry.open_runs():
-        told = _tell_workers(run, now)
-        if told:
-            actions.append(Action(run, told))
-        started = _see_to_launcher(settings, run, now)
+        started = see_to_launcher(settings, run, now)
         if started:
             actions.append(Action(run, started))
-        Alarm(runs.registry, run.id, whoami("reconcile"), lambda: now).watch()
+        try:
+            Alarm(runs.registry, run.id, whoami("reconcile"), lambda: now).watch()
+        except UserError as error:
+            # One run whose storage fails is no reason to leave the others alone.
+            _log.error("run %s: its service level can't be told: %s", run.id, error)
         failpoint("reconcile: run seen to")
     actions += [Action(run, "results deleted, they were due") for run in runs.expire()]
     tell(runs.registry, known_listeners(), set())
     return actions
 
 
-def _tell_workers(run: RunRecord, now: datetime.datetime) -> str:
-    wanted = _STATES.get(run.status)
-    steering = control.latest(run.uri)
-    if wanted is None or steering.state == wanted:
-        return ""
-    if steering.state == "cancel":
-        # A restart gives the number of its attempt; the log says so before the run moves.
-        return ""
-    why = f"the run is {run.status} on record"
-    control.steer(run.uri, now, whoami("reconcile"), why, state=wanted)
-    return f"workers told to {wanted}"
-
-
-def _see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) -> str:
+def see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) -> str:
+    """Start a launcher for a run that has none; what was done in a few words, or nothing."""
     attempt = run.live_attempt
     patience = datetime.timedelta(seconds=settings.lease_seconds)
+    if run.status.is_final:
+        return ""
     if attempt is None:
         last = run.attempts[-1] if run.attempts else None
         since = run.submitted_at if last is None else last.ended_at or last.started_at
         if now - since < patience:
             return ""  # its launcher may be about to begin
-        spawn(settings, run.id, AttemptKind.FIRST if last is None else AttemptKind.RECONCILE)
+        spawn(settings, run.id)
         return "a launcher was started, as none came"
     if attempt.lease_until >= now:
         return ""
     job = ProcessId.parse(attempt.job_id) if attempt.job_id else None
-    if job is not None and not job.is_here:
+    # Past its deadline it is given up even so: what it may still do doesn't count.
+    if job is not None and not job.is_here and now <= attempt.deadline:
         return f"its launcher is silent, and its job ran on {job.host}: reconcile there"
-    spawn(settings, run.id, None)
+    spawn(settings, run.id)
     return f"its launcher {attempt.launcher} is silent: another one takes over"

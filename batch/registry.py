@@ -28,9 +28,8 @@ from ledgerbeam.batch.records import (
     RunRecord,
 )
 from ledgerbeam.batch.registry_moves import (
-    AT_REST,
     IllegalMoveError,
-    check_start,
+    check_reopening,
     last_attempt,
     lock_run,
     name_of,
@@ -105,8 +104,9 @@ class Registry(RegistryReader):
             False where it isn't `expected`: somebody else has moved the run, and nothing changed.
 
         Raises:
-            IllegalMoveError: that status can't follow the one it has; or it is final and an
-                attempt is live, with whose end it has to come (`end_attempt`).
+            IllegalMoveError: that status can't follow the one it has; it is final and an attempt
+                is live, with whose end it has to come (`end_attempt`); or the run has ended, and
+                a later one of its instance was submitted.
             UserError: there is no such run.
         """
         with self._database.writing() as connection:
@@ -114,6 +114,8 @@ class Registry(RegistryReader):
             if expected is not None and row.status is not expected:
                 return False
             record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
+            if row.status.is_final:
+                check_reopening(connection, row)
             last = last_attempt(connection, run_id)
             if to.is_final and last is not None and last.ended_at is None:
                 raise IllegalMoveError(
@@ -168,6 +170,8 @@ class Registry(RegistryReader):
     ) -> RunAttempt | None:
         """Begin an attempt. A run that is to be paused or canceled stays so, others execute.
 
+        One that has ended has to be moved to `EXECUTING` first, which is what retrying it means.
+
         Args:
             run_id: of the run.
             number: one more than the number of the attempts that the caller knows of.
@@ -182,10 +186,10 @@ class Registry(RegistryReader):
             detail: for the record.
 
         Returns:
-            The attempt; None where somebody else has begun one of that number, or one is live.
+            The attempt; None where somebody else has begun one of that number, one is live, or
+            the run has ended.
 
         Raises:
-            IllegalMoveError: the run can't execute now.
             UserError: there is no such run.
         """
         with self._database.writing() as connection:
@@ -194,9 +198,9 @@ class Registry(RegistryReader):
             known = 0 if last is None else last.number
             if number > known + 1:
                 raise ValueError(f"run {run_id} has {known} attempts, the next isn't {number}")
-            if number <= known or (last is not None and last.ended_at is None):
+            is_live = last is not None and last.ended_at is None
+            if number <= known or is_live or row.status.is_final:
                 return None
-            check_start(connection, row, last)
             connection.execute(
                 attempt.insert().values(
                     run_id=run_id,
@@ -216,7 +220,7 @@ class Registry(RegistryReader):
                 who,
                 at,
                 attempt_number=number,
-                to=RunStatus.EXECUTING if row.status in AT_REST else None,
+                to=RunStatus.EXECUTING if row.status is RunStatus.INITIATED else None,
                 why=why,
                 detail={"kind": kind, "launcher": launcher, "runner": runner, **(detail or {})},
             )

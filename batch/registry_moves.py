@@ -10,14 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ledgerbeam.batch.records import AttemptOutcome, run_name
+from ledgerbeam.batch.records import run_name
 from ledgerbeam.batch.registry_reader import unknown_run
 from ledgerbeam.batch.registry_schema import attempt, event, instance, run
 from ledgerbeam.batch.status import MOVES, RunStatus
 from ledgerbeam.io.errors import UserError
-
-AT_REST = (RunStatus.INITIATED, RunStatus.FAILURE, RunStatus.CANCELED)
-"""What an attempt brings back to `EXECUTING`."""
 
 
 class IllegalMoveError(UserError):
@@ -110,21 +107,12 @@ def record_event(
     connection.execute(run.update().where(run.c.id == row.id).values(**changes))
 
 
-def check_start(connection: sa.Connection, row: sa.Row[Any], last: sa.Row[Any] | None) -> None:
-    """Whether an attempt of a locked run can be started, when its last one isn't live.
+def check_reopening(connection: sa.Connection, row: sa.Row[Any]) -> None:
+    """Whether a locked run that has ended can be gone on with.
 
     Raises:
-        IllegalMoveError: it can't.
+        IllegalMoveError: a later run of its instance was submitted.
     """
-    if row.status is RunStatus.SUCCESS:
-        raise _illegal(row, RunStatus.EXECUTING)
-    if row.status not in AT_REST:
-        if last is not None and last.outcome is not AttemptOutcome.LOST:
-            raise IllegalMoveError(
-                f"{name_of(row)} is {row.status}, and its attempt {last.number} ended as "
-                f"{last.outcome}: another attempt follows only one that was lost"
-            )
-        return
     later = sa.select(sa.func.max(run.c.run_number)).where(run.c.instance_id == row.instance_id)
     number = connection.execute(later).scalar_one()
     if number != row.run_number:

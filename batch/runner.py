@@ -11,7 +11,8 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 
 from ledgerbeam.batch.arguments import LOCAL_RUNNERS, runner_of
-from ledgerbeam.io.attempts import FencedError
+from ledgerbeam.batch.worker_watch import interrupted_by_lost_workers
+from ledgerbeam.io.attempts import FencedError, LostError
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.transforms.throttle import Canceled
 
@@ -74,6 +75,7 @@ def run_pipeline(pipeline: beam.Pipeline, name: str, batch: beam.PTransform) -> 
     """Apply a transform to an empty pipeline, and run that to its end.
 
     Raises:
+        LostError: a worker process was killed.
         UserError: a worker raised one, or the runner could not run the job.
     """
     # Beam logs an error once a layer; it is told once, in the end, as one line.
@@ -82,7 +84,10 @@ def run_pipeline(pipeline: beam.Pipeline, name: str, batch: beam.PTransform) -> 
     beam_log.setLevel(logging.CRITICAL)
     try:
         _ = pipeline | name >> batch
-        state = pipeline.run().wait_until_finish()
+        with interrupted_by_lost_workers():
+            state = pipeline.run().wait_until_finish()
+    except LostError:
+        raise
     except _TOLD as error:
         raise UserError(_without_step(str(error))) from error
     except Exception as error:

@@ -10,6 +10,8 @@ attempt of the same run; what is published stays as it is for ever.
 """
 
 import datetime
+import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +32,6 @@ from ledgerbeam.batch.registry import Registry
 from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.batch.status import ComponentStatus, RunStatus
 from ledgerbeam.io import control
-from ledgerbeam.io.attempts import attempts
 from ledgerbeam.io.control import Ramp, Steering
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 _POLL_SECONDS = 0.3
+_log = logging.getLogger(__name__)
 
 
 class RunView(NamedTuple):
@@ -111,8 +113,9 @@ class Runs:
         """
         run, is_new = self.record(process, parameters, beam_flags)
         failpoint("submit: recorded")
-        if is_new:
-            spawn(self._settings, run.id, AttemptKind.FIRST)
+        if is_new or run.status is RunStatus.INITIATED:
+            # Whoever submitted it first may have died before this.
+            spawn(self._settings, run.id)
         return run
 
     def record(
@@ -204,7 +207,8 @@ class Runs:
         """Ask for a run to be stopped; confirmed (`CANCELED`) when nothing of it can commit."""
         record = self.registry.find(run)
         if not self._move(record, RunStatus.CANCELED, why, RunStatus.INITIATED):
-            self._move(record, RunStatus.CANCELING, why)
+            if record.status is not RunStatus.CANCELING:
+                self._move(record, RunStatus.CANCELING, why)
             failpoint("cancel: recorded")
             self._steer(record, why, state="cancel")
         return self.registry.get(record.id)
@@ -212,7 +216,8 @@ class Runs:
     def pause(self, run: str, why: str = "") -> RunRecord:
         """Begin no more components; those in flight go on."""
         record = self.registry.find(run)
-        self._move(record, RunStatus.PAUSED, why)
+        if record.status is not RunStatus.PAUSED:
+            self._move(record, RunStatus.PAUSED, why)
         failpoint("pause: recorded")
         self._steer(record, why, state="pause")
         return self.registry.get(record.id)
@@ -274,7 +279,9 @@ class Runs:
         Raises:
             UserError: the run goes on, or has published.
         """
-        return self._again(run, AttemptKind.RETRY, why)
+        record = self.reopen(run, AttemptKind.RETRY, why)
+        spawn(self._settings, record.id)
+        return record
 
     def restart(self, run: str, why: str = "") -> RunRecord:
         """Do what no attempt has committed; components that failed stay as they are.
@@ -282,13 +289,20 @@ class Runs:
         Raises:
             UserError: the run goes on, or has published.
         """
-        return self._again(run, AttemptKind.RESTART, why)
+        record = self.reopen(run, AttemptKind.RESTART, why)
+        spawn(self._settings, record.id)
+        return record
 
     def expire(self) -> Sequence[RunRecord]:
         """Delete the results that are due; manifests, markers and outcomes stay."""
         expired = []
         for record in self.registry.expiring(self._now()):
-            expire_results(record.uri, self._now())
+            try:
+                expire_results(record.uri, self._now())
+            except UserError as error:
+                # The others are due all the same.
+                _log.error("run %s: its results can't be deleted: %s", record.id, error)
+                continue
             failpoint("expire: deleted")
             if self.registry.mark_expired(record.id, who=self._who, at=self._now()):
                 expired.append(record)
@@ -298,40 +312,48 @@ class Runs:
         """The whole story of a run."""
         return self.registry.events(self.registry.find(run).id)
 
-    def _again(self, run: str, kind: AttemptKind, why: str) -> RunRecord:
+    def reopen(self, run: str, kind: AttemptKind, why: str) -> RunRecord:
+        """Have a run that ended without success executed again, by a launcher yet to be started.
+
+        Args:
+            run: which.
+            kind: `RETRY` or `RESTART`.
+            why: for the record.
+
+        Raises:
+            UserError: the run goes on, or has published; its results have expired; or a later
+                run of its instance was submitted.
+        """
         record = self.registry.find(run)
         if record.status is RunStatus.SUCCESS:
             raise UserError(
                 f"run {record.name} has published, which stays as it is: submit the instance "
                 "again with the next run number and a reason"
             )
-        if record.live_attempt is not None or not record.status.is_final:
+        if record.results_expired_at is not None:
             raise UserError(
-                f"run {record.name} is {record.status}: wait for its end, or cancel it first; "
-                "if its launcher is dead, `ledgerbeam reconcile` sees to it"
+                f"what run {record.name} had committed has expired and was deleted: submit the "
+                "instance again with the next run number and a reason"
             )
-        numbers = [stored.number for stored in attempts(record.uri)]
-        # Workers of earlier attempts stay canceled, those of the next one are not.
-        next_one = max(numbers, default=0) + 1
-        self._steer(record, why, state="run", earliest_attempt=next_one)
-        self.registry.append(
-            Event(
-                run=record.id,
-                process=record.process,
-                instance=record.instance,
-                at=self._now(),
-                who=self._who,
-                type=f"{kind}_asked",
-                why=why,
-            )
+        if record.status.is_final and self.registry.move(
+            record.id,
+            RunStatus.EXECUTING,
+            who=self._who,
+            at=self._now(),
+            why=why,
+            expected=record.status,
+            detail={"kind": kind},
+        ):
+            failpoint("again: recorded")
+            return self.registry.get(record.id)
+        raise UserError(
+            f"run {record.name} is {self.registry.get(record.id).status}: wait for its end, or "
+            "cancel it first; if its launcher is dead, `ledgerbeam reconcile` sees to it"
         )
-        failpoint("again: recorded")
-        spawn(self._settings, record.id, kind)
-        return self.registry.get(record.id)
 
     def _view(self, record: RunRecord, reader: ProgressReader) -> RunView:
         ended = record.attempts[-1].ended_at if record.attempts else None
-        return RunView(record, reader.read(ended or self._now()))
+        return RunView(record, reader.read(ended or self._now(), is_live=ended is None))
 
     def _move(
         self, record: RunRecord, to: RunStatus, why: str, expected: RunStatus | None = None
@@ -348,6 +370,7 @@ class Runs:
         if record.status.is_final:
             raise UserError(f"run {record.name} is {record.status}: there is nothing to steer")
         steering = self._steer(record, why, **changes)
+        failpoint("limits: told")
         self.registry.append(
             Event(
                 run=record.id,
@@ -408,8 +431,13 @@ def _draft(
             "runner": runner_of(beam_flags) or "local",
             "attempt_deadline_seconds": kind.attempt_deadline.total_seconds(),
             "lost_attempts": kind.lost_attempts,
+            "failure_event": kind.failure_event,
             "has_cleanup": is_overridden(kind, BatchProcess, "cleanup"),
-            "results_expire_after_seconds": expire_after and expire_after.total_seconds(),
+            "results_expire_after_seconds": (
+                None if expire_after is None else expire_after.total_seconds()
+            ),
+            # What parameters name relative to it.
+            "folder": os.getcwd(),
         },
     )
     return draft, kind.parameters_type.model_json_schema()

@@ -4,22 +4,26 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+
 from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.outcomes import outcomes_of
+from ledgerbeam.batch.page_process import PageProcess
 from ledgerbeam.batch.plan import prefix_of
-from ledgerbeam.batch.publish import BalanceSheet, balance
+from ledgerbeam.batch.process import BatchProcess
+from ledgerbeam.batch.publish import BalanceSheet, balance, balance_pages, pages_read
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_file, read_part
 from ledgerbeam.io.records import Control, Manifest, ShardCommit, Totals
-from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.components import component_starts, sort_components
+from ledgerbeam.transforms.components import sort_components
 
 
 def verify(
-    uri: str, process: KeyedProcess[Any], progress: Callable[[], None] = lambda: None
+    uri: str, process: BatchProcess[Any], progress: Callable[[], None] = lambda: None
 ) -> list[Control]:
     """Read every file that a manifest names, and compute all totals anew.
 
@@ -35,21 +39,24 @@ def verify(
         UserError: a file is gone or differs from its record, or a total differs.
     """
     manifest = load_manifest(uri)
-    refused = sum(read_part(uri, file).num_rows for file in manifest.rejects)
     for number, commit in enumerate(manifest.shards):
         if commit.shard != number:
             raise _changed(uri, f"shard {commit.shard} stands in the place of shard {number}")
         _verify_shard(uri, commit, manifest, process)
         progress()
-    if len(manifest.shards) != manifest.attempt.shards:
-        raise _changed(uri, f"{len(manifest.shards)} of {manifest.attempt.shards} shards")
-    prefixes = [prefix_of(process, number) for number in range(len(process.inputs))]
-    recorded_refused = sum(manifest.read[f"{prefix}refused"] for prefix in prefixes)
-    if refused != recorded_refused:
-        raise _changed(uri, f"{refused:,} refused rows instead of {recorded_refused:,}")
+    expected = manifest.attempt.shards
+    if expected is not None and len(manifest.shards) != expected:
+        raise _changed(uri, f"{len(manifest.shards)} of {expected} shards")
     for report in manifest.reports:
         read_file(uri, report)
-    sheet = balance(process, manifest.read, manifest.shards)
+    if isinstance(process, KeyedProcess):
+        _verify_refused(uri, manifest, process)
+        sheet = balance(process, manifest.read, manifest.shards)
+    else:
+        assert isinstance(process, PageProcess)
+        if pages_read(manifest.shards) != manifest.read:
+            raise _changed(uri, "what was read doesn't follow from its shards")
+        sheet = balance_pages(process, manifest.shards)
     recorded = BalanceSheet(manifest.totals, manifest.counts, manifest.controls)
     for name, computed, found in zip(sheet._fields, sheet, recorded, strict=True):
         if computed != found:
@@ -64,18 +71,32 @@ def _changed(uri: str, how: str) -> UserError:
     return UserError(f"{uri}: the manifest was changed: {how}: restore it from a copy")
 
 
+def _verify_refused(uri: str, manifest: Manifest, process: KeyedProcess[Any]) -> None:
+    refused = sum(read_part(uri, file).num_rows for file in manifest.rejects)
+    prefixes = [prefix_of(process, number) for number in range(len(process.inputs))]
+    recorded_refused = sum(manifest.read[f"{prefix}refused"] for prefix in prefixes)
+    if refused != recorded_refused:
+        raise _changed(uri, f"{refused:,} refused rows instead of {recorded_refused:,}")
+
+
 def _verify_shard(
-    uri: str, commit: ShardCommit, manifest: Manifest, process: KeyedProcess[Any]
+    uri: str, commit: ShardCommit, manifest: Manifest, process: BatchProcess[Any]
 ) -> None:
     table = read_part(uri, commit.part)
-    if {field.name: str(field.type) for field in table.schema} != manifest.columns:
+    tables = {name: read_part(uri, part) for name, part in commit.tables.items()}
+    if _columns(table) != manifest.columns or manifest.tables != {
+        name: _columns(further) for name, further in tables.items()
+    }:
         raise _changed(uri, f"shard {commit.shard} has other columns")
     outcomes = []
     if commit.outcomes is not None:
         outcomes = outcomes_of(read_part(uri, commit.outcomes))
     by_status = Counter(outcome.status for outcome in outcomes)
-    table = encode_few_values(table, process.inputs[0].contract)
-    results = Components(table, component_starts(table, process.key))
+    refused_rows: set[str] = set()
+    if isinstance(process, KeyedProcess):
+        table = encode_few_values(table, process.inputs[0].contract)
+        refused_rows = _refused_rows(process)
+    results = Results(table, tables).components(commit.key)
     found: Totals = {
         **process.result_totals(results),
         "result_rows": table.num_rows,
@@ -83,15 +104,19 @@ def _verify_shard(
         "failed": by_status[ComponentStatus.FAILURE],
         "unknown": by_status[ComponentStatus.UNKNOWN],
     }
-    refused = sum(v for n, v in commit.totals.items() if n in _refused_rows(process))
+    refused = sum(v for n, v in commit.totals.items() if n in refused_rows)
     in_file = read_part(uri, commit.rejects).num_rows if commit.rejects is not None else 0
     for name, value in [*found.items(), ("refused rows", in_file)]:
         recorded = commit.totals.get(name, 0) if name != "refused rows" else refused
         if recorded != value:
             raise _changed(uri, f"shard {commit.shard}: {name} is {value:,}, not {recorded:,}")
-    by_key = sort_components(table, process.key, None).components
+    by_key = sort_components(table, commit.key, None).components
     if len(by_key.starts) != len(results.starts):
         raise _changed(uri, f"shard {commit.shard} has a component twice")
+
+
+def _columns(table: pa.Table) -> dict[str, str]:
+    return {field.name: str(field.type) for field in table.schema}
 
 
 def _refused_rows(process: KeyedProcess[Any]) -> set[str]:

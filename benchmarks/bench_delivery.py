@@ -1,4 +1,4 @@
-"""Delivery marking side by side: this pipeline, row-wise Beam, DuckDB, Polars and pandas.
+"""Delivery marking side by side: this pipeline, bare and row-wise Beam, DuckDB, Polars, pandas.
 
     python benchmarks/bench_delivery.py --trades 1000000 --trades 10000000 --repetitions 3
 
@@ -33,8 +33,14 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
 RESULTS = HERE / "results"
 
-OURS = {"ledgerbeam": "vectorised", "ledgerbeam-per-component": "per-component"}
+OURS = {
+    "ledgerbeam": ["--rule=vectorised"],
+    # As a run on record, with a launcher that watches over it.
+    "ledgerbeam-recorded": ["--rule=vectorised", "--registry=sqlite:///{output}.db"],
+    "ledgerbeam-per-component": ["--rule=per-component"],
+}
 SCRIPTS = {
+    "bare-beam": "bare_beam.py",
     "duckdb": "duckdb_sql.py",
     "polars": "polars_streaming.py",
     "pandas": "pandas_job.py",
@@ -118,6 +124,7 @@ def compete(
                     continue
                 report_turn(f"{case.title}: {name}, {repetition + 1} of {repetitions}")
                 output = scratch / f"{name}-{repetition}"
+                scratch.mkdir(parents=True, exist_ok=True)
                 result = _run(name, case, output, limit_seconds, entry)
                 if result is None:
                     continue
@@ -148,7 +155,8 @@ def _run(
         command = [
             *(sys.executable, "-m", "ledgerbeam.pipelines.delivery_marking"),
             *(*case.ours, f"--trade-date={TRADE_DATE}", f"--output={output}"),
-            *(f"--rule={OURS[name]}", "--json"),
+            *(flag.format(output=output) for flag in OURS[name]),
+            "--json",
         ]
     else:
         script = str(HERE / "delivery" / SCRIPTS[name])

@@ -96,8 +96,8 @@ def write(folder: Path, bouts: Sequence[Raw], started: datetime, command: str) -
     raw = {
         "started": started.isoformat(timespec="seconds"),
         "command": command,
-        "machine": _machine(),
-        "versions": _versions(),
+        "machine": machine(),
+        "versions": versions(),
         "bouts": list(bouts),
     }
     (folder / f"{NAME}.json").write_text(json.dumps(raw, indent=1) + "\n")
@@ -205,7 +205,8 @@ def _peak_megabytes(entry: Raw) -> float:
     return max(entry["peak_bytes"]) / 1e6
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, memory, system, and how busy it is now."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -220,6 +221,8 @@ def _machine() -> str:
     )
 
 
-def _versions() -> dict[str, str]:
-    versions = {"Python": platform.python_version()}
-    return versions | {name: importlib.metadata.version(name) for name in LIBRARIES}
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that matter, by name."""
+    return {"Python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in LIBRARIES
+    }

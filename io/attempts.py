@@ -3,12 +3,15 @@
     INSTANCE/
       attempt-1/attempt.json                  who started it, on which input, with how many shards
       attempt-1/part-00007-of-00064.parquet   a shard's result
+      attempt-1/NAME-00007-of-00064.parquet   a shard's part of a further table
       attempt-1/rejects-….parquet             refused rows, with file, row and reason
       attempt-1/outcomes-00007.parquet        components that did not just succeed
       attempt-1/committed-00007.json          the shard's marker
       attempt-1/ended.json                    published, failed, or fenced: decided once
       attempt-1/cleanup.json                  somebody has begun to clean up
+      attempt-1/cleaned.json                  and has done so, where the definition has a hook
       claims/00007-….json                     calls that may be made once only
+      pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
 
 Every object is made once, whole, and only if nothing of its name exists (`storage.create`); none
@@ -30,8 +33,9 @@ afresh.
 import base64
 import datetime
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,6 +68,10 @@ class FencedError(UserError):
     """The attempt was given up by somebody else: nothing that it still does counts."""
 
 
+class LostError(UserError):
+    """The attempt ended by what befell its processes, not by its work: it hasn't failed."""
+
+
 class Claim(Record):
     """A call that may be made once only, and was about to be made.
 
@@ -90,6 +98,21 @@ class Settlement(Record):
     results: str = ""
 
 
+class PageCut(Record):
+    """Where consecutive pages of a shard begin and end: recorded before they are worked on.
+
+    Rows come and go between two attempts. Pages that were cut anew would then hold rows whose
+    work was done under the name of another page.
+
+    Attributes:
+        pages: the range of each, as text.
+        end: whether there are no more.
+    """
+
+    pages: list[str]
+    end: bool
+
+
 class Attempt:
     """One launch of an instance; the only one who writes below its own folder."""
 
@@ -103,22 +126,33 @@ class Attempt:
         """The attempt's folder."""
         return storage.join(self.instance_uri, f"attempt-{self.record.number}")
 
-    def write_part(self, shard: int, table: pa.Table) -> FileRecord:
-        """Write a shard's result. It counts only once `commit` has named it."""
+    def write_part(self, shard: int, table: pa.Table, name: str = "part") -> FileRecord:
+        """Write a shard's result, or its part of a further table of that name.
+
+        It counts only once `commit` has named it.
+        """
         of_all = "" if self.record.shards is None else f"-of-{self.record.shards:05d}"
-        return self._write_parquet(f"part-{shard:05d}{of_all}", table)
+        part = self._write_parquet(f"{name}-{shard:05d}{of_all}", table)
+        failpoint("part: written")
+        return part
 
     def write_rejects(self, name: str, table: pa.Table) -> FileRecord:
         """Write refused rows, to `rejects-NAME.parquet`."""
-        return self._write_parquet(f"rejects-{name}", table)
+        rejects = self._write_parquet(f"rejects-{name}", table)
+        failpoint("rejects: written")
+        return rejects
 
     def write_outcomes(self, shard: int, table: pa.Table) -> FileRecord:
         """Write what became of a shard's components, where that is more than plain success."""
-        return self._write_parquet(f"outcomes-{shard:05d}", table)
+        outcomes = self._write_parquet(f"outcomes-{shard:05d}", table)
+        failpoint("outcomes: written")
+        return outcomes
 
     def write_report(self, name: str, data: bytes) -> FileRecord:
         """Write a file of the reduce step."""
-        return self._write(f"report-{name}", "", data, rows=0)
+        report = self._write(f"report-{name}", "", data, rows=0)
+        failpoint("report: written")
+        return report
 
     def read_rows(self, file: FileRecord, rows: int) -> list[dict[str, Any]]:
         """The first rows of a Parquet file of the instance."""
@@ -147,6 +181,37 @@ class Attempt:
         if isinstance(found, Fence):
             raise self._fenced(found)
         return found
+
+    def find_commit(self, shard: int) -> ShardCommit | None:
+        """The shard's marker, if this attempt has made it."""
+        uri = self._marker(shard)
+        found = None if storage.stat_of(uri) is None else _load_marker(uri)
+        return found if isinstance(found, ShardCommit) else None
+
+    def cut_pages(self, shard: int, first: int, cut: PageCut) -> PageCut:
+        """Record where pages begin and end, for all attempts on the same input.
+
+        Args:
+            shard: of the pages.
+            first: number of the first of them within the shard.
+            cut: to be recorded.
+
+        Returns:
+            The cut that holds: this one, unless one was recorded before.
+        """
+        uri = f"{self._cuts(shard)}{first:08d}.json"
+        failpoint("pages: before")
+        if not storage.create(uri, cut.to_json()):
+            return load_record(PageCut, uri)
+        # A page's own writes may outlive a loss of power: so must what they were made by.
+        storage.persist([uri])
+        failpoint("pages: cut")
+        return cut
+
+    def page_cuts(self, shard: int) -> list[PageCut]:
+        """What `cut_pages` has recorded, in the order of the pages."""
+        pattern = f"{storage.escape(self._cuts(shard))}*.json"
+        return [load_record(PageCut, file.uri) for file in storage.find(pattern)]
 
     def claim(self, shard: int, component: str, tries: int) -> bool:
         """Make the claim to a call that may be made once only.
@@ -179,12 +244,20 @@ class Attempt:
 
     def claim_cleanup(self) -> bool:
         """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
-        return storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        claimed = storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
+        failpoint("cleanup: claimed")
+        return claimed
+
+    def record_cleanup(self) -> None:
+        """Record that whoever claimed the clean-up has done it."""
+        failpoint("cleanup: done")
+        storage.create(storage.join(self.uri, "cleaned.json"), b"{}\n")
+        failpoint("cleanup: recorded")
 
     @property
-    def cleanup_claimed(self) -> bool:
-        """Whether somebody has begun to clean up behind the attempt."""
-        return storage.stat_of(storage.join(self.uri, "cleanup.json")) is not None
+    def is_cleaned(self) -> bool:
+        """Whether the clean-up behind the attempt is known to be done."""
+        return storage.stat_of(storage.join(self.uri, "cleaned.json")) is not None
 
     def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Make the manifest.
@@ -223,7 +296,9 @@ class Attempt:
 
     def fail(self, error: str, at: datetime.datetime) -> None:
         """Record that the attempt has failed, unless it has ended otherwise."""
+        failpoint("fail: before")
         storage.create(ending_uri(self.uri), Ending(outcome="failed", at=at, error=error).to_json())
+        failpoint("fail: recorded")
 
     def _end(self, ending: Ending) -> Ending:
         """Make the ending, or give the one that stands; one by a fence is an error."""
@@ -244,6 +319,10 @@ class Attempt:
 
     def _marker(self, shard: int) -> str:
         return storage.join(self.uri, f"committed-{shard:05d}.json")
+
+    def _cuts(self, shard: int) -> str:
+        name = f"{self.record.fingerprint[:16]}-{shard:05d}-"
+        return storage.join(self.instance_uri, "pages", name)
 
     def _claim(self, shard: int, component: str, tries: int) -> str:
         digest = hashlib.sha256(component.encode()).hexdigest()[:32]
@@ -378,13 +457,29 @@ def fence(instance_uri: str, record: AttemptRecord, by: Fence) -> Ending:
     if record.shards is not None:
         shards = [shard for shard in range(record.shards) if shard not in committed]
     else:
-        first = next(n for n in range(len(committed) + 1) if n not in committed)
-        shards = [n for n in range(first, first + WALK_WINDOW) if n not in committed]
+        shards = [n for n in _reach_of_walk(attempt, committed, by) if n not in committed]
     data = by.to_json()
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda shard: storage.create(attempt._marker(shard), data), shards))
     failpoint("fence: markers taken")
     return ending
+
+
+def _reach_of_walk(
+    attempt: Attempt, committed: Mapping[int, ShardCommit], by: Fence
+) -> Iterator[int]:
+    """Shards that a walk may still commit; one is fenced already, so that it gets no further."""
+    same_input = [
+        record.number
+        for record in attempts(attempt.instance_uri)
+        if record.fingerprint == attempt.record.fingerprint
+        and record.number < attempt.record.number
+    ]
+    kept = commits(attempt.instance_uri, same_input)
+    yield from (shard for shard, commit in kept.items() if commit.totals.get("failed"))
+    behind = (n for n in itertools.count() if n not in kept and n not in committed)
+    first = next(n for n in behind if storage.create(attempt._marker(n), by.to_json()))
+    yield from range(first + 1, first + WALK_WINDOW)
 
 
 def complete_publication(instance_uri: str, ending: Ending) -> None:

@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from ledgerbeam.io import storage
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.records import Record, load_record
 
 HEARTBEAT_SECONDS = 3.0
@@ -133,14 +134,16 @@ def steer(
 
     Raises:
         UserError: a value is out of range; the run is canceled, and this is no restart, which
-            gives a new `earliest_attempt`; or the store failed. In that case the change may have
-            been made; to make it again does no harm.
+            gives the `earliest_attempt` that may work again; or the store failed. In that case
+            the change may have been made; to make it again does no harm.
     """
     while True:
         before = latest(run_uri)
         after = _changed(run_uri, before, changes, at, who, why)
         uri = _uri(run_uri, after.number)
+        failpoint("steer: before")
         if storage.create(uri, after.to_json()):
+            failpoint("steer: made")
             storage.persist([uri])
             return after
 
@@ -164,7 +167,7 @@ def _changed(
         ) from error
     if after.earliest_attempt < before.earliest_attempt:
         raise ValueError(f"attempts before {before.earliest_attempt} were canceled for good")
-    restarted = after.earliest_attempt > before.earliest_attempt
+    restarted = "earliest_attempt" in changes
     if before.state == "cancel" and after.state != "cancel" and not restarted:
         raise UserError(
             f"cannot {after.state} {run_uri}: {before.who} has canceled it at "

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
+from ledgerbeam.io.sql_engine import connect, database_errors, open_engine, shown
 from ledgerbeam.io.sql_fetch import Fetch, Rows
 from ledgerbeam.io.sql_keys import KeyRange
 from ledgerbeam.io.sql_source import SqlSource, read_columns
@@ -84,7 +85,11 @@ class SqlReader:
     schema: pa.Schema
 
     def __init__(
-        self, source: SqlSource, max_connections: int, snapshot: str | None = None
+        self,
+        source: SqlSource,
+        max_connections: int,
+        snapshot: str | None = None,
+        engine: sa.Engine | None = None,
     ) -> None:
         """Describe a reader; nothing is opened before its context is entered.
 
@@ -92,12 +97,15 @@ class SqlReader:
             source: what to read.
             max_connections: at least 1.
             snapshot: from `exported_snapshot`, still open.
+            engine: of `open_engine`, whose connections are used and not closed; by default the
+                reader has one of its own.
         """
         if snapshot is not None and not re.fullmatch(r"[0-9A-Fa-f-]+", snapshot):
             raise UserError(f"{snapshot!r} is no snapshot: give what exported_snapshot gave")
         self._source = source
         self._max_connections = max_connections
         self._snapshot = snapshot
+        self._shared = engine
 
     def __enter__(self) -> "SqlReader":
         """Look up the source's columns.
@@ -105,14 +113,14 @@ class SqlReader:
         Raises:
             UserError: no connection, no such table or column, or a column whose type must be named.
         """
-        self._engine = open_engine(self._source.url, self._max_connections)
+        self._engine = self._shared or open_engine(self._source.url, self._max_connections)
         if self._engine.dialect.name == "postgresql":
             self._engine = _read_only(self._engine, repeatable=self._snapshot is not None)
         try:
             with self._connection() as connection:
                 columns = read_columns(connection, self._source)
         except BaseException:
-            self._engine.dispose()
+            self._close()
             raise
         self._fetch = Fetch(self._engine.dialect, self._source, columns)
         self.schema = self._fetch.schema
@@ -124,8 +132,12 @@ class SqlReader:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+        """Close all connections of its own."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._shared is None:
+            self._engine.dispose()
 
     def pages(self, range_: KeyRange, page_rows: int) -> Iterator[SqlPage]:
         """The range's rows in pages of `page_rows`, the last one with what is left; none are empty.
@@ -167,8 +179,19 @@ class SqlReader:
     def _read(self, range_: KeyRange, limit: int) -> Rows:
         with self._connection() as connection:
             if self._snapshot is not None and self._engine.dialect.name == "postgresql":
-                connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"))
+                self._enter_snapshot(connection)
             return self._fetch(connection, range_, limit)
+
+    def _enter_snapshot(self, connection: sa.Connection) -> None:
+        try:
+            connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"))
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            raise UserError(
+                f"{shown(self._engine.url)}: {self._source.name}: the snapshot {self._snapshot} is "
+                "gone with the process or connection that held it: begin to read anew"
+            ) from None
 
 
 def _read_only(engine: sa.Engine, repeatable: bool) -> sa.Engine:

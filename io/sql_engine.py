@@ -11,8 +11,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Program
 from ledgerbeam.io.errors import UserError
 
 # What values look like as text must not depend on the server's settings. Compiling a query that
-# reads few rows takes longer than reading them.
-_POSTGRESQL_SETTINGS = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off"
+# reads few rows takes longer than reading them. A plan that is kept for all ranges of keys may well
+# sort whatever is left of one, for each page again.
+_POSTGRESQL_SETTINGS = (
+    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off; "
+    "SET plan_cache_mode = force_custom_plan"
+)
 _SQLITE_WAITS_FOR_LOCKS = 60.0  # seconds
 
 
@@ -42,16 +46,15 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
             hide_parameters=True,
             connect_args={"timeout": _SQLITE_WAITS_FOR_LOCKS} if dialect == "sqlite" else {},
         )
-    # Not `from error`: what is wrong with a URL is said by showing it.
-    except ArgumentError:
-        raise UserError(
-            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
-            "or sqlite:////FOLDER/FILE"
-        ) from None
     except (NoSuchModuleError, ImportError) as error:
         extra = ": pip install 'ledgerbeam[postgres]'" if "postgresql" in url else ""
         raise UserError(
             f"{shown(parsed)}: there is no driver {parsed.drivername}: {error}{extra}"
+        ) from None
+    except ArgumentError:
+        raise UserError(
+            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////FOLDER/FILE"
         ) from None
     if dialect == "postgresql":
         sa.event.listen(engine, "connect", _set_up_postgresql)

@@ -7,6 +7,7 @@ Other databases give plain rows.
 """
 
 import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,21 +22,7 @@ from ledgerbeam.io.sql_source import SqlColumn, SqlSource, null_key
 from ledgerbeam.io.sql_types import TIMESTAMP_UTC, UnfitValueError, to_array
 
 # Types of PostgreSQL whose values hold neither quotes nor commas, and are never empty.
-_UNQUOTED = frozenset(
-    [
-        "int2",
-        "int4",
-        "int8",
-        "numeric",
-        "float4",
-        "float8",
-        "bool",
-        "date",
-        "timestamp",
-        "timestamptz",
-        "uuid",
-    ]
-)
+_UNQUOTED = re.compile(r"int[248]|float[48]|numeric|bool|date|timestamp|timestamptz|uuid")
 _LARGEST_CALL = 90  # PostgreSQL's functions take up to 100 arguments
 
 
@@ -112,7 +99,7 @@ class Fetch:
         parts: list[sa.ColumnElement[Any]] = []
         for column in self._columns:
             value: sa.ColumnElement[Any] = rows.c[column.name]
-            if column.declared.partition("(")[0] not in _UNQUOTED:
+            if not _UNQUOTED.fullmatch(column.declared.partition("(")[0]):
                 if column.type == pa.binary():
                     text = sa.func.encode(value, sa.literal_column("'hex'"))
                 else:

@@ -115,12 +115,13 @@ def _even_bounds(connection: sa.Connection, source: SqlSource, partitions: int) 
     if len(source.key) > 1:
         return _bounds_by_rank(connection, relation, source, partitions)
     (key,) = relation.c
-    shares = [number / partitions for number in range(1, partitions)]
+    shares = [number / partitions for number in range(1, partitions + 1)]
     percentiles = sa.func.percentile_disc(sa.cast(shares, sa.ARRAY(sa.Double)))
     # unnest, since drivers can't tell what an array of an unknown type holds.
     statement = sa.select(sa.func.unnest(percentiles.within_group(key))).select_from(relation)
     found = [tuple(row) for row in connection.execute(statement)]
-    return [bound for bound, _ in itertools.groupby(found)]
+    # The last is the greatest of all: nothing would be behind it.
+    return [bound for bound, _ in itertools.groupby(found)][:-1]
 
 
 def _sample(connection: sa.Connection, source: SqlSource, partitions: int) -> float:

@@ -99,7 +99,7 @@ def read_columns(connection: sa.Connection, source: SqlSource) -> list[SqlColumn
     Raises:
         UserError: a column is missing, or its declared type doesn't say how to hold its values.
     """
-    declared = _declared_types(connection, source)
+    declared = declared_types(connection, source)
     for kind, names in {
         "key": source.key,
         "columns": source.columns or (),
@@ -178,7 +178,7 @@ def _arrow_type(source: SqlSource, name: str, declared: str) -> pa.DataType:
     return type_
 
 
-def _declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, str]:
+def declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, str]:
     """What the database says of each column, by name, in its order."""
     dialect = connection.dialect.name
     if dialect == "sqlite":
@@ -198,11 +198,8 @@ def _declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, s
         return {column[0]: "" for column in description}
     types = sa.table("pg_type", sa.column("oid"), sa.column("typname"), schema="pg_catalog")
     oids = {column[1] for column in description}
-    names = dict(
-        connection.execute(sa.select(types.c.oid, types.c.typname).where(types.c.oid.in_(oids)))
-        .tuples()
-        .all()
-    )
+    statement = sa.select(types.c.oid, types.c.typname).where(types.c.oid.in_(oids))
+    names = {row.oid: row.typname for row in connection.execute(statement)}
     return {
         name: f"{names[oid]}({precision},{scale})" if precision is not None else names[oid]
         for name, oid, _, _, precision, scale, *_ in description

@@ -50,7 +50,8 @@ def component_transaction(
     """A transaction that commits at the end of the context, together with the row in `DONE`.
 
     Another try of the same component waits at the start until this one has committed or not. The
-    table `DONE` is created if it is missing.
+    table `DONE` is created if it is missing. Where COMMIT itself fails, as by a lost connection,
+    the next try finds out whether it took place.
 
     Args:
         engine: of `open_engine`, shared by the components of a process.
@@ -82,20 +83,28 @@ def component_transaction(
         connection.commit()
 
 
-def _claim(connection: sa.Connection, instance: str, component: str) -> bool:
+def _claim(
+    connection: sa.Connection, instance: str, component: str, may_create: bool = True
+) -> bool:
     """Insert the component's row; false if it is there."""
     insert = DONE.insert().values(instance=instance, component=component)
     try:
         connection.execute(insert)
     except IntegrityError:
         connection.rollback()
+        row = (DONE.c.instance == instance) & (DONE.c.component == component)
+        if connection.execute(DONE.select().where(row)).first() is None:
+            raise
         return False
     except DBAPIError:
         connection.rollback()
-        if sa.inspect(connection).has_table(DONE.name):
+        if not may_create:
             raise
-        _create_table(connection)
-        return _claim(connection, instance, component)
+        # Another process may make the table between the insertion and the look for it: whether it
+        # was missing is told by a second insertion only.
+        if not sa.inspect(connection).has_table(DONE.name):
+            _create_table(connection)
+        return _claim(connection, instance, component, may_create=False)
     return True
 
 

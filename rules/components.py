@@ -82,6 +82,10 @@ class Components(NamedTuple):
         firsts = pa.array(self.starts)
         of_key = Components(self.table.select(list(key)).take(firsts), self.starts[:0])
         keys = zip(*(of_key.values(name) for name in key), strict=True)
+        if not related:
+            for start, end, value in zip(self.starts.tolist(), ends, keys, strict=True):
+                yield Component(value, columns, start, end)
+            return
         for number, (start, value) in enumerate(zip(self.starts.tolist(), keys, strict=True)):
             others = {
                 name: Component(

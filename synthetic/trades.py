@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from ledgerbeam.io import storage
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.synthetic.draws import Bits, Draws, Integers, mixed, zipf_mandelbrot
 
 Format = Literal["parquet", "csv", "csv.gz", "jsonl", "jsonl.zst", "avro"]
 IdType = Literal["integer", "string"]
@@ -40,9 +41,6 @@ ROWS_PER_CLIENT = 100
 PRICE = pa.decimal128(18, 4)
 _TICK = 500  # 0.0500 in units of the price's last decimal
 _QUANTITIES = 500
-
-_Integers = npt.NDArray[np.int64]
-_Bits = npt.NDArray[np.uint64]
 
 
 class Generated(NamedTuple):
@@ -191,17 +189,21 @@ class _Day:
     id_type: IdType
     bad_rows: int
 
-    def batch(self, rows: _Integers) -> pa.RecordBatch:
+    @property
+    def _draws(self) -> Draws:
+        return Draws(self.seed)
+
+    def batch(self, rows: Integers) -> pa.RecordBatch:
         """Make the trades of the given rows."""
         faults = self._faults(rows)
         # The second trade of a pair takes the place of the first, in all that makes it one.
         twins = np.where(faults.twin_of >= 0, faults.twin_of, rows)
-        client = self._draw("client", _client_law(self.clients), twins)
-        symbol = self._draw("symbol", _zipf_mandelbrot(self.symbols), twins)
-        side = np.where(self._uniform("side", rows) < 0.5, 0, 1)
-        quantity = self._integers("quantity", _QUANTITIES, rows)
+        client = self._draws.choice("client", _client_law(self.clients), twins)
+        symbol = self._draws.choice("symbol", zipf_mandelbrot(self.symbols), twins)
+        side = np.where(self._draws.uniform("side", rows) < 0.5, 0, 1)
+        quantity = self._draws.integers("quantity", _QUANTITIES, rows)
         quantity = np.where(faults.kind == _NEGATIVE, -1 - faults.number // 5, quantity)
-        of_other_date = (self._uniform("date", rows) < self.other_dates) & (faults.kind < 0)
+        of_other_date = (self._draws.uniform("date", rows) < self.other_dates) & (faults.kind < 0)
         epoch_day = (self.trade_date - datetime.date(1970, 1, 1)).days
         columns = [
             self._ids(twins),
@@ -216,21 +218,21 @@ class _Day:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema(self.id_type))
 
-    def _ids(self, rows: _Integers) -> pa.Array:
-        ids = pa.array(1 + _shuffled(rows, self.count, self._salt("id")))
+    def _ids(self, rows: Integers) -> pa.Array:
+        ids = pa.array(1 + _shuffled(rows, self.count, self._draws.salt("id")))
         if self.id_type == "integer":
             return ids
         return pc.binary_join_element_wise("T", ids.cast(pa.string()), "")
 
-    def _prices(self, symbol: _Integers, rows: _Integers) -> pa.Array:
+    def _prices(self, symbol: Integers, rows: Integers) -> pa.Array:
         """Around a price of the symbol's own, from 10.00 to 2,010.00, in ticks of 0.05."""
-        base = 220 + self._integers("symbol price", 39_961, symbol)
-        ticks = base + self._integers("price", 41, rows) - 20
+        base = 220 + self._draws.integers("symbol price", 39_961, symbol)
+        ticks = base + self._draws.integers("price", 41, rows) - 20
         words = np.zeros((len(rows), 2), np.int64)  # decimal128: low half, high half
         words[:, 0] = ticks * _TICK
         return pa.Array.from_buffers(PRICE, len(rows), [None, pa.py_buffer(words)])
 
-    def _faults(self, rows: _Integers) -> "_Faults":
+    def _faults(self, rows: Integers) -> "_Faults":
         """Say what is wrong with each row; the bad rows are evenly spread over the day."""
         number = np.full(len(rows), -1, np.int64)
         twin_of = np.full(len(rows), -1, np.int64)
@@ -248,26 +250,6 @@ class _Day:
             twin_of[at[second]] = (bad[second] - 1) * self.count // self.bad_rows
         return _Faults(kind, number, twin_of)
 
-    def _draw(
-        self, purpose: str, cumulative: npt.NDArray[np.float64], rows: _Integers
-    ) -> _Integers:
-        drawn = np.searchsorted(cumulative, self._uniform(purpose, rows), side="right")
-        return np.minimum(drawn, len(cumulative) - 1)
-
-    def _integers(self, purpose: str, below: int, rows: _Integers) -> _Integers:
-        bits = _mixed(rows.astype(np.uint64) + self._salt(purpose))
-        return ((bits >> np.uint64(32)) * np.uint64(below) >> np.uint64(32)).astype(np.int64)
-
-    def _uniform(self, purpose: str, rows: _Integers) -> npt.NDArray[np.float64]:
-        """From 0 to below 1."""
-        bits = _mixed(rows.astype(np.uint64) + self._salt(purpose))
-        return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
-
-    def _salt(self, purpose: str) -> np.uint64:
-        return np.random.SeedSequence([self.seed, *purpose.encode()]).generate_state(1, np.uint64)[
-            0
-        ]
-
 
 _SIDE, _NEGATIVE, _NO_CLIENT, _TWIN_A, _TWIN_B = range(5)
 
@@ -281,20 +263,12 @@ class _Faults(NamedTuple):
         twin_of: the row whose id, client and symbol this one repeats.
     """
 
-    kind: _Integers
-    number: _Integers
-    twin_of: _Integers
+    kind: Integers
+    number: Integers
+    twin_of: Integers
 
 
-def _mixed(bits: _Bits) -> _Bits:
-    """Turn consecutive numbers into ones that look independent, as SplitMix64 does."""
-    bits = bits * np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
-
-
-def _shuffled(rows: _Integers, count: int, salt: np.uint64) -> _Integers:
+def _shuffled(rows: Integers, count: int, salt: np.uint64) -> Integers:
     """Give each row its place in an order of 0..count-1 that looks random.
 
     An odd multiple and a shift-xor are permutations of the numbers of so many bits. What leaves
@@ -304,9 +278,9 @@ def _shuffled(rows: _Integers, count: int, salt: np.uint64) -> _Integers:
     bits = max(2, (count - 1).bit_length())
     mask = np.uint64((1 << bits) - 1)
     shift = np.uint64(bits // 2)
-    rounds = _mixed(salt + np.arange(6, dtype=np.uint64)).reshape(3, 2)
+    rounds = mixed(salt + np.arange(6, dtype=np.uint64)).reshape(3, 2)
 
-    def permute(numbers: _Bits) -> _Bits:
+    def permute(numbers: Bits) -> Bits:
         for factor, offset in rounds:
             numbers = (numbers * (factor | np.uint64(1)) + offset) & mask
             numbers = numbers ^ (numbers >> shift)
@@ -319,21 +293,11 @@ def _shuffled(rows: _Integers, count: int, salt: np.uint64) -> _Integers:
 
 
 @functools.cache
-def _zipf_mandelbrot(ranks: int) -> npt.NDArray[np.float64]:
-    """Cumulative shares `(ranks,)` of weights 1 / (rank + 50).
-
-    The 50 keeps the first rank of 500 near 0.8%, and that of 100,000 below 0.3%.
-    """
-    weights = 1.0 / (np.arange(1, ranks + 1) + 50.0)
-    return np.cumsum(weights) / weights.sum()
-
-
-@functools.cache
 def _client_law(clients: int) -> npt.NDArray[np.float64]:
     """Cumulative shares `(clients,)`: the first holds 1%, the others the rest by their law."""
     if clients == 1:
         return np.ones(1)
-    others = FIRST_CLIENT_SHARE + (1 - FIRST_CLIENT_SHARE) * _zipf_mandelbrot(clients - 1)
+    others = FIRST_CLIENT_SHARE + (1 - FIRST_CLIENT_SHARE) * zipf_mandelbrot(clients - 1)
     return np.concatenate([[FIRST_CLIENT_SHARE], others])
 
 

@@ -16,7 +16,16 @@ MAY_IMPORT = {
     "pipelines": {"batch", "io", "transforms", "rules"},
 }
 # Rules are plain computation: what they import can be counted on one hand.
-RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "datetime"}
+RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "datetime"} | {
+    "bisect",
+    "calendar",
+    "dataclasses",
+    "enum",
+    "fractions",
+    "holidays",
+    "itertools",
+    "re",
+}
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -124,7 +124,7 @@ class TestSchema:
     ) -> None:
         url = f"sqlite:///{tmp_path}/other.db"
         if engine.dialect.name == "postgresql":
-            url = request.getfixturevalue("postgres").create_database()
+            url = request.getfixturevalue("new_schema")()
         expected = sa.create_engine(url)
         metadata.create_all(expected)
         assert _described(engine) == _described(expected)
@@ -390,11 +390,13 @@ class TestMoves:
         run = submitted(registry)
         move(registry, run.id, RunStatus.FAILURE, why="no capacity")
         assert registry.get(run.id).error == "no capacity"
+        move(registry, run.id, RunStatus.EXECUTING)
         start(registry, run.id)
         assert registry.get(run.id).error == "no capacity"
         failed = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
         end(registry, run.id, error="disk full", **failed)
         assert registry.get(run.id).error == "disk full"
+        move(registry, run.id, RunStatus.EXECUTING)
         start(registry, run.id, 2)
         end(registry, run.id, 2)
         assert registry.get(run.id).error is None
@@ -479,6 +481,9 @@ class TestAttempts:
         # It has failed since, but another one wasn't what this launcher wanted.
         assert not start(registry, run, launcher="launcher-2")
         assert len(registry.get(run).attempts) == 1
+        # Nor does anybody get one until the run is to go on.
+        assert not start(registry, run, 2, launcher="launcher-2")
+        move(registry, run, RunStatus.EXECUTING)
         assert start(registry, run, 2, launcher="launcher-2")
         with pytest.raises(ValueError, match="has 2 attempts"):
             start(registry, run, 4)
@@ -516,15 +521,15 @@ class TestAttempts:
         run = submitted(registry).id
         start(registry, run)
         end(registry, run)
+        assert not start(registry, run, 2)
         with pytest.raises(IllegalMoveError, match="next run number and a reason"):
-            start(registry, run, 2)
+            move(registry, run, RunStatus.EXECUTING)
 
-    def test_a_run_that_goes_on_has_lost_its_last_attempt(self, registry: Registry) -> None:
+    def test_a_run_that_was_canceled_before_it_began_never_begins(self, registry: Registry) -> None:
         run = submitted(registry).id
-        start(registry, run)
-        end(registry, run, outcome=AttemptOutcome.FAILURE, to=None)
-        with pytest.raises(IllegalMoveError, match="attempt 1 ended as FAILURE"):
-            start(registry, run, 2)
+        move(registry, run, RunStatus.CANCELED)
+        assert not start(registry, run)
+        assert registry.get(run).status is RunStatus.CANCELED
 
     def test_only_the_latest_run_of_an_instance_is_attempted(self, registry: Registry) -> None:
         first = draft()
@@ -533,7 +538,8 @@ class TestAttempts:
         changes = {"id": draft().id, "run_number": 2, "reason": "late trades"}
         registry.submit(first.model_copy(update=changes), {})
         with pytest.raises(IllegalMoveError, match=r"run 2 of .* was submitted after it"):
-            start(registry, run.id)
+            move(registry, run.id, RunStatus.EXECUTING)
+        assert registry.get(run.id).status is RunStatus.CANCELED
 
     def test_an_end_that_the_run_can_not_have_changes_nothing(self, registry: Registry) -> None:
         run = submitted(registry).id

@@ -11,7 +11,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ledgerbeam.transforms.memory import keep_freed_memory
+from ledgerbeam.transforms.memory import collect_garbage_rarely, keep_freed_memory
 
 
 class DoInFlight(beam.DoFn):
@@ -41,6 +41,7 @@ class DoInFlight(beam.DoFn):
     def setup(self) -> None:
         """Start the threads' pool."""
         keep_freed_memory()
+        collect_garbage_rarely()
         self._pool = ThreadPoolExecutor(self._in_flight)
         if hasattr(self._function, "setup"):
             self._function.setup()

@@ -1,7 +1,8 @@
-"""How a worker's C library handles memory that kernels give back."""
+"""How a worker handles memory: what kernels give back, and what the interpreter looks through."""
 
 import ctypes
 import functools
+import gc
 import platform
 
 # Parameters of mallopt(3), from malloc.h.
@@ -23,3 +24,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         mallopt(_M_ARENA_MAX, 1)
+
+
+@functools.cache
+def collect_garbage_rarely() -> None:
+    """Let the interpreter look for cycles after every 100,000 new objects instead of 700.
+
+    Rules written per component make millions of objects that live until their shard is written,
+    and to look through them time and again took 40% of the time of such a shard.
+    """
+    gc.set_threshold(100_000, 20, 20)

@@ -163,8 +163,7 @@ class Throttle:
         with self._lock:
             self._canceled = True
             self.is_open = False
-            for turn in self._queue:
-                turn.notify()
+            self._wake_first()  # who leaves wakes the next
 
     @contextmanager
     def admit(self, units: float = 1) -> Iterator[None]:

@@ -1,0 +1,164 @@
+"""Runs as people read them on a terminal, and as programs read them as JSON."""
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ledgerbeam.batch.outcomes import Outcome
+from ledgerbeam.batch.progress import Progress
+from ledgerbeam.batch.records import RecordedEvent, RunRecord
+from ledgerbeam.batch.runs import RunView
+from ledgerbeam.batch.status import RunStatus
+from ledgerbeam.io.control import Steering
+
+COLORS = {
+    RunStatus.SUCCESS: "green",
+    RunStatus.FAILURE: "red",
+    RunStatus.CANCELED: "magenta",
+    RunStatus.CANCELING: "magenta",
+    RunStatus.PAUSED: "yellow",
+}
+_MOST_STUCK = 5
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(value, default=str), flush=True)
+
+
+def view_json(view: RunView) -> dict[str, Any]:
+    """A run as JSON."""
+    progress = view.progress.model_dump(mode="json")
+    return view.run.model_dump(mode="json") | {"name": view.run.name, "progress": progress}
+
+
+def view_table(view: RunView, now: datetime.datetime) -> RenderableType:
+    """A run with its progress and its attempts."""
+    run, progress = view
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    grid.add_row("run", run.id)
+    grid.add_row("name", run.name)
+    grid.add_row("status", Text(run.status, COLORS.get(run.status, "cyan")))
+    for name, value in _progress_rows(progress, run.status.is_final):
+        grid.add_row(name, value)
+    if run.must_finish_by is not None:
+        grid.add_row("must finish by", _time(run.must_finish_by))
+    if run.error:
+        grid.add_row("error", Text(run.error, "red"))
+    if run.status is RunStatus.SUCCESS:
+        expired = f", results deleted {_time(run.results_expired_at)}"
+        grid.add_row("published at", run.uri + (expired if run.results_expired_at else ""))
+    parts: list[RenderableType] = [grid]
+    if run.attempts:
+        parts.append(_attempts(run, now))
+    return Group(*parts)
+
+
+def _progress_rows(progress: Progress, is_final: bool) -> Iterable[tuple[str, RenderableType]]:
+    total = progress.shards_total
+    if total is not None:
+        of_total = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(total, 1), completed=progress.shards_done, width=30)
+        of_total.add_row(f"{progress.shards_done:,} of {total:,}", bar)
+        yield "shards", of_total
+    elif progress.shards_done:
+        yield "shards", f"{progress.shards_done:,}"
+    if progress.components:
+        counts = [f"{count:,} {status}" for status, count in progress.components.items()]
+        yield "components", ", ".join(counts)
+    for name, value in progress.totals.items():
+        yield name.replace("_", " "), f"{value:,}"
+    if progress.rate is not None:
+        yield "rate", f"{progress.rate:,.0f} components a second"
+    if is_final:
+        return
+    if progress.estimated_end is not None:
+        yield "estimated end", _time(progress.estimated_end)
+    if progress.workers:
+        yield "workers", str(progress.workers)
+    limits = limits_text(progress.steering)
+    if limits:
+        yield "limits", limits
+    for stuck in progress.stuck[:_MOST_STUCK]:
+        yield "stuck", f"{stuck.component}: {stuck.tries} tries: {stuck.error}"
+
+
+def limits_text(steering: Steering) -> str:
+    """What a run is held to, in words; empty for nothing."""
+    limits = []
+    if steering.parallelism is not None:
+        limits.append(f"{steering.parallelism:,} in flight")
+    if steering.rate is not None:
+        limits.append(f"{steering.rate:g} a second")
+    if steering.ramp is not None:
+        ramp = steering.ramp
+        limits.append(
+            f"from {ramp.from_rate:g} to {ramp.to_rate:g} a second over {ramp.seconds:g} s"
+        )
+    return ", ".join(limits)
+
+
+def _attempts(run: RunRecord, now: datetime.datetime) -> Table:
+    table = Table("attempt", "kind", "runner", "started", "took", "outcome", "error", box=None)
+    for attempt in run.attempts:
+        took = (attempt.ended_at or now) - attempt.started_at
+        table.add_row(
+            str(attempt.number),
+            attempt.kind,
+            attempt.runner,
+            _time(attempt.started_at),
+            f"{took.total_seconds():,.1f} s",
+            attempt.outcome or "",
+            attempt.error or "",
+        )
+    return table
+
+
+def runs_table(runs: Sequence[RunRecord]) -> Table:
+    """Runs, a line each."""
+    table = Table("run", "name", "status", "attempts", "submitted", "by", box=None)
+    for run in runs:
+        status = Text(run.status, COLORS.get(run.status, "cyan"))
+        submitted = _time(run.submitted_at)
+        attempts = str(len(run.attempts))
+        table.add_row(run.id[:8], run.name, status, attempts, submitted, run.submitted_by)
+    return table
+
+
+def outcomes_table(outcomes: Iterable[Outcome]) -> Table:
+    """Components, a line each."""
+    table = Table("component", "status", "tries", "error", box=None)
+    for outcome in outcomes:
+        table.add_row(outcome.component, outcome.status, str(outcome.tries), outcome.error)
+    return table
+
+
+def story(run: RunRecord, events: Sequence[RecordedEvent]) -> RenderableType:
+    """All that happened to a run, as text."""
+    table = Table("time", "attempt", "who", "what", "why", box=None)
+    for event in events:
+        what = event.type
+        if event.to_status is not None:
+            what = f"{event.from_status or 'new'} → {event.to_status}"
+        details = " ".join(f"{k}={v}" for k, v in event.detail.items() if v is not None)
+        why = " ".join(part for part in (event.why, details) if part)
+        table.add_row(_time(event.at), str(event.attempt or ""), event.who, what, why)
+    return Group(Text(f"{run.name}  {run.id}  {run.status}", "bold"), table)
+
+
+def _time(at: datetime.datetime | None) -> str:
+    return "" if at is None else f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def console() -> Console:
+    """Standard output; as wide as its content where it is no terminal, so that no line is cut."""
+    output = Console(highlight=False)
+    return output if output.is_terminal else Console(highlight=False, width=10_000)

@@ -1,0 +1,127 @@
+"""What the framework costs a component: as many components as rows, executed one by one.
+
+    python benchmarks/bench_components.py --components 1000000 --repetitions 3
+
+Whole processes, Parquet to Parquet, taking turns: the framework, the same loop in a bare Beam
+pipeline, and a plain Python script. Results are compared row by row.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.dataset as ds
+import report
+import typer
+from cases import TRADE_DATE, generated
+from measure import measure
+from rich.console import Console
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = HERE / "components"
+CONTENDERS = ("ledgerbeam", "bare-beam", "plain-loop")
+NAME = "components"
+
+
+def command_of(contender: str, pattern: str, output: Path) -> list[str]:
+    """What runs a contender."""
+    if contender == "ledgerbeam":
+        script = str(SCRIPTS / "net_position.py")
+        flags = [f"--trades={pattern}", f"--business-date={TRADE_DATE}", f"--output={output}"]
+        columns = "--columns=_=client_code,_=symbol,_=price"
+        return [sys.executable, script, *flags, columns, "--json"]
+    script = str(SCRIPTS / f"{contender.replace('-', '_')}.py")
+    return [sys.executable, script, pattern, str(output)]
+
+
+def results_of(output: Path) -> list[tuple[int, int]]:
+    """All (id, net quantity) that a contender has written, by id."""
+    files = [str(path) for path in output.rglob("part*.parquet")]
+    table = ds.dataset(files).to_table(columns=["id", "net_quantity"]).sort_by("id")
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def main(
+    components: Annotated[int, typer.Option(help="how many, of one row each")] = 1_000_000,
+    repetitions: Annotated[int, typer.Option(min=1, help="runs of each contender")] = 3,
+    results: Annotated[Path, typer.Option(help="folder for table and raw figures")] = HERE
+    / "results",
+) -> None:
+    """Measure the framework against the same loop without it."""
+    started = datetime.now().astimezone()
+    case = generated(HERE / "data", components, 32, lambda _: None)
+    figures: dict[str, dict[str, list[float]]] = {
+        name: {"wall": [], "cpu": [], "peak": []} for name in CONTENDERS
+    }
+    expected = None
+    scratch = HERE / "data" / f"components-{os.getpid()}"
+    try:
+        for repetition in range(repetitions):
+            first = repetition % len(CONTENDERS)
+            for name in CONTENDERS[first:] + CONTENDERS[:first]:
+                output = scratch / f"{name}-{repetition}"
+                os.sync()
+                measured = measure(command_of(name, case.parquet, output), limit_seconds=900)
+                if measured.exit_code != 0:
+                    sys.exit(f"{name} failed: {measured.errors.strip()[-400:]}")
+                found = results_of(output)
+                expected = expected or found
+                if found != expected:
+                    sys.exit(f"{name} gives other results than {CONTENDERS[0]}")
+                figures[name]["wall"].append(measured.wall_seconds)
+                figures[name]["cpu"].append(measured.cpu_seconds)
+                figures[name]["peak"].append(measured.peak_bytes / 1e6)
+                shutil.rmtree(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    lines = table_of(figures, components)
+    raw = {
+        "started": started.isoformat(timespec="seconds"),
+        "command": " ".join(["python", "benchmarks/bench_components.py", *sys.argv[1:]]),
+        "machine": report.machine(),
+        "versions": report.versions(),
+        "components": components,
+        "figures": figures,
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{NAME}.json").write_text(json.dumps(raw, indent=1) + "\n")
+    head = [
+        "# What the framework costs a component",
+        "",
+        f"{components:,} components of one row each, executed one by one by the same Python "
+        f"function. Measured on {raw['started']} by `{raw['command']}`, {repetitions} repetitions "
+        "in turn; medians, whole processes.",
+        "",
+        f"- Machine: {raw['machine']}",
+        "",
+    ]
+    (results / f"{NAME}.md").write_text("\n".join([*head, *lines]) + "\n")
+    Console().print("\n".join(lines), highlight=False)
+
+
+def table_of(figures: dict[str, dict[str, list[float]]], components: int) -> list[str]:
+    """The figures as a Markdown table."""
+    median = {
+        name: {what: statistics.median(values) for what, values in of.items()}
+        for name, of in figures.items()
+    }
+    rows = [
+        f"| {name} | {of['wall']:.2f} | {of['cpu']:.2f} | {components / of['wall']:,.0f} "
+        f"| {of['peak']:,.0f} | {of['wall'] / median['bare-beam']['wall']:.2f} "
+        f"| {of['wall'] / median['plain-loop']['wall']:.2f} |"
+        for name, of in median.items()
+    ]
+    return [
+        "| contender | wall s | cpu s | components/s | peak MB | ÷ bare-beam | ÷ plain-loop |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

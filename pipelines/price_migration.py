@@ -1,0 +1,176 @@
+"""Price migration: raises the prices of a product table, each of them once.
+
+    ledgerbeam run price-migration --database='postgresql+psycopg://batch:${env:PGPASS}@db/shop' \
+        --business-date=2026-11-20 --percent=2.5 --output=results
+
+The table `product` has the columns `id` and `price numeric(12, 2)`. A page of products is raised in
+one transaction, which also notes every change in the table `price_change`. What has been raised is
+read as it was before, so that a page that is tried again, in this attempt or in a later one, gives
+the same results and raises nothing twice. The rule is in `ledgerbeam.rules.prices`.
+"""
+
+import datetime
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+
+import pyarrow as pa
+import sqlalchemy as sa
+from pydantic import Field
+
+from ledgerbeam.batch.launch import run_module
+from ledgerbeam.batch.page_process import Page, PageProcess, SqlPages, SqlParameters
+from ledgerbeam.batch.process import Record
+from ledgerbeam.io.records import Totals
+from ledgerbeam.io.secrets import resolve_url
+from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
+from ledgerbeam.io.sql_ranges import ByNumber
+from ledgerbeam.io.sql_source import SqlQuery
+from ledgerbeam.rules.components import Components
+from ledgerbeam.rules.prices import raised_price
+from ledgerbeam.transforms.totals import exact_sum
+
+PRICE = pa.decimal128(12, 2)
+
+_METADATA = sa.MetaData()
+PRODUCT = sa.Table(
+    "product",
+    _METADATA,
+    sa.Column("id", sa.BigInteger, primary_key=True),
+    sa.Column("price", sa.Numeric(12, 2), nullable=False),
+)
+PRICE_CHANGE = sa.Table(
+    "price_change",
+    _METADATA,
+    sa.Column("instance", sa.Text, primary_key=True),
+    sa.Column("product_id", sa.BigInteger, primary_key=True),
+    sa.Column("old_price", sa.Numeric(12, 2), nullable=False),
+    sa.Column("new_price", sa.Numeric(12, 2), nullable=False),
+)
+"""Every price that was changed, by the instance that did it."""
+
+
+class PriceParameters(SqlParameters):
+    """Parameters of the price migration."""
+
+    business_date: datetime.date = Field(description="the day that the prices are for")
+    percent: Decimal = Field(description="by how much prices are raised, as 2.5")
+    floor: Decimal = Field(
+        default=Decimal("0.01"), ge=0, decimal_places=2, description="the least new price"
+    )
+    partitions: int = Field(default=8, ge=1, description="how many the table is cut into")
+    page_rows: int = Field(default=1_000, ge=1, description="products raised in one transaction")
+
+
+class PriceMigration(PageProcess[PriceParameters]):
+    """The definition of the price migration."""
+
+    name = "price-migration"
+    parameters_type = PriceParameters
+    results = pa.schema([("product_id", pa.int64()), ("old_price", PRICE), ("new_price", PRICE)])
+
+    @property
+    def source(self) -> SqlPages:
+        """The products, at the prices that they had before this instance."""
+        return SqlPages(
+            SqlQuery(
+                self.parameters.database,
+                # A date, and maybe the number of a run: no quotes in it.
+                "SELECT product.id AS product_id, coalesce(old_price, price) AS price "  # noqa: S608
+                "FROM product LEFT JOIN price_change "
+                f"ON instance = '{self.instance}' AND price_change.product_id = product.id",
+                key=("product_id",),
+                types={"product_id": pa.int64(), "price": PRICE},
+            ),
+            ByNumber(self.parameters.partitions),
+            page_rows=self.parameters.page_rows,
+            amounts=("price",),
+        )
+
+    def before(self) -> None:
+        """Make the table of changes, if it isn't there."""
+        engine = open_engine(resolve_url(self.parameters.database))
+        try:
+            what = f"table {PRICE_CHANGE.name}"
+            with connect(engine, what) as connection, database_errors(engine, what):
+                PRICE_CHANGE.create(connection, checkfirst=True)
+                connection.commit()
+        finally:
+            engine.dispose()
+
+    def execute(self, page: Page) -> Iterator[Record]:
+        """Raise the prices of a page."""
+        percent, floor = self.parameters.percent, self.parameters.floor
+        changes = [
+            {
+                "product_id": item["product_id"],
+                "old_price": item["price"],
+                "new_price": raised_price(item["price"], percent, floor),
+            }
+            for item in page.items
+        ]
+        with page.transaction(self.parameters.database) as transaction:
+            if transaction.already_done:
+                self._check(transaction.connection, changes)
+            else:
+                self._write(transaction.connection, changes)
+        yield from changes
+
+    def _check(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
+        """Results must say what was done, even if that was an attempt with other parameters."""
+        done = connection.execute(
+            sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
+            .where(PRICE_CHANGE.c.instance == self.instance)
+            .where(PRICE_CHANGE.c.product_id.between(*_first_and_last(changes)))
+            .order_by(PRICE_CHANGE.c.product_id)
+        )
+        if [tuple(row) for row in done] != [(c["product_id"], c["new_price"]) for c in changes]:
+            raise ValueError(
+                "these products were raised before, to other prices: give the parameters of then"
+            )
+
+    def _write(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
+        connection.execute(
+            PRICE_CHANGE.insert(), [{"instance": self.instance, **change} for change in changes]
+        )
+        raised = connection.execute(
+            PRODUCT.update()
+            .values(price=PRICE_CHANGE.c.new_price)
+            .where(PRICE_CHANGE.c.instance == self.instance)
+            .where(PRICE_CHANGE.c.product_id == PRODUCT.c.id)
+            .where(PRICE_CHANGE.c.old_price == PRODUCT.c.price)
+            .where(PRODUCT.c.id.between(*_first_and_last(changes)))
+        )
+        if raised.rowcount != len(changes):
+            raise ValueError(
+                f"{len(changes) - raised.rowcount} of the page's products were deleted or given "
+                "another price since they were read: retry the run"
+            )
+
+    def result_totals(self, results: Components) -> Totals:
+        """All products are there; the sums of their prices before and after."""
+        return {
+            "rows": results.table.num_rows,
+            "price": exact_sum(results.table.column("old_price")),
+            "new_price": exact_sum(results.table.column("new_price")),
+        }
+
+
+def _first_and_last(changes: Sequence[Record]) -> tuple[int, int]:
+    return changes[0]["product_id"], changes[-1]["product_id"]
+
+
+PROCESS = PriceMigration
+"""What `ledgerbeam` runs and verifies under this module's name."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the workload from the command line; returns the exit status."""
+    return run_module(PriceMigration, __doc__ or "", arguments)
+
+
+if __name__ == "__main__":
+    # Not from here: what is pickled to workers must live in an importable module.
+    from ledgerbeam.pipelines.price_migration import main as importable_main
+
+    sys.exit(importable_main())

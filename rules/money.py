@@ -1,0 +1,189 @@
+"""Money in decimals and in whole minor units: the one place where amounts are rounded.
+
+A plain rule computes with `Decimal` and `Fraction` and rounds with `round_money`. A vectorised
+rule computes with int64 counts of minor units (cents of USD, fils of KWD) and rounds with
+`round_div` and `mul_div`, which give the same results exactly. Floats never hold an amount.
+"""
+
+import decimal
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Integers = npt.NDArray[np.int64]
+
+
+class Rounding(StrEnum):
+    """What becomes of an amount in the middle between two minor units; others go to the nearest.
+
+    The values are the names that `decimal` has for them.
+    """
+
+    HALF_EVEN = decimal.ROUND_HALF_EVEN
+    """To the even neighbour, so that errors cancel out over many amounts."""
+    HALF_UP = decimal.ROUND_HALF_UP
+    """Away from zero."""
+
+
+# ISO 4217, list one: the currencies that haven't two decimals.
+_WITHOUT_TWO_DECIMALS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+_MINOR_UNITS = {code: n for n, codes in _WITHOUT_TWO_DECIMALS.items() for code in codes.split()}
+# Holds every decimal128 exactly; the default context has 28 digits.
+_WIDE = decimal.Context(prec=76)
+
+
+def minor_units(currency: str) -> int:
+    """How many decimals amounts of a currency have, by ISO 4217.
+
+    Raises:
+        ValueError: if `currency` isn't three capital letters. Whether ISO lists it is not asked.
+    """
+    if not (
+        len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
+    ):
+        raise ValueError(f"currency {currency!r} is not three capital letters, such as USD")
+    return _MINOR_UNITS.get(currency, 2)
+
+
+def round_money(
+    value: Decimal | Fraction, scale: int = 2, mode: Rounding = Rounding.HALF_EVEN
+) -> Decimal:
+    """An amount with `scale` decimals, rounded once from the exact value."""
+    numerator, denominator = value.as_integer_ratio()
+    units = div_exactly(numerator * 10**scale, denominator, mode)
+    return Decimal(units).scaleb(-scale, _WIDE)
+
+
+def div_exactly(numerator: int, denominator: int, mode: Rounding = Rounding.HALF_EVEN) -> int:
+    """`numerator / denominator` rounded to a whole number, for integers of any size.
+
+    Args:
+        numerator: of any sign.
+        denominator: positive.
+        mode: for quotients in the middle between two integers.
+    """
+    floor, rest = divmod(numerator, denominator)
+    middle = 2 * rest - denominator
+    to_next = floor % 2 == 1 if mode is Rounding.HALF_EVEN else floor >= 0
+    return floor + (middle > 0 or (middle == 0 and to_next))
+
+
+def round_div(
+    numerator: Integers, denominator: Integers | int, mode: Rounding = Rounding.HALF_EVEN
+) -> Integers:
+    """`numerator / denominator` rounded to whole numbers; int64, shapes broadcast.
+
+    Args:
+        numerator: int64 of any sign.
+        denominator: positive.
+        mode: for quotients in the middle between two integers.
+    """
+    floor, rest = np.divmod(numerator, denominator)
+    return _round(floor, rest, denominator, mode)
+
+
+def mul_div(
+    amount: Integers,
+    numerator: Integers | int,
+    denominator: Integers | int,
+    mode: Rounding = Rounding.HALF_EVEN,
+) -> Integers:
+    """`amount * numerator / denominator` rounded to whole numbers, products of up to 112 bits.
+
+    Exact: float64 only guesses the quotient. Five roundings put the guess off by less than
+    |product| * 2**-50 / denominator + 1/2, so what it leaves, product - guess * denominator, is
+    within 2**62 + 2**60. Arithmetic of int64 wraps modulo 2**64, so this rest comes out right
+    although the product itself doesn't fit. Where it is less than half the denominator the guess
+    is right; elsewhere the rest, divided, corrects it and tells how to round.
+
+    Args:
+        amount: int64 of any sign; shapes broadcast.
+        numerator: of any sign.
+        denominator: positive, under 2**61.
+        mode: for quotients in the middle between two integers.
+
+    Raises:
+        OverflowError: if a product could pass 2**112, a quotient 2**62 or a denominator 2**61.
+    """
+    amount, numerator, denominator = (
+        np.asarray(value, np.int64) for value in (amount, numerator, denominator)
+    )
+    product = amount.astype(np.float64) * numerator
+    guess = np.asarray(np.rint(product / denominator))
+    if guess.size:
+        largest_product, largest = np.abs(product).max(), np.abs(guess).max()
+        if not (largest_product < 2.0**112 and largest < 2.0**62 and denominator.max() < 2**61):
+            raise OverflowError(
+                f"products up to {largest_product:.3g} and quotients up to {largest:.3g} are too "
+                "large to be exact: use smaller amounts, or fewer decimals of the rate"
+            )
+    quotient = guess.astype(np.int64)
+    rest = amount * numerator - quotient * denominator
+    size = np.abs(rest)
+    # Twice the size could pass int64.
+    at = np.nonzero(size >= denominator - size)
+    if len(at[0]):
+        divisor = np.broadcast_to(denominator, rest.shape)[at]
+        correction, rest = np.divmod(rest[at], divisor)
+        quotient[at] = _round(quotient[at] + correction, rest, divisor, mode)
+    return quotient
+
+
+def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
+    """Decimals as whole numbers of 10**-scale, int64 `(rows,)`.
+
+    Raises:
+        ValueError: if an amount is null or has more decimals than `scale`.
+        OverflowError: if an amount doesn't fit.
+    """
+    if amounts.null_count:
+        raise ValueError(f"{amounts.null_count} of {len(amounts)} amounts are null")
+    whole, fits = unscaled(amounts.cast(pa.decimal128(38, scale)))
+    if not fits.all():
+        raise OverflowError(f"an amount has more than 18 digits at {scale} decimals")
+    return whole
+
+
+def unscaled(
+    amounts: pa.Decimal128Array | pa.ChunkedArray,
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Decimals as whole numbers of 10**-scale of their own type, and which of them int64 holds.
+
+    Nulls are not held.
+    """
+    if isinstance(amounts, pa.ChunkedArray):
+        amounts = amounts.combine_chunks()
+    words = np.frombuffer(amounts.buffers()[1] or b"", np.int64).reshape(-1, 2)
+    low, high = words[amounts.offset : amounts.offset + len(amounts)].T.copy()
+    return low, (high == low >> 63) & amounts.is_valid().to_numpy(zero_copy_only=False)
+
+
+def decimals(units: Integers, kind: pa.Decimal128Type) -> pa.Decimal128Array:
+    """Whole numbers of 10**-scale as decimals of type `kind`; the reverse of `units`.
+
+    Raises:
+        OverflowError: if an amount has more digits than the type.
+    """
+    if kind.precision < 19 and len(units) and max(units.max(), -units.min()) >= 10**kind.precision:
+        raise OverflowError(f"an amount has more digits than {kind}")
+    words = np.empty((len(units), 2), np.int64)
+    words[:, 0] = units
+    np.right_shift(units, 63, out=words[:, 1])
+    return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(words)])
+
+
+def _round(
+    floor: Integers, rest: Integers, denominator: Integers | int, mode: Rounding
+) -> Integers:
+    # Twice the rest could pass int64.
+    middle = rest - (denominator - rest)
+    to_next = (floor & 1) == 1 if mode is Rounding.HALF_EVEN else floor >= 0
+    return np.asarray(floor + ((middle > 0) | ((middle == 0) & to_next)), np.int64)

@@ -1,0 +1,1 @@
+"""Workloads that log their calls, and that a test can hold, fail or kill by files."""
