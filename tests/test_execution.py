@@ -30,7 +30,7 @@ from tests.processes import (
     OneBalanceMayFail,
     noted,
 )
-from tests.reading import instance_uri
+from tests.reading import instance_uri, record_of
 
 from ledgerbeam.batch.execution import (
     EachExecuted,
@@ -50,7 +50,7 @@ from ledgerbeam.io import control
 from ledgerbeam.io.attempts import Attempt, start_attempt
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part, read_published
-from ledgerbeam.io.records import AttemptRecord, Manifest, ShardCommit
+from ledgerbeam.io.records import Manifest, ShardCommit
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.calls import Overdue
 from ledgerbeam.transforms.components import sort_components
@@ -66,22 +66,9 @@ RESULTS = pa.schema([("square", pa.int64())])
 ONCE = Retry(RetryMode.AT_MOST_ONCE)
 
 
-def attempt_at(folder: Path, fingerprint: str = "the same") -> Attempt:
+def attempt_at(folder: Path) -> Attempt:
     """The next attempt of the instance in a folder."""
-    return start_attempt(
-        str(folder),
-        AttemptRecord(
-            process="test",
-            instance="2026-11-20",
-            number=1,
-            started_at=datetime.datetime(2026, 11, 20, 18, tzinfo=datetime.UTC),
-            code_version="1",
-            parameters={},
-            inputs=[],
-            shards=1,
-            fingerprint=fingerprint,
-        ),
-    )
+    return start_attempt(str(folder), record_of(1))
 
 
 class Bench:
