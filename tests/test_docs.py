@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/delivery-marking.md"]
+PAGES = ["README.md", "docs/delivery-marking.md", "docs/loan-close-of-business.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -68,6 +68,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in ("README.md", "CONTRIBUTING.md", "docs/delivery-marking.md"):
+    for page in ("CONTRIBUTING.md", *PAGES):
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
