@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from tests.loan_jobs import (
 )
 
 from ledgerbeam.batch.components import components_of
+from ledgerbeam.batch.expiry import expire_results
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.runs import Runs
 from ledgerbeam.batch.settings import Settings
@@ -457,3 +459,24 @@ def test_a_damaged_table_is_found(folder: Path, table: str) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="not what was published"):
         verify(uri_of(folder), LoanCloseOfBusiness(parameters_of(folder)))
+
+
+def test_a_manifest_with_other_tables_is_found(folder: Path) -> None:
+    close_files(folder)
+    path = Path(uri_of(folder), "manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["tables"]["entries"]["reason"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="the manifest was changed: shard 0 has other columns"):
+        verify(uri_of(folder), LoanCloseOfBusiness(parameters_of(folder)))
+
+
+def test_expired_results_are_gone_with_their_tables(folder: Path) -> None:
+    manifest = close_files(folder)
+    expire_results(uri_of(folder), datetime.datetime(2026, 4, 1, tzinfo=datetime.UTC))
+    root = Path(uri_of(folder))
+    names = [file.name for commit in manifest.shards for file in commit.files]
+    assert {name.split("-")[1].split("/")[1] for name in names} == {"part", "entries", "receipts"}
+    assert not any((root / name).exists() for name in names)
+    with pytest.raises(UserError, match="expired"):
+        read_published(str(root), "entries")
