@@ -205,6 +205,15 @@ class TestLocked:
         assert caught_up == sorted(caught_up)
         assert caught_up[0] <= night < caught_up[-1]
 
+    def test_all_may_be_locked(self, tmp_path: Path) -> None:
+        write_portfolio(tmp_path, *portfolio(3, months=1))
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "faults").write_text("L000000001 L000000002 L000000003")
+        manifest = run(FaultyClose(parameters_of(tmp_path)))
+        assert [row["closed_through"] < LAST for row in published(manifest)] == [True] * 3
+        assert manifest.totals["locked"] == 3
+        verify(uri_of(tmp_path), FaultyClose(parameters_of(tmp_path)))
+
     @pytest.mark.parametrize("rule", ["vectorised", "per-loan"])
     def test_a_retry_before_publication_gives_what_would_have_been(
         self, folder: Path, rule: str
@@ -480,3 +489,9 @@ def test_expired_results_are_gone_with_their_tables(folder: Path) -> None:
     assert not any((root / name).exists() for name in names)
     with pytest.raises(UserError, match="expired"):
         read_published(str(root), "entries")
+
+
+def test_no_loans_are_closed(folder: Path, made: tuple[pa.Table, pa.Table]) -> None:
+    write_portfolio(folder, made[0].slice(0, 0), made[1].slice(0, 0))
+    manifest = close_files(folder)
+    assert published(manifest) == published(manifest, "entries") == []
