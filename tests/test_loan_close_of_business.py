@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from tests.loan_jobs import (
 )
 
 from ledgerbeam.batch.components import components_of
+from ledgerbeam.batch.expiry import expire_results
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.runs import Runs
 from ledgerbeam.batch.settings import Settings
@@ -202,6 +204,15 @@ class TestLocked:
         ]
         assert caught_up == sorted(caught_up)
         assert caught_up[0] <= night < caught_up[-1]
+
+    def test_all_may_be_locked(self, tmp_path: Path) -> None:
+        write_portfolio(tmp_path, *portfolio(3, months=1))
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "faults").write_text("L000000001 L000000002 L000000003")
+        manifest = run(FaultyClose(parameters_of(tmp_path)))
+        assert [row["closed_through"] < LAST for row in published(manifest)] == [True] * 3
+        assert manifest.totals["locked"] == 3
+        verify(uri_of(tmp_path), FaultyClose(parameters_of(tmp_path)))
 
     @pytest.mark.parametrize("rule", ["vectorised", "per-loan"])
     def test_a_retry_before_publication_gives_what_would_have_been(
@@ -457,3 +468,30 @@ def test_a_damaged_table_is_found(folder: Path, table: str) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="not what was published"):
         verify(uri_of(folder), LoanCloseOfBusiness(parameters_of(folder)))
+
+
+def test_a_manifest_with_other_tables_is_found(folder: Path) -> None:
+    close_files(folder)
+    path = Path(uri_of(folder), "manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["tables"]["entries"]["reason"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="the manifest was changed: shard 0 has other columns"):
+        verify(uri_of(folder), LoanCloseOfBusiness(parameters_of(folder)))
+
+
+def test_expired_results_are_gone_with_their_tables(folder: Path) -> None:
+    manifest = close_files(folder)
+    expire_results(uri_of(folder), datetime.datetime(2026, 4, 1, tzinfo=datetime.UTC))
+    root = Path(uri_of(folder))
+    names = [file.name for commit in manifest.shards for file in commit.files]
+    assert {name.split("-")[1].split("/")[1] for name in names} == {"part", "entries", "receipts"}
+    assert not any((root / name).exists() for name in names)
+    with pytest.raises(UserError, match="expired"):
+        read_published(str(root), "entries")
+
+
+def test_no_loans_are_closed(folder: Path, made: tuple[pa.Table, pa.Table]) -> None:
+    write_portfolio(folder, made[0].slice(0, 0), made[1].slice(0, 0))
+    manifest = close_files(folder)
+    assert published(manifest) == published(manifest, "entries") == []
