@@ -6,16 +6,11 @@ from pathlib import Path
 import pytest
 from tests.pages import ROOT, carry_out, normal, with_outputs
 
-<<<<<<< HEAD
 SLOW = {"docs/your-first-batch-process.md", "docs/batch-processes.md"}
 WITH_DATABASE = {"docs/page-processes.md"}
 """Pages that need a server; see `test_page_docs`."""
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 OTHERS = ["CONTRIBUTING.md", *(str(f.relative_to(ROOT)) for f in ROOT.glob("examples/*/README.md"))]
-=======
-ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/delivery-marking.md", "docs/loan-close-of-business.md"]
->>>>>>> loansa
 
 
 @pytest.mark.parametrize(
@@ -74,29 +69,6 @@ $ test -f b && pwd
     assert normal("took 12.34 s") != normal("took 12 apples")
 
 
-<<<<<<< HEAD
 def test_outputs_are_put_into_a_page_where_they_differ(tmp_path: Path) -> None:
     page = "```console\n$ echo 1 2.0 s\n1 9.9 s\n$ echo 3\n4\n$ true\n```\n"
     assert with_outputs(page, tmp_path) == page.replace("\n4\n", "\n3\n")
-=======
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    home = tmp_path.resolve()
-    (made,) = blocks("README.md", "console")[:1]
-    python = "\n".join(blocks("README.md", "python"))
-    script = "\n".join(line.removeprefix("$ ") for line in made.splitlines() if line[:2] == "$ ")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(
-        script, shell=True, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", python], cwd=home, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "delivery_quantity" in done.stdout
-
-
-def test_links_lead_somewhere() -> None:
-    for page in ("CONTRIBUTING.md", *PAGES):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
->>>>>>> loansa
