@@ -25,7 +25,7 @@ test: $(VENV)/dev.stamp ## run the test suite, less what is slow
 	$(BIN)/pytest -m 'not slow' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
 
 check: $(VENV)/dev.stamp ## lint, formatting, types
 	$(BIN)/ruff check .
