@@ -24,6 +24,7 @@ from ledgerbeam.batch.launch import run_module
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.records import Control, Totals
 from ledgerbeam.pipelines.investor_files import WriteInvestorFiles
+from ledgerbeam.pipelines.loan_inputs import loan_inputs
 from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.day_count import DayCount
@@ -117,23 +118,7 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
     @property
     def inputs(self) -> tuple[RowInput, ...]:
         """The loans, and their transactions."""
-        return (
-            RowInput(
-                "loans",
-                LOANS,
-                order="loan_id",
-                amounts=("balance",),
-                currency="currency",
-                ids=("loan_id",),
-            ),
-            RowInput(
-                "transactions",
-                TRANSACTIONS,
-                order="transaction_id",
-                amounts=("amount",),
-                currency="currency",
-            ),
-        )
+        return loan_inputs(LOANS, TRANSACTIONS)
 
     @property
     def results_are(self) -> str:

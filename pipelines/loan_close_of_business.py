@@ -27,6 +27,7 @@ from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import Control, Totals
+from ledgerbeam.pipelines.loan_inputs import loan_inputs
 from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA, Transactions
 from ledgerbeam.rules.close_each import close_each
 from ledgerbeam.rules.close_many import close_many
@@ -174,23 +175,7 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
     @property
     def inputs(self) -> tuple[RowInput, ...]:
         """The loans, and what came in for them."""
-        return (
-            RowInput(
-                "loans",
-                LOANS,
-                order="loan_id",
-                amounts=("balance",),
-                currency="currency",
-                ids=("loan_id",),
-            ),
-            RowInput(
-                "transactions",
-                TRANSACTIONS,
-                order="transaction_id",
-                amounts=("amount",),
-                currency="currency",
-            ),
-        )
+        return loan_inputs(LOANS, TRANSACTIONS)
 
     def execute_components(self, components: Components) -> Results:
         """Close loans."""
