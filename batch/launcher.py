@@ -196,7 +196,7 @@ class Launcher:
             return
         order = Order(
             process=run.process,
-            parameters=run.parameters,
+            parameters=run.all_parameters,
             beam_flags=run.beam_flags,
             run=run.id,
             launch=attempt.number,

@@ -418,7 +418,8 @@ def _draft(
         identity={name: str(getattr(model, name)) for name in kind.identity},
         business_date=process.business_date,
         run_number=model.run_number,
-        parameters=model.model_dump(mode="json"),
+        # Another reason makes no other run.
+        parameters=model.model_dump(mode="json", exclude={"run_number", "reason"}),
         output=model.output,
         uri=instance_uri(process),
         beam_flags=list(beam_flags),
