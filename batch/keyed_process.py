@@ -218,7 +218,7 @@ class KeyedProcess(BatchProcess[P]):
 
         Args:
             executed: the components that succeeded.
-            results: of these, in the same order.
+            results: of these, with a start for each, as some may have given none.
         """
         return {}
 

@@ -1,6 +1,6 @@
 """Executing a shard of a keyed process: its results, its outcomes, its totals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
 from ledgerbeam.io.records import ShardCommit, Totals
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.components import component_starts, tidy
+from ledgerbeam.transforms.components import align, component_starts, tidy
 
 
 class ShardResult(NamedTuple):
@@ -226,8 +226,19 @@ def _totals(
             totals |= {f"failed_{name}": value for name, value in failed.items()}
     if is_overridden(type(process), KeyedProcess, "executed_totals"):
         executed_components = components.select(~is_lost)
-        totals |= process.executed_totals(executed_components, Components(results, starts))
+        given = _of_executed(executed_components, results, process.key)
+        totals |= process.executed_totals(executed_components, given)
     return totals
+
+
+def _of_executed(executed: Components, results: Results, key: Sequence[str]) -> Components:
+    """Results by executed component: none for some, and without what stands for failed ones."""
+
+    def beside(table: pa.Table) -> Components:
+        return align(executed, Components(table, component_starts(table, key)), key)[0]
+
+    related = {name: beside(table) for name, table in results.tables.items()}
+    return beside(results.table)._replace(related=related)
 
 
 def _starts_of_results(

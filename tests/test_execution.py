@@ -43,6 +43,7 @@ from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.outcomes import Outcome, outcomes_of, outcomes_table
 from ledgerbeam.batch.process import FailureLimit, Record, Retry, RetryMode
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.shard import ShardResult, execute_shard
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.batch.verify import verify
@@ -102,9 +103,9 @@ class Bench:
         table = pa.table({"key": range(count)})
         components = Components(table, np.arange(count, dtype=np.int64))
 
-        def noted_call(part: Components) -> pa.Table:
+        def noted_call(part: Components) -> Results:
             self.calls.append(part.table.num_rows)
-            return call(part)
+            return Results(call(part))
 
         return self.executor.execute_tables(components, noted_call, lambda n: f"unit {n}")
 
@@ -135,8 +136,8 @@ def failing(
     return call
 
 
-def keys_of(tables: Iterable[pa.Table]) -> list[int]:
-    return [key for table in tables for key in table.column("key").to_pylist()]
+def keys_of(results: Iterable[Results]) -> list[int]:
+    return [key for part in results for key in part.table.column("key").to_pylist()]
 
 
 def bad_keys(bad: Iterable[int], error: type[Exception] = ValueError) -> Any:
@@ -155,12 +156,12 @@ def bad_keys(bad: Iterable[int], error: type[Exception] = ValueError) -> Any:
 class TestTables:
     def test_one_call_where_nothing_fails(self, bench: Bench) -> None:
         executed = bench.tables(64, bad_keys([]))
-        assert (keys_of(executed.tables), executed.outcomes) == (list(range(64)), {})
+        assert (keys_of(executed.results), executed.outcomes) == (list(range(64)), {})
         assert bench.calls == [64]
 
     def test_who_fails_is_found_and_the_neighbours_succeed(self, bench: Bench) -> None:
         executed = bench.tables(64, bad_keys([37]))
-        assert keys_of(executed.tables) == [key for key in range(64) if key != 37]
+        assert keys_of(executed.results) == [key for key in range(64) if key != 37]
         (outcome,) = executed.outcomes.values()
         assert outcome[:3] == ("unit 37", FAILURE, 1)
         assert outcome.error.startswith("ValueError: 37 is bad (test_execution.py:")
@@ -170,7 +171,7 @@ class TestTables:
     @given(st.integers(0, 40), st.sets(st.integers(0, 39)))
     def test_any_set(self, tmp_path_factory: Any, count: int, bad: set[int]) -> None:
         executed = Bench(tmp_path_factory.mktemp("set")).tables(count, bad_keys(bad))
-        assert keys_of(executed.tables) == [key for key in range(count) if key not in bad]
+        assert keys_of(executed.results) == [key for key in range(count) if key not in bad]
         expected = {key: FAILURE for key in range(count) if key in bad}
         assert {key: outcome.status for key, outcome in executed.outcomes.items()} == expected
 
@@ -183,7 +184,7 @@ class TestTables:
             return components.table
 
         executed = bench.tables(8, call)
-        assert (keys_of(executed.tables), executed.outcomes) == (list(range(8)), {})
+        assert (keys_of(executed.results), executed.outcomes) == (list(range(8)), {})
         assert bench.calls == [8, 8, 8]
         assert 0.25 <= bench.delays[0] <= 0.5 <= bench.delays[1] <= 1.0
 
@@ -196,7 +197,7 @@ class TestTables:
             return components.table
 
         executed = bench.tables(2, call)
-        assert keys_of(executed.tables) == [0, 1]
+        assert keys_of(executed.results) == [0, 1]
         (outcome,) = executed.outcomes.values()
         assert outcome[:3] == ("unit 0", SUCCESS, 2)
         assert outcome.error.startswith("OSError: busy (")
@@ -668,7 +669,7 @@ class Shard:
                 shard=0,
                 attempt=attempt.record.number,
                 code_version="1",
-                part=attempt.write_part(0, done.results),
+                part=attempt.write_part(0, done.results.table),
                 outcomes=outcomes,
                 totals=done.totals,
             )
@@ -698,7 +699,7 @@ class TestShards:
         undisturbed.execute([])
         shard = Shard(tmp_path_factory.mktemp("shard"), definition, payments)
         done = shard.execute(failing)
-        assert done.results.to_pylist() == expected_of(payments, failing)
+        assert done.results.table.to_pylist() == expected_of(payments, failing)
         found = {o.component.replace("%2F", "/").replace("%25", "%"): o for o in done.outcomes}
         assert {name: o.status for name, o in found.items()} == statuses_of(payments, failing)
         accounts = {account for account, _, _ in payments}
@@ -718,7 +719,7 @@ class TestShards:
                 o.component: o[1:3] for o in done.outcomes if o.component in lost
             } == dict.fromkeys(lost, (SUCCESS, 2))
         assert done.totals["failed"] == 0
-        assert done.results.to_pylist() == expected_of(payments, [])
+        assert done.results.table.to_pylist() == expected_of(payments, [])
         assert shard.commit is not None
         assert undisturbed.commit is not None
         assert shard.commit.part.sha256 == undisturbed.commit.part.sha256
@@ -732,10 +733,10 @@ class TestShards:
         first = shard.commit
         done = shard.execute("B")
         assert [o[:3] for o in done.outcomes] == [("B", FAILURE, 2), ("D", SUCCESS, 2)]
-        assert done.results.to_pylist() == expected_of(payments, "B")
+        assert done.results.table.to_pylist() == expected_of(payments, "B")
         done = shard.execute("B")
         assert [o[:3] for o in done.outcomes] == [("B", FAILURE, 3), ("D", SUCCESS, 2)]
-        assert done.results.to_pylist() == expected_of(payments, "B")
+        assert done.results.table.to_pylist() == expected_of(payments, "B")
         assert first is not None
         assert shard.commit is not None
         assert shard.commit.part.sha256 != first.part.sha256
@@ -749,12 +750,36 @@ class TestShards:
             shard = Shard(tmp_path / definition.__name__, definition, payments)
             done.append(shard.execute(["B"]))
         vectorised, each = done
-        assert vectorised.results.to_pylist() == each.results.to_pylist()
+        assert vectorised.results.table.to_pylist() == each.results.table.to_pylist()
         assert vectorised.totals == each.totals
         ours = [o._replace(error=o.error.split(" (")[0]) for o in vectorised.outcomes]
         theirs = [o._replace(error=o.error.split(" (")[0]) for o in each.outcomes]
         assert sorted(ours) == sorted(theirs)
         assert {o.component: o.status for o in ours} == {"B": FAILURE, "NOTHING": SUCCESS}
+
+    def test_totals_of_both_sides(self, tmp_path: Path) -> None:
+        """A component that gave nothing has no results, nor has one that failed."""
+        seen = []
+
+        class Both(Balances):
+            def executed_totals(self, executed: Components, results: Components) -> dict[str, int]:
+                keys = [component.key[0] for component in executed.each(("account",))]
+                sizes = (results.ends() - results.starts).tolist()
+                seen.append(dict(zip(keys, sizes, strict=True)))
+                return {"both": len(keys)}
+
+            def results_of_failed(self, components: Components, errors: Any) -> pa.Table:
+                none = self.execute_components(components.slice(0, 0))
+                accounts = components.table.column("account").cast(pa.string())
+                rows = {name: [None] * len(accounts) for name in none.column_names}
+                return pa.table({**rows, "account": accounts}).cast(none.schema)
+
+        payments = [(a, n, Decimal(1)) for a in "ABC" for n in range(3)]
+        payments += [("A1", 1, Decimal(0)), ("Z", 1, Decimal(0))]
+        done = Shard(tmp_path, Both, payments).execute(["B"])
+        assert done.results.table.column("account").to_pylist().count("B") == 3
+        assert seen == [{"A": 3, "A1": 0, "C": 3, "Z": 0}]
+        assert done.totals["both"] == 4
 
     def test_a_function_that_cannot_do_nothing(self, tmp_path: Path) -> None:
         class Careless(Balances):
