@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
+BENCH_LOANS_FLAGS ?= --loans 200000
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test test-slow check bench bench-pages bench-loans clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,7 +25,7 @@ test: $(VENV)/dev.stamp ## run the test suite, less what is slow
 	$(BIN)/pytest -m 'not slow' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
 
 check: $(VENV)/dev.stamp ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -33,6 +34,12 @@ check: $(VENV)/dev.stamp ## lint, formatting, types
 
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
+
+bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a plain loop
+	$(BIN)/python benchmarks/bench_pages.py
+
+bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, row-wise Beam, DuckDB
+	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build dist src/*.egg-info benchmarks/data

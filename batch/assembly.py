@@ -1,14 +1,16 @@
 """From a shard's pieces to its components: joined, sorted, inputs put together by key."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.batch.execution import IN_FLIGHT
 from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.plan import Plan, row_totals
+from ledgerbeam.batch.process import is_overridden
 from ledgerbeam.io.arrow_stream import join
 from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
@@ -27,12 +29,15 @@ class RefusedInShard(NamedTuple):
     Attributes:
         number: of their input.
         rows: with their `POSITION`.
-        is_orphan: whether the first input lacks their key; else they share key and order.
+        is_orphan: whether the first input lacks their key.
+        reasons: what the workload says of each row. Rows that have neither this nor that share
+            key and order.
     """
 
     number: int
     rows: pa.Table
-    is_orphan: bool
+    is_orphan: bool = False
+    reasons: tuple[str, ...] = ()
 
 
 class Assembled(NamedTuple):
@@ -87,8 +92,17 @@ def assemble(plan: Plan, shard: int, pieces: Sequence[tuple[int, Piece]]) -> Ass
         )
         if rows.repeats.any():
             repeated = components.table.filter(pa.array(rows.repeats)).sort_by(POSITION)
-            refusals.append(RefusedInShard(number, repeated, is_orphan=False))
+            refusals.append(RefusedInShard(number, repeated))
             components = without(components, rows.repeats)
+        if is_overridden(type(process), KeyedProcess, "refusals"):
+            wrong = process.refusals(
+                process.inputs[number].name, _without_position(components).table
+            )
+            if wrong:
+                refusals.append(_refused_by_workload(number, components.table, wrong))
+                is_wrong = np.zeros(components.table.num_rows, bool)
+                is_wrong[list(wrong)] = True
+                components = without(components, is_wrong)
         sorted_inputs.append(components)
     first, *others = sorted_inputs
     related: dict[str, Components] = {}
@@ -99,6 +113,12 @@ def assemble(plan: Plan, shard: int, pieces: Sequence[tuple[int, Piece]]) -> Ass
             refusals.append(RefusedInShard(number, rows_of_none, is_orphan=True))
         related[process.inputs[number].name] = _without_position(aligned)
     return Assembled(_without_position(first)._replace(related=related), refusals)
+
+
+def _refused_by_workload(number: int, table: pa.Table, wrong: Mapping[int, str]) -> RefusedInShard:
+    position = table.column(POSITION).to_pylist()
+    at = sorted(wrong, key=lambda row: position[row])
+    return RefusedInShard(number, table.take(at), reasons=tuple(wrong[row] for row in at))
 
 
 def _without_position(components: Components) -> Components:

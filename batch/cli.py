@@ -36,9 +36,10 @@ def run(
     workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
 ) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
+    from ledgerbeam.batch.launch import run_module
     from ledgerbeam.batch.workloads import load_workload
 
-    raise typer.Exit(load_workload(workload).main(context.args))
+    raise typer.Exit(run_module(load_workload(workload).PROCESS, arguments=context.args))
 
 
 @app.command()

@@ -20,6 +20,7 @@ import pyarrow as pa
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.outcomes import Outcome, error_line
 from ledgerbeam.batch.process import Record, Retry, RetryMode
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.arrow_stream import read_stream, write_stream
 from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
@@ -58,11 +59,11 @@ class Executed(NamedTuple):
     """What executing components gave.
 
     Attributes:
-        tables: results of those that succeeded, in the components' order.
+        results: of those that succeeded, call by call, in the components' order.
         outcomes: by the component's number, of those that did not just succeed.
     """
 
-    tables: list[pa.Table]
+    results: list[Results]
     outcomes: dict[int, Outcome]
 
 
@@ -93,7 +94,7 @@ class Executor:
     def execute_tables(
         self,
         components: Components,
-        call: Callable[[Components], pa.Table],
+        call: Callable[[Components], Results],
         name_of: Callable[[int], str],
     ) -> Executed:
         """Execute components by a function of many at once.
@@ -103,7 +104,7 @@ class Executor:
         """
         outcomes: dict[int, Outcome] = {}
         lost: list[Outcome] = []
-        tables: list[pa.Table] = []
+        results: list[Results] = []
 
         def run(first: int, last: int, error: Exception | None = None) -> None:
             tries = 0
@@ -118,7 +119,7 @@ class Executor:
                     )
                 try:
                     with self.governor.throttle.admit(last - first), told:
-                        tables.append(call(components.slice(first, last)))
+                        results.append(call(components.slice(first, last)))
                 except _NOT_OF_A_COMPONENT:
                     raise
                 except Exception as caught:
@@ -145,7 +146,7 @@ class Executor:
 
         for first, last in self._slices(len(components.starts)):
             run(first, last)
-        return Executed(tables, outcomes)
+        return Executed(results, outcomes)
 
     def execute_each(
         self,
@@ -430,10 +431,18 @@ def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
     Raises:
         pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
     """
-    arrays = [pa.array([row[column.name] for row in rows], column.type) for column in results]
-    for column, array in zip(results, arrays, strict=True):
+    arrays = []
+    for column in results:
+        values = [row[column.name] for row in rows]
+        if pa.types.is_integer(column.type):
+            # Arrow would cut off what is behind the point, without a word.
+            for kind in {*map(type, values)} - {type(None)}:
+                if not hasattr(kind, "__index__"):
+                    raise TypeError(f"{column.name} is {kind.__name__}, not {column.type}")
+        array = pa.array(values, column.type)
         if array.null_count and not column.nullable:
             raise ValueError(f"{column.name} is None, and the column isn't nullable")
+        arrays.append(array)
     return pa.table(arrays, schema=results)
 
 

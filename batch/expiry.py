@@ -6,6 +6,7 @@ from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.published import EXPIRED
+from ledgerbeam.io.records import FileRecord, ShardCommit
 
 
 def expire_results(uri: str, now: datetime.datetime) -> int:
@@ -27,8 +28,14 @@ def expire_results(uri: str, now: datetime.datetime) -> int:
     manifest = find_manifest(uri)
     if manifest is not None:
         names |= {file.name for file in manifest.reports}
-        names |= {commit.part.name for commit in manifest.shards}
-    names |= {c.part.name for c in commits(uri, [r.number for r in attempts(uri)]).values()}
+        names |= {file.name for commit in manifest.shards for file in _results_of(commit)}
+    found = commits(uri, [record.number for record in attempts(uri)])
+    names |= {file.name for commit in found.values() for file in _results_of(commit)}
     for name in sorted(names):
         storage.delete(storage.join(uri, name))
     return len(names)
+
+
+def _results_of(commit: ShardCommit) -> list[FileRecord]:
+    """A shard's files of results."""
+    return [commit.part, *commit.tables.values()]

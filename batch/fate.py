@@ -122,7 +122,7 @@ def _clean_up(run: RunRecord, attempt: Attempt) -> str:
 
     try:
         kind = load_workload(run.process).PROCESS
-        is_done = clean_up(kind(kind.parameters_type.model_validate(run.parameters)), attempt)
+        is_done = clean_up(kind(kind.parameters_type.model_validate(run.all_parameters)), attempt)
     except Exception as error:
         _log.exception("cleanup failed")
         return f"cleanup failed: {type(error).__name__}, see the log: clean up by hand"

@@ -215,7 +215,11 @@ class ExecuteShard:
                     shard=shard,
                     attempt=plan.attempt.record.number,
                     code_version=__version__,
-                    part=plan.attempt.write_part(shard, done.results),
+                    part=plan.attempt.write_part(shard, done.results.table),
+                    tables={
+                        name: plan.attempt.write_part(shard, table, name)
+                        for name, table in done.results.tables.items()
+                    },
                     rejects=rejects,
                     outcomes=outcomes,
                     key=list(plan.process.key),

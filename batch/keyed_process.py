@@ -1,14 +1,19 @@
 """Definitions over rows of files that are grouped by a key."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
 from ledgerbeam.batch.process import BatchProcess, P, Parameters, Record, RetryMode, is_overridden
+from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Contract
+from ledgerbeam.io.inputs import TableName
+from ledgerbeam.io.records import Totals
+from ledgerbeam.io.secrets import check_url
 from ledgerbeam.rules.components import Component, Components
 
 
@@ -60,6 +65,24 @@ class RowInput:
     ids: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """Files of a table that every component may need, and that is small enough for each worker.
+
+    It is read whole by the launcher before anything runs, is pinned like the inputs, and travels
+    with the definition. A row that breaks the contract ends the run.
+
+    Attributes:
+        name: of the parameter that names the files.
+        contract: what the columns must be.
+        key: the column that tells its rows apart.
+    """
+
+    name: str
+    contract: Contract
+    key: str
+
+
 class KeyedProcess(BatchProcess[P]):
     """A workload over rows that are grouped by a key.
 
@@ -71,10 +94,18 @@ class KeyedProcess(BatchProcess[P]):
     Attributes:
         key: columns that identify a component; strings or integers.
         distinct: name of a count, and the column of the first input whose distinct values it is.
+        tables: names of further tables that `execute_components` gives beside its results.
+        rows_a_shard: rows of input that one shard is for; fewer where a row gives many results.
+        lookups: small tables that components need besides their rows.
+        lookup_tables: the lookups by name, where components execute.
     """
 
     key: ClassVar[tuple[str, ...]]
+    tables: ClassVar[tuple[str, ...]] = ()
     distinct: ClassVar[tuple[str, str] | None] = None
+    rows_a_shard: ClassVar[int] = 320_000
+    lookups: ClassVar[tuple[Lookup, ...]] = ()
+    lookup_tables: Mapping[str, pa.Table] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check that there is one way to execute."""
@@ -92,6 +123,11 @@ class KeyedProcess(BatchProcess[P]):
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
             )
+        if each and cls.tables:
+            raise TypeError(
+                f"{cls.__name__}: execute gives rows of one table, and tables names "
+                f"{', '.join(cls.tables)}: write execute_components"
+            )
         if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
             raise TypeError(
                 f"{cls.__name__}: execute_components can't be AT_MOST_ONCE: where it fails it is "
@@ -107,6 +143,7 @@ class KeyedProcess(BatchProcess[P]):
 
         Raises:
             TypeError: an input lacks a column that it is to have, or a parameter of its name.
+            UserError: the URL of a table holds a literal password.
         """
         super().__init__(parameters)
         inputs = self.inputs
@@ -120,6 +157,9 @@ class KeyedProcess(BatchProcess[P]):
                 f"{where}: {type(self.parameters).__name__} has no field of that name: add it, to "
                 "name the files"
             )
+        table = TableName.parse(str(getattr(self.parameters, rows.name)))
+        if table is not None:
+            check_url(table.url)
         columns = {column.name: column for column in rows.contract.columns if column.required}
         currency = (rows.currency,) if rows.currency else ()
         for name in (*self.key, rows.order, *rows.ids, *currency):
@@ -157,6 +197,31 @@ class KeyedProcess(BatchProcess[P]):
         """Rows of the first input, in plural."""
         return self.inputs[0].name.replace("_", " ")
 
+    def refusals(self, name: str, rows: pa.Table) -> Mapping[int, str]:
+        """Rows that no contract can tell are wrong.
+
+        Args:
+            name: of the input.
+            rows: of one shard, all that the contract lets pass.
+
+        Returns:
+            Why rows are refused, by their number in the table. Each must be judged by itself, as
+            which others are in the shard is nobody's decision.
+        """
+        return {}
+
+    def executed_totals(self, executed: Components, results: Components) -> Totals:
+        """Totals that it takes both sides for: what was executed, and what it gave.
+
+        They are there for `controls`. `result_totals` are better where the results are enough:
+        whoever verifies published results computes those again.
+
+        Args:
+            executed: the components that succeeded.
+            results: of these, in the same order.
+        """
+        return {}
+
     def execute(self, component: Component) -> Iterable[Record]:
         """Execute one component.
 
@@ -165,13 +230,30 @@ class KeyedProcess(BatchProcess[P]):
         """
         raise NotImplementedError
 
-    def execute_components(self, components: Components) -> pa.Table:
+    def execute_components(self, components: Components) -> pa.Table | Results:
         """Execute many components in one call; for those who want all the speed.
 
         A call that fails is repeated with fewer components until those that fail are found.
 
         Returns:
             The results, with the columns of the key, rows of a component together and components
-            in their order.
+            in their order; where `tables` names further ones, together with these.
         """
         raise NotImplementedError
+
+    def results_of_failed(
+        self, components: Components, errors: Sequence[str]
+    ) -> pa.Table | Results | None:
+        """Results that stand for components that failed, such as what they were before.
+
+        They are published with the rest where the run is, and are replaced when the components
+        succeed in a later attempt.
+
+        Args:
+            components: that failed.
+            errors: of each, one line.
+
+        Returns:
+            Results like those of `execute_components`; None for nothing.
+        """
+        return None

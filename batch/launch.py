@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import importlib
 import json
 import signal
 import sys
@@ -43,10 +44,21 @@ _WITHOUT_EFFECT = {"output", "run_number", "reason"}
 
 
 def run_module(
-    process_type: type[BatchProcess[Any]], description: str, arguments: Sequence[str] | None
+    process_type: type[BatchProcess[Any]],
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """The `main` of a pipeline module: 0, or another exit status after one line on stderr."""
+    """The `main` of a pipeline module: 0, or another exit status after one line on stderr.
+
+    Args:
+        process_type: the definition.
+        description: for `--help`; by default the docstring of the definition's module.
+        arguments: the command line; by default this process's.
+    """
     started = time.monotonic()
+    process_type = _importable(process_type)
+    if description is None:
+        description = sys.modules[process_type.__module__].__doc__ or ""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -76,7 +88,7 @@ def run_module(
     if parsed.json:
         print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
     else:
-        print_summary(manifest, process.rows_are, instance_uri(process), seconds)
+        print_summary(manifest, process, instance_uri(process), seconds)
     return 0
 
 
@@ -255,6 +267,19 @@ def _published_before(uri: str, published: Manifest, draft: AttemptRecord) -> Ma
         f"{uri}: published already, from other input or with other parameters: read "
         f"that, or run again with --run-number={number} --reason=WHY"
     )
+
+
+def _importable(process_type: type[BatchProcess[Any]]) -> type[BatchProcess[Any]]:
+    """The class as it is imported: workers find nothing in the `__main__` of `python -m`."""
+    if process_type.__module__ != "__main__":
+        return process_type
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        file = getattr(sys.modules["__main__"], "__file__", None) or "this"
+        raise SystemExit(f"{file}: workers can't import it from there: run it by `python -m NAME`")
+    module = importlib.import_module(spec.name.removesuffix(".__main__"))
+    found: type[BatchProcess[Any]] = getattr(module, process_type.__qualname__)
+    return found
 
 
 def _now() -> datetime.datetime:

@@ -25,9 +25,10 @@ from ledgerbeam.batch.alarm import Alarm
 from ledgerbeam.batch.attempt_process import Order
 from ledgerbeam.batch.database import RegistryUnavailableError
 from ledgerbeam.batch.events import Event
+from ledgerbeam.batch.failures import failure_event
 from ledgerbeam.batch.fate import Fate
 from ledgerbeam.batch.jobs import LocalJob, ProcessId
-from ledgerbeam.batch.records import AttemptKind, RunAttempt, RunRecord
+from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.registry import Registry
 from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
 from ledgerbeam.batch.started_job import StartedJob
@@ -195,7 +196,7 @@ class Launcher:
             return
         order = Order(
             process=run.process,
-            parameters=run.parameters,
+            parameters=run.all_parameters,
             beam_flags=run.beam_flags,
             run=run.id,
             launch=attempt.number,
@@ -324,6 +325,8 @@ class Launcher:
     def _record(self, run: RunRecord, attempt: RunAttempt, end: Fate) -> None:
         expire_after = run.options.get("results_expire_after_seconds")
         now = self._now()
+        if end.outcome is AttemptOutcome.SUCCESS:
+            self._tell_of_failures(run, attempt, now)
         expire_at = None
         if end.to is not None and expire_after is not None:
             expire_at = now + datetime.timedelta(seconds=expire_after)
@@ -364,6 +367,16 @@ class Launcher:
     def _get(self) -> RunRecord:
         run: RunRecord = _patiently(self._registry.get, self._run_id)
         return run
+
+    def _tell_of_failures(
+        self, run: RunRecord, attempt: RunAttempt, now: datetime.datetime
+    ) -> None:
+        event = failure_event(run, attempt.number, self._who, now)
+        # A launcher that died behind this may have been here before.
+        if event is not None and event.type not in {
+            each.type for each in _patiently(self._registry.events, run.id)
+        }:
+            _patiently(self._registry.append, event)
 
     def _lease(self) -> datetime.datetime:
         return self._now() + datetime.timedelta(seconds=self._settings.lease_seconds)

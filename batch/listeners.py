@@ -7,7 +7,7 @@
     kind = "webhook"
     url = "https://alerts.example.com/batch"   # or a reference, where the URL itself is secret
     secret = "env:ALERTS_SECRET"               # or file:PATH; see batch/webhook.py for receivers
-    types = ["status", "sla_breach"]           # all types where it is left out; so are the next two
+    types = ["status"]                         # all types where it is left out; so are the next two
     to_status = ["FAILURE"]                    # only moves to these
     processes = ["delivery-marking"]
 
@@ -56,7 +56,8 @@ class _Listener(BaseModel):
     Attributes:
         name: tells listeners apart, in results and in what is settled.
         processes: only events of these; empty for all.
-        types: only events of these types; empty for all.
+        types: only events of these types; empty for all. `status` is every move of a run, those
+            by which an attempt begins or ends included.
         to_status: only moves of a run to these; empty for all events, moves or not.
         attempts: tries in one call of `deliver`, with exponential back-off and jitter.
         backoff_seconds: before the second try, doubled before each further one, up to a minute;
@@ -78,7 +79,11 @@ class _Listener(BaseModel):
         """Whether the event passes the filter."""
         return (
             (not self.processes or event.process in self.processes)
-            and (not self.types or event.type in self.types)
+            and (
+                not self.types
+                or event.type in self.types
+                or ("status" in self.types and event.to_status is not None)
+            )
             and (not self.to_status or event.to_status in self.to_status)
         )
 

@@ -49,8 +49,9 @@ def component_name(key: Iterable[object]) -> str:
 def error_line(error: BaseException) -> str:
     """An error as one line that says where in the code it was raised."""
     text = redact(" ".join(str(error).split()))
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        place = f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
     return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] + place
 
 

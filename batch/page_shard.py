@@ -1,6 +1,7 @@
 """Executing the pages of a shard: results, outcomes and totals, merged with those from before."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.page_source import CursorFetcher, SqlFetcher
+from ledgerbeam.batch.process import Record
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
@@ -94,7 +96,8 @@ class PageShard:
             shard,
             attempt,
             governor,
-            most_failures=max(MOST_FAILURES, limit if isinstance(limit, int) else 0),
+            # What a share allows is known at the end of the pages only.
+            most_failures=max(MOST_FAILURES, limit) if isinstance(limit, int) else sys.maxsize,
             tries={name: outcome.tries for name, outcome in self._known.items()},
             slow=True,
         )
@@ -120,9 +123,10 @@ class PageShard:
             items = [page.item(n, names[n]) for n in todo]
             each = self._executor.execute_each(items, process.execute_item, name_of, results)
         else:
-            each = self._executor.execute_each(
-                [page] * len(todo), process.execute, name_of, results
-            )
+            # A page of a table is empty only if its rows were deleted since it was cut.
+            is_gone = self._fetcher.schema is not None and not len(page)
+            execute = _nothing if is_gone else process.execute
+            each = self._executor.execute_each([page] * len(todo), execute, name_of, results)
         table, counts = records_table(each, results, self._executor, name_of)
         succeeded = []
         for unit, (records, count) in enumerate(zip(each.records, counts, strict=True)):
@@ -273,3 +277,7 @@ class PageShard:
                 order.append(place)
         rows = np.argsort(np.array(order, np.int64), kind="stable")
         return pa.concat_tables([before, now]).take(pa.array(rows))
+
+
+def _nothing(page: Page) -> Iterable[Record]:
+    return ()

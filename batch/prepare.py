@@ -1,27 +1,37 @@
 """What an attempt is made from: a process's input, looked at, and how its pipeline is built."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
 
 from ledgerbeam.batch.keyed import KeyedBatch
-from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
+from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, Lookup, RowInput
 from ledgerbeam.batch.page_process import PageProcess, SqlPages
 from ledgerbeam.batch.paged import PagedBatch, PagePlan
 from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.io.attempts import Attempt
-from ledgerbeam.io.inputs import ColumnNames, Input, Split, plan_input, shard_count
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.inputs import (
+    ColumnNames,
+    Input,
+    Split,
+    SqlSplit,
+    TableName,
+    plan_input,
+    shard_count,
+)
+from ledgerbeam.io.readers import POSITION, read_split
 from ledgerbeam.io.records import ShardCommit
 from ledgerbeam.io.secrets import resolve_url
 from ledgerbeam.io.sql import exported_snapshot
 from ledgerbeam.io.sql_ranges import ByCount, plan_ranges
 from ledgerbeam.io.storage import FileInfo
-
-ROWS_A_SHARD = 320_000
 
 
 class Start(NamedTuple):
@@ -93,11 +103,18 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         first = sum(map(len, splits))
         splits.append(tuple(replace(s, index=first + s.index) for s in input_.splits))
     estimated = sum(input_.estimated_rows for input_ in planned)
+    looked_up = [_look_up(process, lookup) for lookup in process.lookups]
+    process.lookup_tables = {
+        lookup.name: table for lookup, (_, table) in zip(process.lookups, looked_up, strict=True)
+    }
+    lookup_files = [file for input_, _ in looked_up for file in input_.files]
+    # Of the input it is the files that decide, not how they were named.
+    decisive = [[astuple(file) for file in input_.files] for input_ in planned]
 
     def build(start: Start) -> beam.PTransform:
         plan = Plan(
             process,
-            tuple(splits),
+            _in_snapshots(splits, start.stack),
             start.attempt,
             start.committed,
             start.spill_directory,
@@ -108,13 +125,36 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     parameters = process.parameters
     asked = parameters.shards if isinstance(parameters, FileParameters) else None
     return Prepared(
-        files=[file for input_ in planned for file in input_.files],
-        # Of the input it is the files that decide, not how they were named.
-        decisive=[[astuple(file) for file in input_.files] for input_ in planned],
-        without_effect=frozenset({rows.name for rows in process.inputs} | {"max_rejects"}),
-        cut=lambda: Cut(asked or shard_count(estimated, ROWS_A_SHARD), {}),
+        files=[*(file for input_ in planned for file in input_.files), *lookup_files],
+        decisive=[*decisive, *([[astuple(file) for file in lookup_files]] if lookup_files else [])],
+        without_effect=frozenset(
+            {rows.name for rows in process.inputs}
+            | {lookup.name for lookup in process.lookups}
+            | {"max_rejects"}
+        ),
+        cut=lambda: Cut(asked or shard_count(estimated, process.rows_a_shard), {}),
         build=build,
     )
+
+
+def _look_up(process: KeyedProcess[Any], lookup: Lookup) -> tuple[Input, pa.Table]:
+    input_ = plan_input(str(getattr(process.parameters, lookup.name)), lookup.contract)
+    tables = []
+    for split in input_.splits:
+        for rows in read_split(split):
+            if rows.refusals:
+                first = rows.refusals[0]
+                raise UserError(f"{split.file.uri}: {first.reason}, in {first.raw}: correct it")
+            tables.append(rows.table.drop_columns(POSITION))
+    table = pa.concat_tables(tables, promote_options="default")
+    keys = table.column(lookup.key).to_pylist()
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{input_.files[0].uri}: {lookup.key} {twice[0]} comes {keys.count(twice[0])} times: "
+            f"each must be there once in --{lookup.name}"
+        )
+    return input_, table
 
 
 def _prepare_pages(process: PageProcess[Any]) -> Prepared:
@@ -153,9 +193,42 @@ def _prepare_pages(process: PageProcess[Any]) -> Prepared:
 def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
     options: Mapping[str, Any] = process.parameters.model_dump()
     prefix = f"{rows.name}_" if number else ""
-    return plan_input(
-        str(options[rows.name]),
-        rows.contract,
-        columns=ColumnNames.parse(options.get(f"{prefix}columns", "")),
-        format=options.get(f"{prefix}format"),
-    )
+    columns = ColumnNames.parse(options.get(f"{prefix}columns", ""))
+    name = str(options[rows.name])
+    table = TableName.parse(name)
+    if table is not None:
+        # Databases' clients are imported only where one is read.
+        from ledgerbeam.io.sql_input import plan_table
+
+        ids = rows.ids or (*process.key, rows.order)
+        return plan_table(table, rows.contract, ids, columns)
+    return plan_input(name, rows.contract, columns=columns, format=options.get(f"{prefix}format"))
+
+
+def _in_snapshots(
+    splits: list[tuple[Split, ...]], stack: ExitStack
+) -> tuple[tuple[Split, ...], ...]:
+    """The splits of all inputs, those of tables in a snapshot each of their database.
+
+    Raises:
+        UserError: a table isn't any more what it was when it was looked at.
+    """
+    if not any(isinstance(split, SqlSplit) for of_input in splits for split in of_input):
+        return tuple(splits)
+    from ledgerbeam.io.sql_input import check_version
+
+    firsts = [of_input[0] for of_input in splits]
+    snapshots: dict[str, str | None] = {}
+
+    def in_snapshot(split: Split) -> Split:
+        if not isinstance(split, SqlSplit):
+            return split
+        if split.url not in snapshots:
+            opened = exported_snapshot(resolve_url(split.url))
+            snapshots[split.url] = stack.enter_context(opened)
+        pinned = replace(split, snapshot=snapshots[split.url])
+        if split in firsts:
+            check_version(pinned)
+        return pinned
+
+    return tuple(tuple(map(in_snapshot, of_input)) for of_input in splits)

@@ -148,6 +148,8 @@ class BatchProcess(ABC, Generic[P]):
         retry: how often a component is tried.
         failure_limit: how many components may fail (a count, or a share such as `"0.5%"`) before
             nothing is published.
+        failure_event: type of the event that lists components that failed in a run that has
+            published all the same.
         parallelism: calls in flight over the whole run; None for two, in the workers' own threads.
         results_expire_after: how long results are kept; None for ever.
         sla: when a run must have started and finished.
@@ -163,7 +165,8 @@ class BatchProcess(ABC, Generic[P]):
     identity: ClassVar[tuple[str, ...]] = ()
     results: ClassVar[pa.Schema | None] = None
     retry: ClassVar[Retry] = Retry()
-    failure_limit: ClassVar[int | str] = 0
+    failure_limit: int | str = 0
+    failure_event: ClassVar[str] = "components_failed"
     parallelism: ClassVar[int | None] = None
     results_expire_after: ClassVar[datetime.timedelta | None] = None
     sla: ClassVar[Sla | None] = None
@@ -195,6 +198,11 @@ class BatchProcess(ABC, Generic[P]):
     def rows_are(self) -> str:
         """What is worked on, in plural, for people."""
         return "rows"
+
+    @property
+    def results_are(self) -> str:
+        """What comes out, in plural, for people."""
+        return f"{self.rows_are} out"
 
     @property
     def business_date(self) -> datetime.date:
@@ -238,9 +246,10 @@ class BatchProcess(ABC, Generic[P]):
         return None
 
     def result_totals(self, results: Components) -> Totals:
-        """Totals of executed components' results; they add up over tables.
+        """Totals of executed components' results; they add up over calls.
 
-        A total of the same name as one of the rows that came in must balance with it.
+        Rows of further tables are in `results.related`, by the table's name. A total of the same
+        name as one of the rows that came in must balance with it.
         """
         return {}
 

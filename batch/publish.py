@@ -150,6 +150,9 @@ def publish(
         rejects=rejects,
         reports=sorted(reports, key=lambda file: file.name),
         columns=attempt.columns_of(shards[0].part) if shards else {},
+        tables={n: attempt.columns_of(part) for n, part in shards[0].tables.items()}
+        if shards
+        else {},
         read=read,
         totals=sheet.totals,
         counts=sheet.counts,

@@ -43,7 +43,7 @@ class RunDraft(_Recorded):
         identity: the parameters that identify the instance.
         business_date: the day that the instance is for.
         run_number: from 1; each is one more than that of the instance's run before.
-        parameters: all of them, as JSON can hold them.
+        parameters: all others than run number and reason, as JSON can hold them.
         output: URI of the root that results are put under.
         uri: of the run's own folder below it.
         beam_flags: flags that go to Beam.
@@ -120,6 +120,11 @@ class RunRecord(RunDraft):
     error: str | None
     results_expired_at: AwareDatetime | None
     attempts: tuple[RunAttempt, ...]
+
+    @property
+    def all_parameters(self) -> dict[str, Any]:
+        """What the definition's model is made from."""
+        return self.parameters | {"run_number": self.run_number, "reason": self.reason}
 
     @property
     def name(self) -> str:

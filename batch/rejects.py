@@ -81,7 +81,14 @@ def _rejects_of(
     positions = refused.rows.column(POSITION).to_pylist()
     located = [places.locate(*unpack_position(position)) for position in positions]
     table = refused.rows.drop_columns(POSITION)
-    names = key if refused.is_orphan else (*key, inputs[refused.number].order)
+    if refused.reasons:
+        raw = raw_rows(table, list(range(table.num_rows)))
+        return [
+            (*place, line, reason)
+            for place, line, reason in zip(located, raw, refused.reasons, strict=True)
+        ]
+    order = inputs[refused.number].order
+    names = key if refused.is_orphan or order in key else (*key, order)
     identities = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
     same: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for identity, (file, row) in zip(identities, located, strict=True):
@@ -108,9 +115,10 @@ def rejects_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
 
 
 def _reason(names: tuple[str, ...], identity: tuple[object, ...], places: list[str]) -> str:
-    *key, order = [f"{name} {value}" for name, value in zip(names, identity, strict=True)]
+    *key, last = [f"{name} {value}" for name, value in zip(names, identity, strict=True)]
+    of_key = f" for {', '.join(key)}" if key else ""
     shown = ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
-    return f"{order} comes {len(places)} times for {', '.join(key)}: {shown}"
+    return f"{last} comes {len(places)} times{of_key}: {shown}"
 
 
 def _orphan(names: tuple[str, ...], identity: tuple[object, ...], first: str) -> str:

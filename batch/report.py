@@ -5,11 +5,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import Attempt
@@ -63,11 +65,14 @@ def _watch(
         bars.update(committed, completed=len(storage.find(markers)) + earlier)
 
 
-def print_summary(manifest: Manifest, rows_are: str, published: str, seconds: float) -> None:
+def print_summary(
+    manifest: Manifest, process: BatchProcess[Any], published: str, seconds: float
+) -> None:
     """Print what a run gave, as a table."""
+    rows_are = process.rows_are
     counts = dict(manifest.counts)
     rows = counts.pop("rows_in")
-    shown = {rows_are: rows, f"{rows_are} out": counts.pop("rows_out")} | counts | manifest.totals
+    shown = {rows_are: rows, process.results_are: counts.pop("rows_out")} | counts | manifest.totals
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")

@@ -161,4 +161,4 @@ def _time(at: datetime.datetime | None) -> str:
 def console() -> Console:
     """Standard output; as wide as its content where it is no terminal, so that no line is cut."""
     output = Console(highlight=False)
-    return output if output.is_terminal else Console(highlight=False, width=400)
+    return output if output.is_terminal else Console(highlight=False, width=10_000)

@@ -418,7 +418,8 @@ def _draft(
         identity={name: str(getattr(model, name)) for name in kind.identity},
         business_date=process.business_date,
         run_number=model.run_number,
-        parameters=model.model_dump(mode="json"),
+        # Another reason makes no other run.
+        parameters=model.model_dump(mode="json", exclude={"run_number", "reason"}),
         output=model.output,
         uri=instance_uri(process),
         beam_flags=list(beam_flags),
@@ -431,6 +432,7 @@ def _draft(
             "runner": runner_of(beam_flags) or "local",
             "attempt_deadline_seconds": kind.attempt_deadline.total_seconds(),
             "lost_attempts": kind.lost_attempts,
+            "failure_event": kind.failure_event,
             "has_cleanup": is_overridden(kind, BatchProcess, "cleanup"),
             "results_expire_after_seconds": (
                 None if expire_after is None else expire_after.total_seconds()

@@ -1,6 +1,6 @@
 """Executing a shard of a keyed process: its results, its outcomes, its totals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,29 +10,30 @@ import pyarrow as pa
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.outcomes import Outcome, component_name, error_line, outcomes_of
+from ledgerbeam.batch.outcomes import Outcome, error_line, outcomes_of
 from ledgerbeam.batch.plan import prefix_of, row_totals
-from ledgerbeam.batch.process import FailureLimit
+from ledgerbeam.batch.process import FailureLimit, is_overridden
+from ledgerbeam.batch.results import ComponentNames, Results, joined, replaced
 from ledgerbeam.batch.status import ComponentStatus
-from ledgerbeam.io.arrow_stream import join
 from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
 from ledgerbeam.io.records import ShardCommit, Totals
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.components import component_starts, sort_components, tidy
+from ledgerbeam.transforms.components import component_starts, tidy
 
 
 class ShardResult(NamedTuple):
     """What executing a shard gave.
 
     Attributes:
-        results: of the components that succeeded, in the order of their keys.
+        results: of the components that succeeded, and what stands for those that failed, in the
+            order of their keys.
         outcomes: of those that did not just succeed.
         totals: by name.
     """
 
-    results: pa.Table
+    results: Results
     outcomes: list[Outcome]
     totals: Totals
 
@@ -59,7 +60,7 @@ def execute_shard(
     Raises:
         UserError: too many components fail.
     """
-    names = _Names(components, process.key)
+    names = ComponentNames(components, process.key)
     known: dict[str, Outcome] = {}
     failed: set[str] = set()
     todo = np.ones(len(components.starts), bool)
@@ -85,18 +86,32 @@ def execute_shard(
         return names[int(numbers[number])]
 
     results, outcomes = _execute(process, executor, chosen, name_of)
+    put_in = [results] if earlier is not None else []
+    lost = {o.component: o.error for o in outcomes if o.status is ComponentStatus.FAILURE}
+    if lost:
+        is_lost = np.array([name in lost for name in names.all()], bool)
+        errors = [lost[name] for name in names.all() if name in lost]
+        stand_in = process.results_of_failed(components.select(is_lost), errors)
+        if stand_in is not None:
+            put_in = [*put_in, _checked(process, stand_in)]
     if earlier is not None:
-        part = read_part(attempt.instance_uri, earlier.part)
-        table = join([part.cast(results.schema), results])
-        results = sort_components(table, process.key, None).components.table
+        results = replaced(_read(attempt, earlier), failed, put_in, process.key)
+    elif put_in:
+        results = replaced(results, (), put_in, process.key)
     for outcome in outcomes:
         known[outcome.component] = outcome
     for name in failed.difference(outcome.component for outcome in outcomes):
         before = known[name]
         known[name] = before._replace(status=ComponentStatus.SUCCESS, tries=before.tries + 1)
-    return ShardResult(
-        results, list(known.values()), _totals(process, components, names, results, known)
-    )
+    totals = _totals(process, components, names, results, known)
+    return ShardResult(results, list(known.values()), totals)
+
+
+def _read(attempt: Attempt, commit: ShardCommit) -> Results:
+    """What an earlier attempt has committed."""
+    uri = attempt.instance_uri
+    tables = {name: read_part(uri, file) for name, file in commit.tables.items()}
+    return Results(read_part(uri, commit.part), tables)
 
 
 def _execute(
@@ -104,7 +119,7 @@ def _execute(
     executor: Executor,
     components: Components,
     name_of: Callable[[int], str],
-) -> tuple[pa.Table, list[Outcome]]:
+) -> tuple[Results, list[Outcome]]:
     if not process.executes_each():
         if not len(components.starts):
             return _no_results(process, components), []
@@ -112,12 +127,14 @@ def _execute(
             components, lambda part: _checked(process, process.execute_components(part)), name_of
         )
         outcomes = [executed.outcomes[number] for number in sorted(executed.outcomes)]
-        if not executed.tables:
+        if not executed.results:
             return _no_results(process, components), outcomes
-        is_whole = len(executed.tables) == 1 and not outcomes
-        if is_whole and _is_tidy(executed.tables[0], components.table):
-            return executed.tables[0], []
-        return tidy(join(executed.tables)), outcomes
+        is_whole = len(executed.results) == 1 and not outcomes
+        if is_whole:
+            return executed.results[0].each(
+                lambda table: table if _is_tidy(table, components.table) else tidy(table)
+            ), []
+        return joined(executed.results).each(tidy), outcomes
     results = process.results
     assert results is not None
     units = list(components.each(process.key))
@@ -131,10 +148,12 @@ def _execute(
     rows = pa.array(np.repeat(components.starts, np.array(counts, np.int64)))
     keys = {name: components.table.column(name).take(rows) for name in process.key}
     columns = keys | {name: table.column(name) for name in results.names}
-    return tidy(pa.table(columns)), [each.outcomes[number] for number in sorted(each.outcomes)]
+    return Results(tidy(pa.table(columns))), [
+        each.outcomes[number] for number in sorted(each.outcomes)
+    ]
 
 
-def _no_results(process: KeyedProcess[Any], components: Components) -> pa.Table:
+def _no_results(process: KeyedProcess[Any], components: Components) -> Results:
     """The results of no components: the function alone knows their columns."""
     try:
         none = process.execute_components(components.slice(0, 0))
@@ -144,43 +163,32 @@ def _no_results(process: KeyedProcess[Any], components: Components) -> pa.Table:
             f"which it is to learn the columns of a shard without results: {error_line(error)}: "
             "let it give a table without rows there"
         ) from error
-    return tidy(_checked(process, none))
+    return _checked(process, none).each(tidy)
 
 
-def _checked(process: KeyedProcess[Any], table: pa.Table) -> pa.Table:
-    missing = [name for name in process.key if name not in table.column_names]
-    if missing:
+def _checked(process: KeyedProcess[Any], given: pa.Table | Results) -> Results:
+    results = Results(given) if isinstance(given, pa.Table) else given
+    who = type(process).__name__
+    if sorted(results.tables) != sorted(process.tables):
         raise UserError(
-            f"{type(process).__name__}.execute_components gave no column {missing[0]}: the key "
-            f"({', '.join(process.key)}) must be among its results"
+            f"{who}.execute_components gave the tables {', '.join(results.tables) or 'none'} "
+            f"beside its results, and {who}.tables names {', '.join(process.tables) or 'none'}"
         )
-    return table
-
-
-class _Names:
-    """The components' names, made when they are asked for: most runs never do."""
-
-    def __init__(self, components: Components, key: Sequence[str]) -> None:
-        self._keys = components.table.select(list(key))
-        self._starts = components.starts
-        self._all: list[str] | None = None
-
-    def all(self) -> list[str]:
-        if self._all is None:
-            keys = self._keys.take(pa.array(self._starts))
-            columns = [column.to_pylist() for column in keys.columns]
-            self._all = [component_name(key) for key in zip(*columns, strict=True)]
-        return self._all
-
-    def __getitem__(self, number: int) -> str:
-        return self.all()[number]
+    for table in (results.table, *results.tables.values()):
+        missing = [name for name in process.key if name not in table.column_names]
+        if missing:
+            raise UserError(
+                f"{who}.execute_components gave no column {missing[0]}: the key "
+                f"({', '.join(process.key)}) must be among its results"
+            )
+    return results
 
 
 def _totals(
     process: KeyedProcess[Any],
     components: Components,
-    names: _Names,
-    results: pa.Table,
+    names: ComponentNames,
+    results: Results,
     outcomes: dict[str, Outcome],
 ) -> Totals:
     """Totals of the shard; adds an outcome for each success that gave no row."""
@@ -189,9 +197,9 @@ def _totals(
         for name, outcome in outcomes.items()
         if outcome.status is not ComponentStatus.SUCCESS
     }
-    starts = _starts_of_results(process, components, results)
-    if len(starts) + len(lost) < len(components.starts):
-        with_rows = set(_Names(Components(results, starts), process.key).all())
+    starts = _starts_of_results(process, components, results.table)
+    if len(starts) < len(components.starts):
+        with_rows = set(ComponentNames(Components(results.table, starts), process.key).all())
         for name in names.all():
             if name not in with_rows and name not in outcomes:
                 outcomes[name] = Outcome(name, ComponentStatus.SUCCESS)
@@ -199,9 +207,9 @@ def _totals(
         "components": len(components.starts),
         "failed": sum(status is ComponentStatus.FAILURE for status in lost.values()),
         "unknown": sum(status is ComponentStatus.UNKNOWN for status in lost.values()),
-        "result_rows": results.num_rows,
+        "result_rows": results.table.num_rows,
         "result_components": len(starts),
-        **process.result_totals(Components(results, starts)),
+        **process.result_totals(results.components(process.key, starts)),
     }
     is_lost = np.zeros(len(components.starts), bool)
     if lost:
@@ -216,6 +224,9 @@ def _totals(
         if lost:
             failed = row_totals(process, number, rows.select(is_lost).table)
             totals |= {f"failed_{name}": value for name, value in failed.items()}
+    if is_overridden(type(process), KeyedProcess, "executed_totals"):
+        executed_components = components.select(~is_lost)
+        totals |= process.executed_totals(executed_components, Components(results, starts))
     return totals
 
 

@@ -4,20 +4,22 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+
 from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.outcomes import outcomes_of
 from ledgerbeam.batch.page_process import PageProcess
 from ledgerbeam.batch.plan import prefix_of
 from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.batch.publish import BalanceSheet, balance, balance_pages, pages_read
+from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.io.contract import encode_few_values
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_file, read_part
 from ledgerbeam.io.records import Control, Manifest, ShardCommit, Totals
-from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.components import component_starts, sort_components
+from ledgerbeam.transforms.components import sort_components
 
 
 def verify(
@@ -81,7 +83,10 @@ def _verify_shard(
     uri: str, commit: ShardCommit, manifest: Manifest, process: BatchProcess[Any]
 ) -> None:
     table = read_part(uri, commit.part)
-    if {field.name: str(field.type) for field in table.schema} != manifest.columns:
+    tables = {name: read_part(uri, part) for name, part in commit.tables.items()}
+    if _columns(table) != manifest.columns or manifest.tables != {
+        name: _columns(further) for name, further in tables.items()
+    }:
         raise _changed(uri, f"shard {commit.shard} has other columns")
     outcomes = []
     if commit.outcomes is not None:
@@ -91,7 +96,7 @@ def _verify_shard(
     if isinstance(process, KeyedProcess):
         table = encode_few_values(table, process.inputs[0].contract)
         refused_rows = _refused_rows(process)
-    results = Components(table, component_starts(table, commit.key))
+    results = Results(table, tables).components(commit.key)
     found: Totals = {
         **process.result_totals(results),
         "result_rows": table.num_rows,
@@ -108,6 +113,10 @@ def _verify_shard(
     by_key = sort_components(table, commit.key, None).components
     if len(by_key.starts) != len(results.starts):
         raise _changed(uri, f"shard {commit.shard} has a component twice")
+
+
+def _columns(table: pa.Table) -> dict[str, str]:
+    return {field.name: str(field.type) for field in table.schema}
 
 
 def _refused_rows(process: KeyedProcess[Any]) -> set[str]:

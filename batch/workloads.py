@@ -14,7 +14,7 @@ def workload_names() -> list[str]:
 
 
 def load_workload(name: str) -> ModuleType:
-    """The module of a workload, which has `main` and `PROCESS`.
+    """The module of a workload, whose `PROCESS` is its definition.
 
     Raises:
         UserError: no workload has that name.

@@ -206,7 +206,7 @@ def _peak_megabytes(entry: Raw) -> float:
 
 
 def machine() -> str:
-    """Processor, cores, memory, system, load."""
+    """Processor, memory, system, and how busy it is now."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -222,6 +222,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that count."""
-    versions = {"Python": platform.python_version()}
-    return versions | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """Versions of Python and of the libraries that matter, by name."""
+    return {"Python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in LIBRARIES
+    }

@@ -3,6 +3,7 @@
     INSTANCE/
       attempt-1/attempt.json                  who started it, on which input, with how many shards
       attempt-1/part-00007-of-00064.parquet   a shard's result
+      attempt-1/NAME-00007-of-00064.parquet   a shard's part of a further table
       attempt-1/rejects-….parquet             refused rows, with file, row and reason
       attempt-1/outcomes-00007.parquet        components that did not just succeed
       attempt-1/committed-00007.json          the shard's marker
@@ -125,10 +126,13 @@ class Attempt:
         """The attempt's folder."""
         return storage.join(self.instance_uri, f"attempt-{self.record.number}")
 
-    def write_part(self, shard: int, table: pa.Table) -> FileRecord:
-        """Write a shard's result. It counts only once `commit` has named it."""
+    def write_part(self, shard: int, table: pa.Table, name: str = "part") -> FileRecord:
+        """Write a shard's result, or its part of a further table of that name.
+
+        It counts only once `commit` has named it.
+        """
         of_all = "" if self.record.shards is None else f"-of-{self.record.shards:05d}"
-        part = self._write_parquet(f"part-{shard:05d}{of_all}", table)
+        part = self._write_parquet(f"{name}-{shard:05d}{of_all}", table)
         failpoint("part: written")
         return part
 

@@ -6,6 +6,7 @@ attempt reads the same bytes or stops.
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledgerbeam.io import storage
+from ledgerbeam.io.attempts import find_manifest
 from ledgerbeam.io.contract import Contract, Field
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.published import instance_of, published_parts
 from ledgerbeam.io.storage import FileInfo
 
 ROWS_A_SPLIT = 500_000
@@ -67,6 +70,42 @@ class Split:
     header: tuple[str, ...]
     has_header: bool
     fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class SqlSplit(Split):
+    """A range of a table's keys that is read by one worker; `file` stands for the table.
+
+    Attributes:
+        url: of the database, with references to secrets in it.
+        table: its name.
+        key: columns by which it is read in order; unique and never null.
+        types: of the database's columns that are read, where what it declares isn't enough.
+        range: of keys, as `KeyRange.to_json` gives it.
+        snapshot: of the database, for all to read the same; None where it offers none.
+    """
+
+    url: str
+    table: str
+    key: tuple[str, ...]
+    types: tuple[tuple[str, pa.DataType], ...]
+    range: str
+    snapshot: str | None = None
+
+
+class TableName(NamedTuple):
+    """A table as an input: `URL#TABLE`."""
+
+    url: str
+    table: str
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName | None":
+        """The table that a parameter names; None where it names files."""
+        url, _, table = text.rpartition("#")
+        is_files = re.match(r"(gs|s3|file)://", url)
+        is_url = re.match(r"[a-z][a-z0-9+]*://|env:|file:", url)
+        return None if is_files or not is_url or not table else cls(url, table)
 
 
 class Input(NamedTuple):
@@ -143,7 +182,8 @@ def plan_input(
     """Look at the files that match and cut them into splits.
 
     Args:
-        pattern: URI of a file, or a glob; several are separated by commas.
+        pattern: URI of a file, or a glob; or of a published instance, for its results, with
+            `#NAME` behind it for a further table. Several are separated by commas.
         contract: what the columns must be.
         columns: names for files without a header, and renames.
         format: one of `FORMATS`, where file names don't tell.
@@ -197,11 +237,34 @@ def plan_input(
 def _find_files(pattern: str) -> list[FileInfo]:
     files: dict[str, FileInfo] = {}
     for part in pattern.split(","):
-        found = storage.find(storage.absolute(part))
+        found = _published_files(part) or storage.find(storage.absolute(part))
         if not found:
             raise UserError(f"{part}: no such file: check the path or the pattern")
         files |= {file.uri: file for file in found}
     return [files[uri] for uri in sorted(files)]
+
+
+def _published_files(uri: str) -> list[FileInfo]:
+    """The files of a published instance, or of a further table, `INSTANCE#TABLE`; none if it isn't.
+
+    Raises:
+        UserError: a file is gone, or there is no such table.
+    """
+    instance, _, table = uri.partition("#")
+    instance = instance_of(storage.absolute(instance))
+    manifest = find_manifest(instance)
+    if manifest is None:
+        return []
+    files = []
+    for part in published_parts(instance, manifest, table or None):
+        found = storage.stat_of(storage.join(instance, part.name))
+        if found is None or found.size != part.size:
+            raise UserError(
+                f"{storage.join(instance, part.name)}: gone, or not what was published: restore it "
+                "from a copy"
+            )
+        files.append(found)
+    return files
 
 
 def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:

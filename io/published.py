@@ -12,7 +12,7 @@ from pyarrow import fs
 from ledgerbeam.io import storage
 from ledgerbeam.io.attempts import MANIFEST, load_manifest
 from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.records import FileRecord
+from ledgerbeam.io.records import FileRecord, Manifest
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -23,16 +23,17 @@ EXPIRED = "expired.json"
 _ADVICE = "restore it from a copy, or run the instance again under a new run number"
 
 
-def read_published(uri: str) -> "ds.Dataset":
+def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
     """The rows that an instance has published.
 
     Files that the manifest doesn't name (of attempts that died, or were overtaken) are not seen.
 
     Args:
         uri: what a run gives as `published`.
+        table: name of a further table, such as `entries`; by default the results.
 
     Raises:
-        UserError: nothing is published there.
+        UserError: nothing is published there, or there is no such table.
     """
     import pyarrow.dataset as ds  # imports pandas, which is slow, where that is installed
 
@@ -44,8 +45,20 @@ def read_published(uri: str) -> "ds.Dataset":
             "under a new run number, and give a reason"
         )
     place = storage.local_path(instance).removeprefix("gs://").removeprefix("s3://")
-    names = [storage.join(place, commit.part.name) for commit in manifest.shards]
+    names = [storage.join(place, part.name) for part in published_parts(uri, manifest, table)]
     return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
+
+
+def published_parts(uri: str, manifest: Manifest, table: str | None = None) -> list[FileRecord]:
+    """The files of an instance's results, or of a further table, by shard.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    if table is not None and table not in manifest.tables:
+        known = ", ".join(manifest.tables) or "none"
+        raise UserError(f"{uri}: there is no table {table} beside the results: there is {known}")
+    return [commit.part if table is None else commit.tables[table] for commit in manifest.shards]
 
 
 def read_part(uri: str, file: FileRecord) -> pa.Table:

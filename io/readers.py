@@ -15,6 +15,7 @@ from ledgerbeam.io.inputs import (
     BYTES_A_SPLIT,
     ROWS_A_SPLIT,
     Split,
+    SqlSplit,
     avro_columns,
     avro_type,
     damaged,
@@ -100,14 +101,26 @@ def _conform(split: Split, blocks: list[_Block]) -> SplitRows:
         table = table.append_column(POSITION, pack_positions(split.index, block.rows))
         if refused:
             rows = sorted(refused)
-            for row, raw in zip(rows, block.raw(rows), strict=True):
-                refusals.append(Refusal(int(block.rows[row]), raw, "; ".join(refused[row])))
+            keys = _keys(split, block.table, rows)
+            for row, key, raw in zip(rows, keys, block.raw(rows), strict=True):
+                refusals.append(Refusal(int(block.rows[row]), raw, key + "; ".join(refused[row])))
             keep = np.ones(table.num_rows, bool)
             keep[rows] = False
             table = table.filter(pa.array(keep))
         tables.append(table)
     table = pa.concat_tables(tables) if tables else empty_rows(split)
     return SplitRows(table, sorted(refusals), line_count)
+
+
+def _keys(split: Split, table: pa.Table, rows: list[int]) -> list[str]:
+    """What a refused row of a table is found by, in front of the reason."""
+    if not isinstance(split, SqlSplit):
+        return [""] * len(rows)
+    columns = [table.column(name).take(pa.array(rows)).to_pylist() for name in split.key]
+    return [
+        ", ".join(f"{name} {value}" for name, value in zip(split.key, key, strict=True)) + ": "
+        for key in zip(*columns, strict=True)
+    ]
 
 
 def empty_rows(split: Split) -> pa.Table:
@@ -147,6 +160,8 @@ def raw_rows(table: pa.Table, rows: list[int]) -> list[str]:
 
 
 def _check_version(split: Split) -> None:
+    if isinstance(split, SqlSplit):
+        return  # it is read in a snapshot that was checked
     now = storage.stat_of(split.file.uri)
     if now is None or now != split.file:
         changed = "is gone" if now is None else "has changed"
@@ -157,7 +172,9 @@ def _check_version(split: Split) -> None:
 
 
 def _read_blocks(split: Split) -> Iterator[_Block]:
-    if split.format == "parquet":
+    if isinstance(split, SqlSplit):
+        yield from _read_table(split)
+    elif split.format == "parquet":
         yield from _read_parquet(split)
     elif split.format == "avro":
         yield from _read_avro(split)
@@ -191,6 +208,16 @@ def _read_parquet(split: Split) -> Iterator[_Block]:
                 row += batch.num_rows
         except (ValueError, OSError) as error:
             raise damaged(split.file.uri, "Parquet", error) from error
+
+
+def _read_table(split: SqlSplit) -> Iterator[_Block]:
+    # Databases' clients are imported only where one is read.
+    from ledgerbeam.io.sql_input import read_pages
+
+    row = 0
+    for table in read_pages(split):
+        yield _Block(table, np.arange(row, row + table.num_rows, dtype=np.int64), None)
+        row += table.num_rows
 
 
 def _read_avro(split: Split) -> Iterator[_Block]:

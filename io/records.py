@@ -49,6 +49,7 @@ class ShardCommit(Record):
         attempt: which attempt committed it.
         code_version: of the package that computed it.
         part: the result.
+        tables: the parts of further tables, by their names.
         rejects: rows refused while the shard was executed, if any.
         outcomes: of components that did not just succeed, if any.
         key: columns of the part that name the component of a row.
@@ -60,6 +61,7 @@ class ShardCommit(Record):
     attempt: int
     code_version: str
     part: FileRecord
+    tables: dict[str, FileRecord] = {}
     rejects: FileRecord | None = None
     outcomes: FileRecord | None = None
     key: list[str] = []
@@ -69,7 +71,8 @@ class ShardCommit(Record):
     @property
     def files(self) -> list[FileRecord]:
         """All files that the marker names, the part first."""
-        return [file for file in (self.part, self.rejects, self.outcomes) if file is not None]
+        files = (self.part, *self.tables.values(), self.rejects, self.outcomes)
+        return [file for file in files if file is not None]
 
 
 class AttemptRecord(Record):
@@ -133,6 +136,7 @@ class Manifest(Record):
         rejects: files of rows refused while the input was read.
         reports: files of the reduce step.
         columns: Arrow type of each column of the parts, in their order.
+        tables: likewise of further tables, by their names.
         read: totals over the input, by name.
         totals: over the shards, by name.
         counts: of rows and components, by name.
@@ -145,6 +149,7 @@ class Manifest(Record):
     rejects: list[FileRecord]
     reports: list[FileRecord] = []
     columns: dict[str, str]
+    tables: dict[str, dict[str, str]] = {}
     read: Totals
     totals: Totals
     counts: Totals

@@ -99,7 +99,7 @@ def read_columns(connection: sa.Connection, source: SqlSource) -> list[SqlColumn
     Raises:
         UserError: a column is missing, or its declared type doesn't say how to hold its values.
     """
-    declared = _declared_types(connection, source)
+    declared = declared_types(connection, source)
     for kind, names in {
         "key": source.key,
         "columns": source.columns or (),
@@ -178,7 +178,7 @@ def _arrow_type(source: SqlSource, name: str, declared: str) -> pa.DataType:
     return type_
 
 
-def _declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, str]:
+def declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, str]:
     """What the database says of each column, by name, in its order."""
     dialect = connection.dialect.name
     if dialect == "sqlite":

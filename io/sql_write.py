@@ -84,7 +84,7 @@ def component_transaction(
 
 
 def _claim(
-    connection: sa.Connection, instance: str, component: str, is_table_there: bool = False
+    connection: sa.Connection, instance: str, component: str, may_create: bool = True
 ) -> bool:
     """Insert the component's row; false if it is there."""
     insert = DONE.insert().values(instance=instance, component=component)
@@ -98,11 +98,13 @@ def _claim(
         return False
     except DBAPIError:
         connection.rollback()
-        if is_table_there:
+        if not may_create:
             raise
-        # By now another component may have made it.
-        _create_table(connection)
-        return _claim(connection, instance, component, is_table_there=True)
+        # Another process may make the table between the insertion and the look for it: whether it
+        # was missing is told by a second insertion only.
+        if not sa.inspect(connection).has_table(DONE.name):
+            _create_table(connection)
+        return _claim(connection, instance, component, may_create=False)
     return True
 
 

@@ -20,6 +20,7 @@ import os
 import stat
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,8 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from ledgerbeam.io.errors import UserError
+
+_SYNCING_THREADS = 8
 
 
 @dataclass(frozen=True, order=True)
@@ -126,15 +129,12 @@ class LocalStore:
     def persist(self, uris: Sequence[str]) -> None:
         """See `Store.persist`. Syncs the files, then the folders that hold their names."""
         paths = [Path(local_path(uri)) for uri in uris]
-        for path in [*paths, *sorted({path.parent for path in paths})]:
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                raise _local_error("write", str(path), error) from error
+        # Side by side: a file system's journal then takes many in one go, a thousand small files
+        # in a quarter of a second and not in five.
+        with ThreadPoolExecutor(min(len(paths), _SYNCING_THREADS)) as pool:
+            list(pool.map(_sync, paths))
+        for folder in sorted({path.parent for path in paths}):
+            _sync(folder)
 
     def delete(self, uri: str) -> None:
         """See `Store.delete`."""
@@ -142,6 +142,17 @@ class LocalStore:
             Path(local_path(uri)).unlink(missing_ok=True)
         except OSError as error:
             raise _local_error("delete", uri, error) from error
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _local_error("write", str(path), error) from error
 
 
 def local_path(uri: str) -> str:

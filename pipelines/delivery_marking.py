@@ -135,11 +135,8 @@ PROCESS = DeliveryMarking
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the workload from the command line; returns the exit status."""
-    return run_module(DeliveryMarking, __doc__ or "", arguments)
+    return run_module(DeliveryMarking, arguments=arguments)
 
 
 if __name__ == "__main__":
-    # Not from here: what is pickled to workers must live in an importable module.
-    from ledgerbeam.pipelines.delivery_marking import main as importable_main
-
-    sys.exit(importable_main())
+    sys.exit(main())

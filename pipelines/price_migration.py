@@ -110,9 +110,24 @@ class PriceMigration(PageProcess[PriceParameters]):
             for item in page.items
         ]
         with page.transaction(self.parameters.database) as transaction:
-            if not transaction.already_done:
+            if transaction.already_done:
+                self._check(transaction.connection, changes)
+            else:
                 self._write(transaction.connection, changes)
         yield from changes
+
+    def _check(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
+        """Results must say what was done, even if that was an attempt with other parameters."""
+        done = connection.execute(
+            sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
+            .where(PRICE_CHANGE.c.instance == self.instance)
+            .where(PRICE_CHANGE.c.product_id.between(*_first_and_last(changes)))
+            .order_by(PRICE_CHANGE.c.product_id)
+        )
+        if [tuple(row) for row in done] != [(c["product_id"], c["new_price"]) for c in changes]:
+            raise ValueError(
+                "these products were raised before, to other prices: give the parameters of then"
+            )
 
     def _write(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
         connection.execute(
@@ -124,7 +139,7 @@ class PriceMigration(PageProcess[PriceParameters]):
             .where(PRICE_CHANGE.c.instance == self.instance)
             .where(PRICE_CHANGE.c.product_id == PRODUCT.c.id)
             .where(PRICE_CHANGE.c.old_price == PRODUCT.c.price)
-            .where(PRODUCT.c.id.between(changes[0]["product_id"], changes[-1]["product_id"]))
+            .where(PRODUCT.c.id.between(*_first_and_last(changes)))
         )
         if raised.rowcount != len(changes):
             raise ValueError(
@@ -139,6 +154,10 @@ class PriceMigration(PageProcess[PriceParameters]):
             "price": exact_sum(results.table.column("old_price")),
             "new_price": exact_sum(results.table.column("new_price")),
         }
+
+
+def _first_and_last(changes: Sequence[Record]) -> tuple[int, int]:
+    return changes[0]["product_id"], changes[-1]["product_id"]
 
 
 PROCESS = PriceMigration

@@ -237,7 +237,11 @@ class Transactions:
 
     def rows(self, loan: int) -> list[Transaction]:
         """The transactions of one loan."""
-        at = slice(self.offsets[loan], self.offsets[loan + 1])
+        return self.between(self.offsets[loan], self.offsets[loan + 1])
+
+    def between(self, first: int, behind: int) -> list[Transaction]:
+        """The transactions from one place up to, and without, another."""
+        at = slice(first, behind)
         return [
             Transaction(
                 number, self.kinds[kind], effective, posted, amount, self.currencies[currency],

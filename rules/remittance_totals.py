@@ -1,6 +1,6 @@
 """Totals of an investor's remittance, and whether they reconcile with the loans."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ledgerbeam.rules.loan import in_words
@@ -75,41 +75,62 @@ def mixed_currencies(investor_id: str, pool_id: str, currencies: list[str]) -> V
 def imbalances(lines: Iterable[RemittanceLine], pools: Iterable[InvestorTotal]) -> list[str]:
     """What doesn't reconcile, in words; nothing if all does.
 
-    For every pool: beginning less principal is ending, the remittance is interest and principal,
-    and the delinquency buckets hold all loans. For all pools: the number of loans and each amount
+    For every pool what `pool_imbalances` says. For all pools: the number of loans and each amount
     are those of the lines.
     """
-    pools = [*pools]
+    lines, pools = [*lines], [*pools]
+    by_loan = {name: sum(getattr(line, name) for line in lines) for name in LINE_TOTALS}
+    return [
+        *(problem for pool in pools for problem in pool_imbalances(pool)),
+        *sum_imbalances(len(lines), by_loan, pools),
+    ]
+
+
+def pool_imbalances(pool: InvestorTotal) -> list[str]:
+    """What doesn't reconcile within a pool.
+
+    Beginning less principal is ending, the remittance is interest and principal, and the
+    delinquency buckets hold all loans.
+    """
+    name, got = f"pool {pool.pool_id} of investor {pool.investor_id}", pool.amounts
+    repaid = got["scheduled_principal"] + got["curtailment"] + got["payoff"]
+    equations = (
+        ("beginning less principal = ending", got["beginning_balance"] - repaid,
+         got["ending_balance"]),
+        ("interest + principal = remittance", got["interest"] + got["principal"],
+         got["remittance"]),
+        ("balances by delinquency = ending", sum(pool.delinquent_balance),
+         got["ending_balance"]),
+    )  # fmt: skip
+    wrong = [
+        f"{name}: {rule}: {in_words(left)} and {in_words(right)}"
+        for rule, left, right in equations
+        if left != right
+    ]
+    if sum(pool.delinquent) != pool.loans:
+        wrong.append(f"{name}: {sum(pool.delinquent)} loans by delinquency, {pool.loans} in all")
+    return wrong
+
+
+def sum_imbalances(
+    loans: int, by_loan: Mapping[str, int], pools: Sequence[InvestorTotal]
+) -> list[str]:
+    """Where the pools add up to something else than their loans.
+
+    Args:
+        loans: how many have a line.
+        by_loan: sums over the lines, by the names of `LINE_TOTALS`.
+        pools: all of them.
+    """
     wrong = []
-    for pool in pools:
-        name, got = f"pool {pool.pool_id} of investor {pool.investor_id}", pool.amounts
-        repaid = got["scheduled_principal"] + got["curtailment"] + got["payoff"]
-        equations = (
-            ("beginning less principal = ending", got["beginning_balance"] - repaid,
-             got["ending_balance"]),
-            ("interest + principal = remittance", got["interest"] + got["principal"],
-             got["remittance"]),
-            ("balances by delinquency = ending", sum(pool.delinquent_balance),
-             got["ending_balance"]),
-        )  # fmt: skip
-        wrong += [
-            f"{name}: {rule}: {in_words(left)} and {in_words(right)}"
-            for rule, left, right in equations
-            if left != right
-        ]
-        if sum(pool.delinquent) != pool.loans:
-            wrong.append(
-                f"{name}: {sum(pool.delinquent)} loans by delinquency, {pool.loans} in all"
-            )
-    lines = [*lines]
     count = sum(pool.loans for pool in pools)
-    if count != len(lines):
-        wrong.append(f"{len(lines)} loans have lines, {count} are in the totals")
+    if count != loans:
+        wrong.append(f"{loans} loans have lines, {count} are in the totals")
     for name in LINE_TOTALS:
-        by_loan = sum(getattr(line, name) for line in lines)
         by_pool = sum(pool.amounts[name] for pool in pools)
-        if by_loan != by_pool:
+        if by_loan[name] != by_pool:
             wrong.append(
-                f"{name} of all loans is {in_words(by_loan)}, of all pools {in_words(by_pool)}"
+                f"{name} of all loans is {in_words(by_loan[name])}, of all pools "
+                f"{in_words(by_pool)}"
             )
     return wrong

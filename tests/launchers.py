@@ -1,4 +1,4 @@
-"""Processes that run a definition of `tests.processes`, and that a test can stop or kill at any of its writes.
+"""Processes that run a definition, and that a test can stop or kill at any of its writes.
 
 This module is also a program: `Launchers` runs it to have a process that has imported everything,
 and that forks a launcher of a run in a few milliseconds.
@@ -27,6 +27,23 @@ from ledgerbeam.pipelines.delivery_marking import DeliveryParameters
 
 SECONDS = 60
 """How long a launcher may live."""
+
+WRITES = (
+    "attempt.json",
+    "rejects-split-00000-00000.parquet",
+    "part-00000-of-00003.parquet",
+    "part-00001-of-00003.parquet",
+    "part-00002-of-00003.parquet",
+    "rejects-shard-00001.parquet",
+    "committed-00000.json",
+    "committed-00001.json",
+    "committed-00002.json",
+    "outcomes-00002.parquet",
+    "ended.json",
+    "manifest.json",
+    "cleanup.json",
+)
+"""All that a run of `write_input` creates; a test of the commit protocol holds it to that."""
 
 
 def write_input(path: Path, seed: int = 7) -> None:

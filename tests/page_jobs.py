@@ -33,7 +33,7 @@ from ledgerbeam.batch.page_process import (
     SqlPages,
     SqlParameters,
 )
-from ledgerbeam.batch.process import Parameters, Record, Retry
+from ledgerbeam.batch.process import Parameters, Record, Retry, RetryMode
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import Totals
 from ledgerbeam.io.sql_ranges import ByCount, ByNumber, ByRange, Split
@@ -130,6 +130,13 @@ class Rows(PageProcess[RowParameters]):
             "rows": results.table.num_rows,
             "amount": exact_sum(results.table.column("amount")),
         }
+
+
+class OnceRows(Rows):
+    """The same, each page called once at most."""
+
+    name = "once-rows"
+    retry = Retry(RetryMode.AT_MOST_ONCE)
 
 
 class RowItems(PageProcess[RowParameters]):
@@ -286,7 +293,7 @@ def amount_of(id_: int) -> Decimal:
 
 
 JOBS: dict[str, type[PageProcess[Any]]] = {
-    process.name: process for process in (Rows, RowItems, Feed, FeedItems)
+    process.name: process for process in (Rows, OnceRows, RowItems, Feed, FeedItems)
 }
 
 

@@ -230,7 +230,7 @@ class Totals(beam.PTransform):
     def expand(self, results: beam.PCollection) -> beam.PCollection:
         total = (
             results
-            | "Add" >> beam.Map(_outstanding_cents)
+            | "Add" >> beam.Map(_outstanding)
             | "Total" >> beam.CombineGlobally(sum)
             | "TotalFile" >> beam.Map(_file, "total.txt")
         )
@@ -243,8 +243,8 @@ class Totals(beam.PTransform):
         return (total, rows) | "Reports" >> beam.Flatten()
 
 
-def _outstanding_cents(results: pa.Table) -> int:
-    return sum(int(value.scaleb(2)) for value in results.column("outstanding").to_pylist())
+def _outstanding(results: pa.Table) -> Decimal:
+    return sum(results.column("outstanding").to_pylist(), Decimal("0.00"))
 
 
 def _row_count(results: pa.Table) -> int:
@@ -252,7 +252,7 @@ def _row_count(results: pa.Table) -> int:
     return rows
 
 
-def _file(value: int, name: str) -> tuple[str, bytes]:
+def _file(value: int | Decimal, name: str) -> tuple[str, bytes]:
     return name, f"{value}\n".encode()
 
 

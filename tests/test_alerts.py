@@ -316,13 +316,20 @@ def test_only_events_that_pass_the_whole_filter_are_told() -> None:
     wanted = event()
     others = [
         event(process="loans"),
-        event(type="sla_breach"),
+        event(type="sla_breach", to_status=None),
         event(to_status=RunStatus.SUCCESS),
         event(to_status=None),
     ]
     found = deliver([*others, wanted], [listener], clock=at(NOW))
     assert [d.event for d in found] == [event_id(wanted)]
     assert deliver([wanted], [], clock=at(NOW)) == []
+
+
+def test_status_is_every_move_also_one_by_the_end_of_an_attempt() -> None:
+    listener = python("", types=["status"], to_status=["FAILURE"])
+    failed = event(type="attempt_ended")
+    found = deliver([failed, event(type="attempt_ended", to_status=None)], [listener])
+    assert [d.event for d in found] == [event_id(failed)]
 
 
 def test_a_command_gets_the_event_and_no_shell(tmp_path: Path) -> None:

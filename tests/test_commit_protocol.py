@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.launchers import Launchers, instance_of, parameters_of, write_input
+from tests.launchers import WRITES, Launchers, instance_of, parameters_of, write_input
 from tests.processes import OneClientFails
-from tests.reading import instance_uri
+from tests.reading import instance_uri, record_of, tree
 
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.outcomes import Outcome, outcomes_of
@@ -24,29 +24,12 @@ from ledgerbeam.io.attempts import (
 )
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part, read_published
-from ledgerbeam.io.records import AttemptRecord, Manifest, ShardCommit
+from ledgerbeam.io.records import Manifest, ShardCommit
 from ledgerbeam.pipelines.delivery_marking import (
     DELIVERY_QUANTITY,
     DeliveryMarking,
 )
 from ledgerbeam.rules.components import Components
-
-WRITES = (
-    "attempt.json",
-    "rejects-split-00000-00000.parquet",
-    "part-00000-of-00003.parquet",
-    "part-00001-of-00003.parquet",
-    "part-00002-of-00003.parquet",
-    "rejects-shard-00001.parquet",
-    "committed-00000.json",
-    "committed-00001.json",
-    "committed-00002.json",
-    "outcomes-00002.parquet",
-    "ended.json",
-    "manifest.json",
-    "cleanup.json",
-)
-"""All that a run of `write_input` creates; `test_these_are_all_writes` holds it to that."""
 
 DECIDED = ("ended.json", "manifest.json", "cleanup.json")
 """Once the first of them is made, the attempt has published, even if its process dies there."""
@@ -96,12 +79,6 @@ def outcomes(manifest: Manifest) -> list[Outcome]:
 def spilled(folder: Path) -> list[Path]:
     """Folders of spilled pieces. (Beam has folders of its own there.)"""
     return list((folder / "spill").glob("ledgerbeam-*"))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files, less the workers' signs of life, which come and go."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if "workers" not in p.parts}
 
 
 def check_published(folder: Path, undisturbed: Manifest) -> Manifest:
@@ -175,12 +152,8 @@ class TestCrashes:
     def test_crash_after_crash(
         self, folder: Path, launchers: Launchers, undisturbed: Manifest
     ) -> None:
-        crashes = (
-            ("committed-00001.json", "after"),
-            (WRITES[1], "after"),
-            ("ended.json", "before"),
-        )
-        for at, moment in crashes:
+        crashes = {"committed-00001.json": "after", WRITES[1]: "after", "ended.json": "before"}
+        for at, moment in crashes.items():
             launchers.start(folder, at, moment).wait()
         assert find_manifest(str(instance_of(folder))) is None
         assert launchers.start(folder).wait() == "0"
@@ -262,22 +235,6 @@ class TestRaces:
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(lambda _: start_attempt(str(tmp_path), record_of(1)), range(24)))
         assert sorted(attempt.record.number for attempt in made) == list(range(1, 25))
-
-
-def record_of(shards: int) -> AttemptRecord:
-    return AttemptRecord.model_validate(
-        {
-            "process": "test",
-            "instance": "2026-11-20",
-            "number": 1,
-            "started_at": "2026-11-20T18:00:00Z",
-            "code_version": "1",
-            "parameters": {},
-            "inputs": [],
-            "shards": shards,
-            "fingerprint": "",
-        }
-    )
 
 
 class TestRetries:

@@ -1,73 +1,74 @@
-"""The documentation's commands, run as they stand there, with the output that stands there."""
+"""The documentation, carried out as it stands there; see `tests.pages`."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.pages import ROOT, carry_out, normal, with_outputs
 
-ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/delivery-marking.md"]
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-
-
-def normal(text: str, home: Path) -> list[str]:
-    """Lines without what differs from run to run: times, and where it was run."""
-    text = text.replace(str(home), "/home/you")
-    text = re.sub(r'"seconds": [\d.]+', '"seconds": …', text)
-    text = re.sub(r"^(seconds|.* a second) +[\d.,]+$", r"\1 …", text, flags=re.MULTILINE)
-    # A table is as wide as its widest number.
-    return [re.sub(r" {2,}", "  ", line) for line in text.splitlines()]
+SLOW = {"docs/your-first-batch-process.md", "docs/batch-processes.md"}
+WITH_DATABASE = {"docs/page-processes.md"}
+"""Pages that need a server; see `test_page_docs`."""
+PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+OTHERS = ["CONTRIBUTING.md", *(str(f.relative_to(ROOT)) for f in ROOT.glob("examples/*/README.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_print_what_the_page_says(page: str, tmp_path: Path) -> None:
-    home = tmp_path.resolve()
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    commands = 0
-    for block in blocks(page, "console"):
-        for step in block.split("$ ")[1:]:
-            command, _, expected = step.partition("\n")
-            done = subprocess.run(
-                command,
-                shell=True,
-                cwd=home,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            commands += 1
-            if expected:
-                assert normal(done.stdout, home) == normal(expected, home), command
-            else:
-                assert done.returncode == 0, done.stdout
-    assert commands
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+        for page in PAGES
+        if page not in WITH_DATABASE
+    ],
+)
+def test_a_page_does_and_prints_what_it_says(page: str, tmp_path: Path) -> None:
+    for step in carry_out((ROOT / page).read_text(), tmp_path):
+        if step.expected:
+            assert normal(step.actual) == normal(step.expected), step.command
+        else:
+            assert step.status == 0, f"{step.command}\n{step.actual}"
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    home = tmp_path.resolve()
-    (made,) = blocks("README.md", "console")[:1]
-    python = "\n".join(blocks("README.md", "python"))
-    script = "\n".join(line.removeprefix("$ ") for line in made.splitlines() if line[:2] == "$ ")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(
-        script, shell=True, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", python], cwd=home, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "delivery_quantity" in done.stdout
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
-def test_links_lead_somewhere() -> None:
-    for page in ("README.md", "CONTRIBUTING.md", "docs/delivery-marking.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+def test_files_changes_and_commands_follow_each_other(tmp_path: Path) -> None:
+    page = """\
+```csv title=in/a.csv
+id
+1
+```
+```diff title=in/a.csv
+ id
+-1
++2
+```
+```console
+$ cat in/a.csv
+id
+2
+$ echo "took 12.34 s"; false
+took 0.1 s
+```
+```python
+open("b", "w").write("written")
+```
+```console
+$ test -f b && pwd
+/home/you
+```
+"""
+    steps = list(carry_out(page, tmp_path))
+    assert [step.status for step in steps] == [0, 1, 0, 0]
+    assert [normal(step.actual) for step in steps if step.expected] == [
+        normal(step.expected) for step in steps if step.expected
+    ]
+    assert normal("took 12.34 s") != normal("took 12 apples")
+
+
+def test_outputs_are_put_into_a_page_where_they_differ(tmp_path: Path) -> None:
+    page = "```console\n$ echo 1 2.0 s\n1 9.9 s\n$ echo 3\n4\n$ true\n```\n"
+    assert with_outputs(page, tmp_path) == page.replace("\n4\n", "\n3\n")

@@ -1,15 +1,20 @@
 """Processes over pages of tables and of cursors, from the source to what is published."""
 
+import datetime
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests import page_jobs
@@ -23,20 +28,24 @@ from tests.page_jobs import (
     RowItems,
     RowParameters,
     Rows,
+    add_accounts,
     amount_of,
     feed_server,
     make_accounts,
 )
 
+from ledgerbeam.batch import governor
 from ledgerbeam.batch.components import components_of
 from ledgerbeam.batch.launch import instance_uri, run
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.process import Retry, RetryMode
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.batch.verify import verify
-from ledgerbeam.io.attempts import load_manifest
+from ledgerbeam.io import control
+from ledgerbeam.io.attempts import attempts, commits, fence, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_published
+from ledgerbeam.io.records import Fence
 
 SPLITS = ("count=10", "number=3", "range=15,40")
 
@@ -276,10 +285,10 @@ class TestFailures:
             Rows, Calls(wrong=lambda page: bool(bad & {item["id"] for item in page.items}))
         )
         process = rows(accounts, tmp_path / "disturbed", split, page_rows=5)
-        with pytest.raises(UserError, match="2 of 1?[0-9] components failed"):
+        with pytest.raises(UserError, match=r"2 of 1?[0-9] components failed"):
             run(process)
         bad.remove(17)
-        with pytest.raises(UserError, match="1 of 1?[0-9] components failed"):
+        with pytest.raises(UserError, match=r"1 of 1?[0-9] components failed"):
             run(process)
         bad.clear()
         before = len(calls.names)
@@ -391,3 +400,220 @@ class TestDefinitions:
         assert list(Feed.execute(Feed.__new__(Feed), page)) == [{"id": 7}]
         with pytest.raises(TypeError, match="use items"):
             _ = page.table
+
+
+class TestRestart:
+    """A process that is killed at any point, and run again."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("split", "point"),
+        [
+            ("count=10", "pages: before"),
+            ("count=10", "pages: cut"),
+            ("count=10", "commit: files written"),
+            ("count=10", "commit: marker made"),
+            ("count=10", "publish: ended"),
+            ("count=10", "call"),
+            ("number=3", "pages: cut"),
+            ("number=3", "commit: marker made"),
+            ("number=3", "call"),
+        ],
+    )
+    def test_of_a_table(self, accounts: str, tmp_path: Path, split: str, point: str) -> None:
+        undisturbed = rows(accounts, tmp_path / "undisturbed", split, page_rows=10)
+        run(undisturbed)
+        process = rows(accounts, tmp_path / "disturbed", split, page_rows=10)
+        first, second = tmp_path / "first", tmp_path / "second"
+        if point == "call":
+            kill = "30..40" if split == "count=10" else "40..50"
+            died = in_process(process, kill=kill, calls=first)
+        else:
+            died = in_process(process, failpoint=point, calls=first)
+        assert died.returncode == -9, died.stderr
+        committed = commits(instance_uri(process), [1])
+        # What comes in between changes no page that was cut before.
+        add_accounts(accounts, [1_000])
+        done = in_process(process, calls=second)
+        assert done.returncode == 0, done.stderr
+        again = commits(instance_uri(process), [2])
+        assert not again.keys() & committed.keys()
+        is_in = published(process)[-1] == 1_000
+        assert published(process) == published(undisturbed) + [1_000] * is_in
+        unchanged = len(part_bytes(undisturbed)) - (is_in and split == "number=3")
+        assert part_bytes(process)[:unchanged] == part_bytes(undisturbed)[:unchanged]
+        called = Counter((second.read_text() if second.exists() else "").split())
+        assert max(called.values(), default=0) <= 1
+        if split == "count=10":
+            of_committed = {f"{10 * n or ''}..{10 * n + 10}" for n in committed}
+            assert not of_committed & called.keys()
+        verify(instance_uri(process), process)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("point", ["commit: files written", "commit: marker made", "call"])
+    def test_of_a_cursor(self, tmp_path: Path, point: str) -> None:
+        with feed_server([[n] for n in range(12)]) as server:
+            process = feed_of(server, tmp_path / "disturbed")
+            if point == "call":
+                died = in_process(process, kill="7")
+            else:
+                died = in_process(process, failpoint=point)
+            assert died.returncode == -9, died.stderr
+            committed = commits(instance_uri(process), [1])
+            asked = len(server.asked)
+            calls = hook(Feed, Calls())
+            run(process)
+            assert sorted(calls.names) == sorted(str(n) for n in range(12) if n not in committed)
+            # Pages that are committed aren't fetched again, wherever they are.
+            assert len(server.asked) - asked == 12 - len(committed)
+            undisturbed = feed_of(server, tmp_path / "undisturbed")
+            run(undisturbed)
+            assert part_bytes(process) == part_bytes(undisturbed)
+
+    @pytest.mark.slow
+    def test_a_page_whose_one_call_was_killed_is_unknown(
+        self, accounts: str, tmp_path: Path
+    ) -> None:
+        process = page_jobs.OnceRows(rows(accounts, tmp_path, "number=2").parameters)
+        died = in_process(process, kill="10..20", calls=tmp_path / "calls")
+        assert died.returncode == -9, died.stderr
+        with pytest.raises(UserError, match=r"0 of 6 components failed and [1-4] are unknown"):
+            run(process)
+        unknown = list(components_of(instance_uri(process), ComponentStatus.UNKNOWN))
+        assert "10..20" in [outcome.component for outcome in unknown]
+
+    def test_pages_between_committed_ones(self, accounts: str, tmp_path: Path) -> None:
+        bad = {"10..20", "40..50"}
+        calls = hook(Rows, Calls(wrong=lambda page: page.name in bad))
+        process = rows(accounts, tmp_path, "count=10")
+        with pytest.raises(UserError, match="2 of 6"):
+            run(process)
+        for shard in (2, 5):
+            Path(instance_uri(process), "attempt-1", f"committed-{shard:05d}.json").unlink()
+        engine = sa.create_engine(accounts)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM account WHERE id IN (25, 55)"))
+            connection.execute(sa.text("INSERT INTO account VALUES (0, 1), (61, 1)"))
+        engine.dispose()
+        bad.clear()
+        calls.names.clear()
+        run(process)
+        assert sorted(calls.names) == ["10..20", "20..30", "40..50", "50..60"]
+        assert published(process) == [n for n in range(1, 61) if n not in (25, 55)]
+
+
+class TestFence:
+    """A walk that was given up can commit no page, however far it is."""
+
+    def test_of_a_walk(self, accounts: str, tmp_path: Path) -> None:
+        bad = {"20..30"}
+        hook(Rows, Calls(wrong=lambda page: page.name in bad))
+        process = rows(accounts, tmp_path, "count=10")
+        with pytest.raises(UserError, match="1 of 6"):
+            run(process)
+        (record,) = attempts(instance_uri(process))
+        again = record.model_copy(update={"number": 2})
+        ending = fence(instance_uri(process), again, self.fence(record))
+        assert ending.outcome == "fenced"
+        folder = Path(instance_uri(process), "attempt-2")
+        names = sorted(int(path.stem[-5:]) for path in folder.glob("committed-*.json"))
+        # The failed one may be committed again; what succeeded won't be.
+        assert names == [2, *range(6, 6 + 256)]
+
+    def fence(self, record: Any) -> Fence:
+        return Fence(fenced_at=record.started_at, who="somebody", why="a test")
+
+
+class TestControl:
+    """What a run is told while it goes on."""
+
+    def test_parallelism(self, accounts: str, tmp_path: Path) -> None:
+        process = rows(accounts, tmp_path, "count=2")
+        calls = hook(Rows, Calls(hold=9))
+        with running(process) as thread:
+            calls.wait_for(lambda: calls.active == 4)
+            steer(process, parallelism=9)
+            thread.join(PATIENCE)
+        assert calls.peak == 9
+        assert published(process) == list(range(1, 61))
+
+    def test_pause_and_resume(self, accounts: str, tmp_path: Path) -> None:
+        process = rows(accounts, tmp_path, "count=5")
+        calls = hook(Rows, Calls(hold=5))  # never: the first four wait
+        with running(process) as thread:
+            calls.wait_for(lambda: calls.active == 4)
+            steer(process, state="pause")
+            wait_until(lambda: throttle_of(process).limits.paused)
+            calls.hold = 0
+            with calls.changed:
+                calls.changed.notify_all()
+            calls.wait_for(lambda: calls.active == 0)
+            wait_until(lambda: len(commits(instance_uri(process), [1])) == 4)
+            assert len(calls.names) == 4
+            steer(process, state="run")
+            thread.join(PATIENCE)
+        assert published(process) == list(range(1, 61))
+
+    def test_cancel(self, accounts: str, tmp_path: Path) -> None:
+        process = rows(accounts, tmp_path, "count=5")
+        calls = hook(Rows, Calls(hold=5))
+        with running(process) as thread:
+            calls.wait_for(lambda: calls.active == 4)
+            steer(process, state="cancel")
+            wait_until(lambda: throttle_of(process).canceled)
+            calls.hold = 0
+            with calls.changed:
+                calls.changed.notify_all()
+            with pytest.raises(UserError, match="cancel"):
+                thread.join(PATIENCE)
+        assert len(calls.names) == 4
+        # What was in flight has ended, and counts.
+        assert sorted(commits(instance_uri(process), [1])) == [0, 1, 2, 3]
+
+
+class Running(threading.Thread):
+    """A run in a thread of this process, whose error is raised where it is joined."""
+
+    def __init__(self, process: PageProcess[Any]) -> None:
+        super().__init__(daemon=True)
+        self.process = process
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            run(self.process)
+        except BaseException as error:
+            self.error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(timeout)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def running(process: PageProcess[Any]) -> Iterator[Running]:
+    thread = Running(process)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        threading.Thread.join(thread, PATIENCE)
+
+
+def steer(process: PageProcess[Any], **changes: Any) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    control.steer(instance_uri(process), now, "somebody", "a test", **changes)
+
+
+def throttle_of(process: PageProcess[Any]) -> Any:
+    (shared,) = governor._governors.values()
+    return shared.governor.throttle
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -139,7 +139,8 @@ def _same_keys(first: Components, others: Components, key: Sequence[str]) -> npt
         columns = [
             _plain(side.table.column(name).take(pa.array(side.starts))) for side in (first, others)
         ]
-        codes = _equality_codes(pa.chunked_array([*columns[0].chunks, *columns[1].chunks]))
+        chunks = [*columns[0].chunks, *columns[1].chunks]
+        codes = _equality_codes(pa.chunked_array(chunks, columns[0].type))
         _, codes = np.unique(codes, return_inverse=True)
         # Numbered anew for each column, so that they never pass the count of rows squared.
         _, numbers = np.unique(numbers * (len(numbers) + 1) + codes, return_inverse=True)

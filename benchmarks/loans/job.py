@@ -1,0 +1,122 @@
+"""What the loan contenders share: their arguments, and the plain rules on rows as dictionaries."""
+
+import datetime
+import sys
+from collections.abc import Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA
+from ledgerbeam.rules.day_count import DayCount
+from ledgerbeam.rules.loan import Policy, State, Terms, Transaction, in_minor_units
+from ledgerbeam.rules.loan_month import Holding, report_line
+from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
+from ledgerbeam.rules.remittance import Investor
+from ledgerbeam.rules.schedule import Instalment, Loan, schedule
+
+Row = dict[str, Any]
+
+INSTALMENTS = pa.schema(
+    [
+        ("loan_id", pa.string()),
+        ("number", pa.int32()),
+        ("due_date", pa.date32()),
+        *((name, pa.decimal128(18, 2)) for name in Instalment._fields[2:]),
+    ]
+)
+SCHEMAS = {"schedules": INSTALMENTS, "report": REPORT_SCHEMA}
+
+
+class Job(NamedTuple):
+    """What to do.
+
+    Attributes:
+        workload: `schedules` or `report`.
+        folder: of the portfolio.
+        output: folder for the result.
+        business_date: of the report.
+    """
+
+    workload: str
+    folder: Path
+    output: Path
+    business_date: datetime.date
+
+    @property
+    def loans(self) -> str:
+        """Glob of the loans."""
+        return str(self.folder / self._room / "loans-*.parquet")
+
+    @property
+    def transactions(self) -> str:
+        """Glob of the transactions."""
+        return str(self.folder / self._room / "transactions-*.parquet")
+
+    @property
+    def _room(self) -> str:
+        return "schedules" if self.workload == "schedules" else "month"
+
+    def investors(self) -> dict[str, Investor]:
+        """The investors by their ids."""
+        # Imports Beam, which not all contenders need.
+        from ledgerbeam.pipelines.investor_report import investors_of
+
+        return investors_of(pq.read_table(self.folder / "month" / "investors.parquet"))
+
+
+def job() -> Job:
+    """The job that the command line asks for."""
+    workload, folder, output, date = sys.argv[1:]
+    Path(output).mkdir(parents=True, exist_ok=True)
+    return Job(workload, Path(folder), Path(output), datetime.date.fromisoformat(date))
+
+
+def instalments_of(loan: Row) -> list[Row]:
+    """All instalments of a loan."""
+    made = schedule(Loan(**{name: loan[name] for name in Loan._fields}))
+    return [{"loan_id": loan["loan_id"], **each._asdict()} for each in made]
+
+
+def line_of(
+    loan: Row, rows: Iterable[Row], investors: dict[str, Investor], date: datetime.date
+) -> Row:
+    """The line of a loan in the report."""
+    terms = Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names})
+    state = {name: _plain(name, loan[name]) for name in STATE_SCHEMA.names}
+    holding = Holding(*(_plain(name, loan[name]) for name in Holding._fields))
+    investor = investors[holding.investor_id]
+    transactions = [
+        Transaction(**{name: _plain(name, row[name]) for name in Transaction._fields})
+        for row in rows
+    ]
+    line, money, rejections = report_line(
+        terms, holding, investor, State(**state), transactions, date, Policy()
+    )
+    return _as_row((*line, *money, rejections))
+
+
+_SCALES = {
+    field.name: field.type.scale
+    for schema in (STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA)
+    for field in schema
+    if pa.types.is_decimal(field.type)
+} | {"participation": 6, "scheduled_balance": 2}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "day_count":
+        return DayCount(value)
+    if name == "rate_changes":
+        return ()
+    return in_minor_units(value, _SCALES[name]) if name in _SCALES and value is not None else value
+
+
+def _as_row(values: tuple[Any, ...]) -> Row:
+    return {
+        field.name: Decimal(value).scaleb(-2) if pa.types.is_decimal(field.type) else value
+        for field, value in zip(REPORT_SCHEMA, values, strict=True)
+    }

@@ -1,0 +1,83 @@
+"""The reference page says what the code says: attributes, defaults, moves, verbs, variables."""
+
+import datetime
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from tests.pages import ROOT
+
+from ledgerbeam.batch import listeners, logs, settings
+from ledgerbeam.batch.cli_runs import app
+from ledgerbeam.batch.keyed_process import KeyedProcess
+from ledgerbeam.batch.process import BatchProcess, Retry
+from ledgerbeam.batch.status import MOVES
+
+PAGE = (ROOT / "docs" / "batch-processes.md").read_text()
+
+
+def table(head: str) -> Iterator[tuple[str, str]]:
+    """The first two cells of each row of the table whose first row begins with `head`."""
+    lines = PAGE[PAGE.index(f"| {head} |") :].splitlines()
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            return
+        first, second = line.split("|")[1:3]
+        yield first.strip(" `"), second.strip()
+
+
+def shown(default: Any) -> str:
+    match default:
+        case None | ():
+            return "none"
+        case datetime.timedelta():
+            return f"{default // datetime.timedelta(hours=1)} hours"
+        case Retry():
+            return "`Retry()`"
+    return f"`{default}`"
+
+
+def test_every_attribute_is_there_with_its_default() -> None:
+    attributes = [
+        name
+        for kind in (BatchProcess, KeyedProcess)
+        for name, annotation in vars(kind)["__annotations__"].items()
+        if "ClassVar" in str(annotation)
+    ]
+    expected = {
+        name: shown(getattr(KeyedProcess, name)) if hasattr(KeyedProcess, name) else "required"
+        for name in attributes
+    }
+    assert dict(table("attribute")) == expected
+
+
+def test_so_is_every_attribute_of_retry() -> None:
+    expected = {field.name: shown(field.default) for field in fields(Retry)}
+    assert dict(table("attribute of `Retry`")) == expected | {"never": "mistakes"}
+
+
+def test_the_moves_are_the_legal_ones() -> None:
+    moves = {start: set(re.findall(r"`(\w+)`", ends)) for start, ends in table("from")}
+    assert moves == {start.value: {end.value for end in ends} for start, ends in MOVES.items()}
+
+
+def test_every_verb_is_shown_at_work() -> None:
+    consoles = "".join(re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL))
+    verbs = [
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in app.registered_commands
+        if command.callback is not None
+    ]
+    assert len(verbs) > 10
+    assert [verb for verb in verbs if f"ledgerbeam {verb}" not in consoles] == []
+
+
+def test_every_variable_is_there() -> None:
+    assert dict(table("variable")).keys() == {
+        settings.REGISTRY,
+        settings.STATE,
+        settings.LEASE,
+        listeners.CONFIG_VARIABLE,
+        logs.FORMAT_VARIABLE,
+    }
