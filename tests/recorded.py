@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -235,7 +235,7 @@ class Place:
         attempts = [p for launcher in launchers for p in _children(launcher)]
         job_ids = [a.job_id for a in self.run().attempts if a.job_id]
         jobs = [p for job_id in job_ids if (p := _process(job_id)) is not None]
-        return [*launchers, *attempts, *jobs]
+        return [p for p in {*launchers, *attempts, *jobs} if _goes_on(p)]
 
     def told(self) -> str:
         """What is to be known where a test fails."""
@@ -330,7 +330,10 @@ class Place:
         """Whatever a test left behind comes to its end."""
         for switch in self.folder.glob("hold*"):
             switch.unlink()
-        if (self.folder / "output").exists():
+        if self.runs.list():
+            for process in self.processes():
+                with suppress(psutil.Error):
+                    process.resume()
             until(lambda: not self.processes(), "the end of all processes")
 
 
@@ -340,6 +343,13 @@ def parts(manifest: Manifest) -> list[str]:
 
 def sums(manifest: Manifest) -> Mapping[str, int]:
     return {**manifest.totals, **manifest.counts}
+
+
+def _goes_on(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _command_line(process: psutil.Process) -> list[str]:

@@ -45,6 +45,14 @@ def place(tmp_path: Path, base: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
+def served(tmp_path: Path, base: Path, new_schema: Callable[[], str]) -> Iterator[Place]:
+    """A place whose registry outlives clients that stop within a transaction; SQLite's waits."""
+    place = Place(tmp_path / "place", new_schema())
+    yield place
+    place.let_go()
+
+
+@pytest.fixture
 def charging(tmp_path: Path, base: Path) -> Iterator[Place]:
     place = Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db", "charging")
     yield place
@@ -325,33 +333,34 @@ class TestDesertedRuns:
         assert types["attempt_taken_over"] == len(set(launchers))
         place.check_story()
 
-    def test_a_launcher_that_wakes_up_does_nothing(self, place: Place) -> None:
-        run, launcher = held(place)
+    def test_a_launcher_that_wakes_up_does_nothing(self, served: Place) -> None:
+        run, launcher = held(served)
         launcher.send_signal(signal.SIGSTOP)
-        until(place.reconcile, "the end of the lease")
-        until(lambda: place.run().attempts[0].launcher != run.attempts[0].launcher, "a take-over")
-        place.unset("hold")
-        place.until_status(RunStatus.SUCCESS)
-        until(lambda: len(place.processes()) == 1, "the other launcher's end")
-        before = place.tree(), place.run(), place.runs.events(run.id)
+        until(served.reconcile, "the end of the lease")
+        until(lambda: served.run().attempts[0].launcher != run.attempts[0].launcher, "a take-over")
+        served.unset("hold")
+        served.until_status(RunStatus.SUCCESS)
+        until(lambda: len(served.processes()) == 1, "the other launcher's end")
+        before = served.tree(), served.run(), served.runs.events(run.id)
         launcher.send_signal(signal.SIGCONT)
         assert launcher.wait() == 1
-        assert (place.tree(), place.run(), place.runs.events(run.id)) == before
-        assert "somebody else answers for the attempt now" in place.told()
+        assert (served.tree(), served.run(), served.runs.events(run.id)) == before
+        assert "somebody else answers for the attempt now" in served.told()
 
-    def test_a_launcher_that_wakes_up_before_it_let_its_job_work(self, place: Place) -> None:
+    def test_a_launcher_that_wakes_up_before_it_let_its_job_work(self, served: Place) -> None:
         """Its job has never been on record, so it must not work."""
-        run = place.record()
-        launcher = place.launcher(run)
-        until(lambda: place.run().live_attempt, "an attempt")
+        run = served.record()
+        launcher = served.launcher(run)
+        until(psutil.Process(launcher.pid).children, "the job's process")
         launcher.send_signal(signal.SIGSTOP)
-        until(place.reconcile, "the end of the lease")
-        place.until_status(RunStatus.SUCCESS)
+        assert served.run().attempts[0].job_id is None
+        until(served.reconcile, "the end of the lease")
+        served.until_status(RunStatus.SUCCESS)
         launcher.send_signal(signal.SIGCONT)
         launcher.wait()
-        until(lambda: not place.processes(), "the end of all")
-        assert len({call.pid for call in place.calls()}) == 1
-        place.check_committed_once()
+        until(lambda: not served.processes(), "the end of all")
+        assert len({call.pid for call in served.calls()}) == 1
+        served.check_committed_once()
 
 
 class TestModuleRuns:
