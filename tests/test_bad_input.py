@@ -413,6 +413,8 @@ def test_a_real_day_is_marked_as_plain_python_marks_it(run: Run, rule: str) -> N
         "rejected": 0,
         "other_dates": 0,
         "components": len(left),
+        "failed": 0,
+        "unknown": 0,
         "clients": len({client for client, _ in left}),
     }
     assert outcome.json["totals"]["delivery_quantity"] == net_total
