@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -483,6 +484,7 @@ class TestTwoInputs:
 def run_without_spilling(process: Outstanding) -> Manifest:
     """As on a runner whose workers share no disk: tables go through GroupByKey."""
     prepared = prepare(process)
+    cut = prepared.cut()
     draft = AttemptRecord(
         process=process.name,
         instance=process.instance,
@@ -491,12 +493,12 @@ def run_without_spilling(process: Outstanding) -> Manifest:
         code_version="by hand",
         parameters=process.parameters.model_dump(mode="json"),
         inputs=prepared.files,
-        shards=prepared.shards,
+        shards=cut.shards,
         fingerprint="by hand",
     )
     attempt = start_attempt(uri_of(process), draft)
-    with pipeline() as made:
-        _ = made | prepared.build(Start(attempt, (), (), None))
+    with ExitStack() as stack, pipeline() as made:
+        _ = made | prepared.build(Start(attempt, (), (), None, stack))
     manifest = find_manifest(attempt.instance_uri)
     assert manifest is not None
     return manifest
