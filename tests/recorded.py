@@ -31,6 +31,8 @@ WORKLOADS = Path(__file__).parent / "workloads"
 PATIENCE = 240.0
 """Seconds that a test waits for anything, on a machine that has much else to do."""
 
+_POLL_SECONDS = 0.2
+
 ACCOUNTS = ["EMPTY", *(f"A{number}" for number in range(11))]
 SHARDS = 4
 DAY = date(2026, 11, 20)
@@ -43,7 +45,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
         found = condition()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
@@ -219,7 +221,7 @@ class Place:
             if self.reconcile():
                 # A launcher takes its time to come up; a cron waits a minute.
                 until(partial(has_moved_from, before), f"a launcher of {self.told()}")
-            time.sleep(0.05)
+            time.sleep(2 * _POLL_SECONDS)
         until(lambda: not self.processes(), f"the end of processes of {self.told()}")
         self.reconcile()
         return self.run()
@@ -227,11 +229,7 @@ class Place:
     def processes(self) -> list[psutil.Process]:
         """Launchers of the run, and what they have started."""
         run = self.run().id
-        launchers = [
-            process
-            for process in processes_of(str(self.settings.state))
-            if any(run == word for word in _command_line(process))
-        ]
+        launchers = [p for p in psutil.process_iter() if run in _command_line(p)]
         attempts = [p for launcher in launchers for p in _children(launcher)]
         job_ids = [a.job_id for a in self.run().attempts if a.job_id]
         jobs = [p for job_id in job_ids if (p := _process(job_id)) is not None]
