@@ -4,11 +4,16 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 from tests import object_stores
 from tests.databases import Database, open_database, sqlite_url
 from tests.postgres import PostgresServer, postgres_server
 
 from ledgerbeam.io import storage
+
+# A busy machine makes no test fail: nothing here is measured in time.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
