@@ -610,7 +610,7 @@ def _dump(url: str) -> str:
     with engine.connect() as connection:
         rows = [
             str(tuple(row))
-            for table in metadata.sorted_tables
+            for table in metadata.tables.values()
             for row in connection.execute(sa.select(table))
         ]
     engine.dispose()
