@@ -87,6 +87,9 @@ def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> int:
             for name, day in (("month", MONTH_BEFORE), ("day", DAY_BEFORE)):
                 states = close_many(*book[:2], states, book[2], day, Policy()).states
                 as_of = _with_state(made.loans, states)
+                if name == "day":
+                    # Boarded as of that day: past changes of rates belong to another book.
+                    as_of = as_of.drop_columns("rate_changes")
                 recent = _since(made.transactions, day)
                 write(f"{name}/loans-{file}.parquet", as_of)
                 write(f"{name}/transactions-{file}.parquet", recent)
