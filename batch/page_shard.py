@@ -13,6 +13,7 @@ from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.page_source import CursorFetcher, SqlFetcher
 from ledgerbeam.batch.process import Record
+from ledgerbeam.batch.publish import READ
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
@@ -21,9 +22,6 @@ from ledgerbeam.io.records import ShardCommit, Totals
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.components import component_starts
 from ledgerbeam.transforms.totals import add_totals, exact_sum
-
-READ = "read_"
-"""In front of the names of totals over what was read."""
 
 
 class PageDone(NamedTuple):

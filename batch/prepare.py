@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from ledgerbeam.batch.keyed import KeyedBatch
 from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, Lookup, RowInput
-from ledgerbeam.batch.page_process import PageProcess, SqlPages
-from ledgerbeam.batch.paged import PagedBatch, PagePlan
 from ledgerbeam.batch.plan import Plan
 from ledgerbeam.batch.process import BatchProcess
 from ledgerbeam.io.attempts import Attempt
@@ -28,9 +26,6 @@ from ledgerbeam.io.inputs import (
 )
 from ledgerbeam.io.readers import POSITION, read_split
 from ledgerbeam.io.records import ShardCommit
-from ledgerbeam.io.secrets import resolve_url
-from ledgerbeam.io.sql import exported_snapshot
-from ledgerbeam.io.sql_ranges import ByCount, plan_ranges
 from ledgerbeam.io.storage import FileInfo
 
 
@@ -91,8 +86,12 @@ def prepare(process: BatchProcess[Any]) -> Prepared:
     """
     if isinstance(process, KeyedProcess):
         return _prepare_keyed(process)
+    # Databases' clients are imported only where one is read: they take a fifth of a second.
+    from ledgerbeam.batch.page_process import PageProcess
+    from ledgerbeam.batch.prepare_pages import prepare_pages
+
     if isinstance(process, PageProcess):
-        return _prepare_pages(process)
+        return prepare_pages(process)
     raise TypeError(f"{type(process).__name__} is neither a KeyedProcess nor a PageProcess")
 
 
@@ -157,39 +156,6 @@ def _look_up(process: KeyedProcess[Any], lookup: Lookup) -> tuple[Input, pa.Tabl
     return input_, table
 
 
-def _prepare_pages(process: PageProcess[Any]) -> Prepared:
-    source = process.source
-    decisive: list[Any] = [process.key]
-    url = ""
-    if isinstance(source, SqlPages):
-        url = source.source.url
-        decisive += [repr(source.source), repr(source.split), source.page_rows, source.amounts]
-    else:
-        decisive.append(source.start)
-
-    def cut() -> Cut:
-        if not isinstance(source, SqlPages) or isinstance(source.split, ByCount):
-            return Cut(None, {})
-        ranges = plan_ranges(replace(source.source, url=resolve_url(url)), source.split)
-        return Cut(len(ranges), {"ranges": [range_.to_json() for range_ in ranges]})
-
-    def build(start: Start) -> beam.PTransform:
-        snapshot = None
-        if url:
-            snapshot = start.stack.enter_context(exported_snapshot(resolve_url(url)))
-        return PagedBatch(
-            PagePlan(process, start.attempt, start.committed, start.retried, snapshot)
-        )
-
-    return Prepared(
-        files=[],
-        decisive=decisive,
-        without_effect=frozenset({"max_connections"}),
-        cut=cut,
-        build=build,
-    )
-
-
 def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
     options: Mapping[str, Any] = process.parameters.model_dump()
     prefix = f"{rows.name}_" if number else ""
@@ -215,6 +181,8 @@ def _in_snapshots(
     """
     if not any(isinstance(split, SqlSplit) for of_input in splits for split in of_input):
         return tuple(splits)
+    from ledgerbeam.io.secrets import resolve_url
+    from ledgerbeam.io.sql import exported_snapshot
     from ledgerbeam.io.sql_input import check_version
 
     firsts = [of_input[0] for of_input in splits]

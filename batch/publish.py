@@ -3,11 +3,9 @@
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.page_process import PageProcess
-from ledgerbeam.batch.page_shard import READ
 from ledgerbeam.batch.plan import SplitSummary, prefix_of
 from ledgerbeam.batch.process import BatchProcess, FailureLimit
 from ledgerbeam.batch.status import ComponentStatus
@@ -16,6 +14,12 @@ from ledgerbeam.io.attempts import Attempt
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import Control, FileRecord, Manifest, ShardCommit, Totals
 from ledgerbeam.transforms.totals import add_totals, wrapped
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.page_process import PageProcess
+
+READ = "read_"
+"""In front of the names of totals over what was read."""
 
 _COUNTS = ("components", "failed", "unknown", "result_rows", "result_components")
 
@@ -103,7 +107,7 @@ class PublishPages:
         kept: shards that earlier attempts have committed.
     """
 
-    process: PageProcess[Any]
+    process: "PageProcess[Any]"
     attempt: Attempt
     kept: tuple[ShardCommit, ...]
 
@@ -234,7 +238,7 @@ def pages_read(shards: Sequence[ShardCommit]) -> Totals:
     return {n.removeprefix(READ): value for n, value in out.items() if n.startswith(READ)}
 
 
-def balance_pages(process: PageProcess[Any], shards: Sequence[ShardCommit]) -> BalanceSheet:
+def balance_pages(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> BalanceSheet:
     """Compare what was read with what came out: rows, each amount, and what the process says.
 
     Args:
