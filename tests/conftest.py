@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests import object_stores
 from tests.databases import Database, open_database, sqlite_url
 from tests.postgres import PostgresServer, postgres_server
@@ -12,7 +12,7 @@ from tests.postgres import PostgresServer, postgres_server
 from ledgerbeam.io import storage
 
 # A busy machine makes no test fail: nothing here is measured in time.
-settings.register_profile("suite", deadline=None)
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 

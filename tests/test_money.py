@@ -77,11 +77,13 @@ class TestIntegers:
 
     @given(
         st.lists(
-            st.tuples(
-                st.integers(-(2**55), 2**55),
-                st.integers(-(2**56), 2**56),
-                st.integers(1, 2**61 - 1),
-            ).filter(lambda case: abs(case[0] * case[1]) < case[2] * 2**61),
+            st.tuples(st.integers(-(2**55), 2**55), st.integers(-(2**56), 2**56)).flatmap(
+                lambda ab: st.tuples(
+                    st.just(ab[0]),
+                    st.just(ab[1]),
+                    st.integers(abs(ab[0] * ab[1]) // 2**61 + 1, 2**61 - 1),
+                )
+            ),
             min_size=1,
         ),
         roundings,
