@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ledgerbeam.batch.cli_runs import WITH_OWN_FLAGS, WorkloadName
 from ledgerbeam.batch.cli_runs import app as runs_app
 from ledgerbeam.batch.terminal import progress_bars
 from ledgerbeam.io.errors import UserError
@@ -24,17 +25,8 @@ app.add_typer(generate, name="generate")
 app.add_typer(runs_app)
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-)
-def run(
-    context: typer.Context,
-    workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
-) -> None:
+@app.command(context_settings=WITH_OWN_FLAGS)
+def run(context: typer.Context, workload: WorkloadName) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
     from ledgerbeam.batch.launch import run_module
     from ledgerbeam.batch.workloads import load_workload

@@ -25,7 +25,8 @@ EXIT = {RunStatus.SUCCESS: 0, RunStatus.FAILURE: 1, RunStatus.CANCELED: 3}
 
 EXIT_TIMEOUT = 4
 
-RUN_HELP = "a run's id, six or more characters of it, or process/instance[/run-number]"
+# Help texts are Rich's markup, in which a bracket begins a style.
+RUN_HELP = r"a run's id, six or more characters of it, or process/instance\[/run-number]"
 RunText = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 Registry = Annotated[
     str | None,
@@ -34,6 +35,26 @@ Registry = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print JSON, a line a record")]
 Why = Annotated[str, typer.Option(help="the reason, for the record")]
 Watch = Annotated[bool, typer.Option("--watch", help="show it live until the run has ended")]
+
+
+def _help_or_name(context: typer.Context, workload: str) -> str:
+    """A workload's flags are its own, `--help` too; in place of its name it is the command's."""
+    if workload in {"--help", "-h"}:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    return workload
+
+
+WorkloadName = Annotated[
+    str,
+    typer.Argument(help="name of a workload, as `workloads` prints it", callback=_help_or_name),
+]
+WITH_OWN_FLAGS = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+"""Context settings of a command that hands a workload's flags on."""
 
 
 @contextmanager
@@ -77,16 +98,10 @@ def _follow(runs: Runs, run: str, as_json: bool, timeout: float | None, live: bo
     return EXIT[view.run.status]
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-)
+@app.command(context_settings=WITH_OWN_FLAGS)
 def submit(
     context: typer.Context,
-    workload: Annotated[str, typer.Argument(help="name of a workload, as `workloads` prints it")],
+    workload: WorkloadName,
     registry: Registry = None,
     as_json: Json = False,
     watch: Watch = False,

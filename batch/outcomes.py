@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io.records import Totals
 from ledgerbeam.io.secrets import redact
 
 OUTCOMES_SCHEMA = pa.schema(
@@ -53,6 +54,12 @@ def error_line(error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         place = f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
     return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] + place
+
+
+def retries(outcomes: Iterable[Outcome]) -> Totals:
+    """The total of calls beyond the first of each component; none where there were none."""
+    count = sum(outcome.tries - 1 for outcome in outcomes if outcome.tries > 1)
+    return {"retries": count} if count else {}
 
 
 def outcomes_table(outcomes: Sequence[Outcome]) -> pa.Table:

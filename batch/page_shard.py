@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
-from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of
+from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of, retries
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.page_source import CursorFetcher, SqlFetcher
 from ledgerbeam.batch.process import Record
@@ -178,6 +178,7 @@ class PageShard:
                 "unknown": found.count(ComponentStatus.UNKNOWN),
                 "result_rows": results.num_rows,
                 "result_components": len(components.starts),
+                **retries(outcomes.values()),
                 **totals,
                 **process.result_totals(components),
             },

@@ -12,7 +12,8 @@ from ledgerbeam.io.control import Executing, Steering
 from ledgerbeam.io.records import Fence, ShardCommit, Totals
 from ledgerbeam.transforms.totals import add_totals
 
-_COUNTS = ("components", "failed", "unknown")
+_DONE = (ComponentStatus.SUCCESS, ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)
+_COUNTS = ("components", "failed", "unknown", "retries")
 
 
 class Progress(BaseModel):
@@ -24,6 +25,8 @@ class Progress(BaseModel):
         shards_total: how many there are; None where only the end of a walk will tell.
         components: by status, as far as it is known: those of committed shards, and those that
             workers tell of. What is pending is known by its shards only.
+        tries: how often the components that are done were called, over all attempts; once for
+            those of shards that aren't committed yet.
         totals: over the committed shards: rows and amounts, by name.
         executing: components being executed, as far as workers tell.
         stuck: those of them that were tried more than once.
@@ -39,6 +42,7 @@ class Progress(BaseModel):
     shards_done: int = 0
     shards_total: int | None = None
     components: dict[ComponentStatus, int] = {}
+    tries: int = 0
     totals: Totals = {}
     executing: list[Executing] = []
     stuck: list[Executing] = []
@@ -101,6 +105,7 @@ class ProgressReader:
             shards_done=len(found),
             shards_total=shards,
             components={status: n for status, n in components.items() if n},
+            tries=sum(components[status] for status in _DONE) + totals.get("retries", 0),
             totals={n: v for n, v in totals.items() if n not in _COUNTS and n[-5:] != "_hash"},
             executing=executing,
             stuck=[told for told in executing if told.tries > 1],

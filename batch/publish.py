@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 READ = "read_"
 """In front of the names of totals over what was read."""
 
-_COUNTS = ("components", "failed", "unknown", "result_rows", "result_components")
+_COUNTS = ("components", "failed", "unknown", "retries", "result_rows", "result_components")
 
 
 class BalanceSheet(NamedTuple):

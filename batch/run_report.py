@@ -14,7 +14,7 @@ from ledgerbeam.batch.outcomes import Outcome
 from ledgerbeam.batch.progress import Progress
 from ledgerbeam.batch.records import RecordedEvent, RunRecord
 from ledgerbeam.batch.runs import RunView
-from ledgerbeam.batch.status import RunStatus
+from ledgerbeam.batch.status import ComponentStatus, RunStatus
 from ledgerbeam.io.control import Steering
 
 COLORS = {
@@ -74,6 +74,9 @@ def _progress_rows(progress: Progress, is_final: bool) -> Iterable[tuple[str, Re
     if progress.components:
         counts = [f"{count:,} {status}" for status, count in progress.components.items()]
         yield "components", ", ".join(counts)
+    done = sum(n for s, n in progress.components.items() if s is not ComponentStatus.EXECUTING)
+    if progress.tries > done:
+        yield "tries", f"{progress.tries:,}"
     for name, value in progress.totals.items():
         yield name.replace("_", " "), f"{value:,}"
     if progress.rate is not None:

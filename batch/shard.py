@@ -10,7 +10,7 @@ import pyarrow as pa
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.outcomes import Outcome, error_line, outcomes_of
+from ledgerbeam.batch.outcomes import Outcome, error_line, outcomes_of, retries
 from ledgerbeam.batch.plan import prefix_of, row_totals
 from ledgerbeam.batch.process import FailureLimit, is_overridden
 from ledgerbeam.batch.results import ComponentNames, Results, joined, replaced
@@ -209,6 +209,7 @@ def _totals(
         "unknown": sum(status is ComponentStatus.UNKNOWN for status in lost.values()),
         "result_rows": results.table.num_rows,
         "result_components": len(starts),
+        **retries(outcomes.values()),
         **process.result_totals(results.components(process.key, starts)),
     }
     is_lost = np.zeros(len(components.starts), bool)

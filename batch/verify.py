@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.outcomes import outcomes_of
+from ledgerbeam.batch.outcomes import outcomes_of, retries
 from ledgerbeam.batch.page_process import PageProcess
 from ledgerbeam.batch.plan import prefix_of
 from ledgerbeam.batch.process import BatchProcess
@@ -103,6 +103,7 @@ def _verify_shard(
         "result_components": len(results.starts),
         "failed": by_status[ComponentStatus.FAILURE],
         "unknown": by_status[ComponentStatus.UNKNOWN],
+        "retries": retries(outcomes).get("retries", 0),
     }
     refused = sum(v for n, v in commit.totals.items() if n in refused_rows)
     in_file = read_part(uri, commit.rejects).num_rows if commit.rejects is not None else 0

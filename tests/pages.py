@@ -46,6 +46,14 @@ _VARIABLE = [
     (r"laptop:\d+:[\d.]+", "laptop:PID"),
     (r"(version|fingerprint|sha256)([\"=: ]+)[0-9a-f]{8,}", r"\1\2…"),
 ]
+# How far a run had got when it was looked at, or stopped.
+_UNFINISHED = re.compile(r"^status +(EXECUTING|PAUSED|CANCELED) *$", re.MULTILINE)
+_AS_FAR_AS_IT_GOT = [
+    (r"^(rate|estimated end|workers) .*\n", ""),
+    (r"\b[\d,]+\b", "N"),
+    (r" [━╸]+ *$", ""),
+    (r"N [A-Z]+, (?=N SUCCESS)|, N EXECUTING", ""),
+]
 
 
 class Step(NamedTuple):
@@ -165,6 +173,9 @@ def normal(text: str) -> list[str]:
     """Lines without what differs from run to run, and without the widths of tables."""
     for pattern, name in _VARIABLE:
         text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    if _UNFINISHED.search(text):
+        for pattern, name in _AS_FAR_AS_IT_GOT:
+            text = re.sub(pattern, name, text, flags=re.MULTILINE)
     return [re.sub(r" {2,}", "  ", line).strip() for line in text.strip().splitlines()]
 
 

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from ledgerbeam.batch.cli import app
 
 BIN = Path(sys.executable).parent
 
@@ -79,6 +83,13 @@ def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
     assert damaged.returncode == 1
     assert part.name in damaged.stderr
     assert len(damaged.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))
+def test_every_command_has_help(name: str) -> None:
+    helped = CliRunner().invoke(app, [name, "--help"])
+    assert helped.exit_code == 0, helped.exception
+    assert f"Usage: ledgerbeam {name}" in helped.output
 
 
 def test_help_names_every_parameter_and_its_default(day: Path) -> None:

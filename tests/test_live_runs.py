@@ -209,6 +209,7 @@ class TestAgain:
         assert "1 of 12 components failed" in (failed.error or "")
         (outcome,) = place.runs.components(run.id, ComponentStatus.FAILURE)
         assert (outcome.component, outcome.tries) == ("A7", 3)
+        assert place.runs.get(run.id).progress.tries == 12 + 2
         before = Counter(call.account for call in place.calls())
         place.runs.restart(run.id, "what is missing")
         assert place.until_status(RunStatus.FAILURE).attempts[-1].kind is AttemptKind.RESTART
@@ -222,6 +223,7 @@ class TestAgain:
         assert after - before == Counter({"A7": 1})
         (outcome,) = (o for o in place.runs.components(run.id) if o.tries > 1)
         assert (outcome.component, outcome.status, outcome.tries) == ("A7", "SUCCESS", 4)
+        assert place.runs.get(run.id).progress.tries == len(place.calls()) == 15
         kinds = [a.kind for a in place.run().attempts]
         assert kinds == [AttemptKind.FIRST, AttemptKind.RESTART, AttemptKind.RETRY]
         until(lambda: not place.processes(), "the launcher's end")

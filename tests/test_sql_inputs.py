@@ -17,8 +17,8 @@ from tests.loan_jobs import (
     write_portfolio,
 )
 
-from ledgerbeam.batch import keyed, prepare
-from ledgerbeam.io import sql_input
+from ledgerbeam.batch import keyed
+from ledgerbeam.io import sql, sql_input
 from ledgerbeam.io.attempts import attempts
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import TableName
@@ -297,14 +297,14 @@ class TestSnapshot:
 def changed_before_snapshot(
     monkeypatch: pytest.MonkeyPatch, database: Database, statement: str
 ) -> Iterator[None]:
-    export = prepare.exported_snapshot
+    export = sql.exported_snapshot
 
     def late(url: str) -> Any:
         database.execute(statement)
         return export(url)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "exported_snapshot", late)
+        patch.setattr(sql, "exported_snapshot", late)
         yield
 
 
