@@ -187,6 +187,7 @@ def components(
 def results(
     run: RunText,
     output: Annotated[Path | None, typer.Option(help="write them to this Parquet file")] = None,
+    table: Annotated[str | None, typer.Option(help="a further table in place of them")] = None,
     limit: Annotated[int, typer.Option(min=1, help="rows to print")] = 10,
     registry: Registry = None,
     as_json: Json = False,
@@ -196,7 +197,7 @@ def results(
     from rich.table import Table
 
     with _runs(registry) as runs:
-        dataset = runs.results(run)
+        dataset = runs.results(run, table)
     if output is not None:
         try:
             with pq.ParquetWriter(output, dataset.schema) as writer:
@@ -215,10 +216,27 @@ def results(
         for row in rows:
             report.print_json(row)
         return
-    table = Table(*dataset.schema.names, box=None)
+    shown = Table(*dataset.schema.names, box=None)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    report.console().print(table)
+        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+    report.console().print(shown)
+
+
+@app.command()
+def reports(
+    run: RunText,
+    output: Annotated[Path | None, typer.Option(help="copy them into this folder")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Print where the reports are that a run has published, or copy them into one folder."""
+    with _runs(registry) as runs:
+        places = runs.reports(run) if output is None else runs.copy_reports(run, output)
+    for place in places:
+        if as_json:
+            report.print_json({"report": str(place)})
+        else:
+            print(place)
 
 
 @app.command()

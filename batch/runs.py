@@ -15,6 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -31,11 +32,11 @@ from ledgerbeam.batch.records import AttemptKind, RecordedEvent, RunDraft, RunRe
 from ledgerbeam.batch.registry import Registry
 from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.batch.status import ComponentStatus, RunStatus
-from ledgerbeam.io import control
+from ledgerbeam.io import control, storage
 from ledgerbeam.io.control import Ramp, Steering
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.io.published import read_published
+from ledgerbeam.io.published import copy_reports, published_reports, read_published
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -195,13 +196,30 @@ class Runs:
         """
         return components_of(self.registry.find(run).uri, status, after)
 
-    def results(self, run: str) -> "ds.Dataset":
+    def results(self, run: str, table: str | None = None) -> "ds.Dataset":
         """What a run has published.
+
+        Args:
+            run: which.
+            table: name of a further table; by default the results.
+
+        Raises:
+            UserError: nothing is published, or no such table, or the results have expired.
+        """
+        return read_published(self.registry.find(run).uri, table)
+
+    def reports(self, run: str) -> Sequence[str]:
+        """The URIs of the reports that a run has published.
 
         Raises:
             UserError: nothing is published, or the results have expired.
         """
-        return read_published(self.registry.find(run).uri)
+        uri = self.registry.find(run).uri
+        return [storage.join(uri, file.name) for file in published_reports(uri).values()]
+
+    def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
+        """Copy the reports that a run has published; see `ledgerbeam.io.published.copy_reports`."""
+        return copy_reports(self.registry.find(run).uri, folder)
 
     def cancel(self, run: str, why: str = "") -> RunRecord:
         """Ask for a run to be stopped; confirmed (`CANCELED`) when nothing of it can commit."""
@@ -398,7 +416,6 @@ def _draft(
     from ledgerbeam.batch.launch import instance_uri
     from ledgerbeam.batch.process import BatchProcess, is_overridden
     from ledgerbeam.batch.workloads import load_workload
-    from ledgerbeam.io import storage
 
     kind: type[BatchProcess[Any]] = load_workload(process_name).PROCESS
     try:

@@ -58,6 +58,7 @@ from ledgerbeam.io.records import (
 )
 
 MANIFEST = "manifest.json"
+REPORT = "report-"
 WALK_WINDOW = 256
 """No walk is further ahead of its first uncommitted shard, so that this many names fence it."""
 
@@ -150,7 +151,7 @@ class Attempt:
 
     def write_report(self, name: str, data: bytes) -> FileRecord:
         """Write a file of the reduce step."""
-        report = self._write(f"report-{name}", "", data, rows=0)
+        report = self._write(f"{REPORT}{name}", "", data, rows=0)
         failpoint("report: written")
         return report
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import MANIFEST, load_manifest
+from ledgerbeam.io.attempts import MANIFEST, REPORT, load_manifest
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import FileRecord, Manifest
 
@@ -37,13 +38,8 @@ def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
     """
     import pyarrow.dataset as ds  # imports pandas, which is slow, where that is installed
 
-    manifest = load_manifest(uri)
+    manifest = _load_unexpired(uri)
     instance = instance_of(uri)
-    if storage.stat_of(storage.join(instance, EXPIRED)) is not None:
-        raise UserError(
-            f"{instance}: its results have expired and were deleted: run the instance again "
-            "under a new run number, and give a reason"
-        )
     place = storage.local_path(instance).removeprefix("gs://").removeprefix("s3://")
     names = [storage.join(place, part.name) for part in published_parts(uri, manifest, table)]
     return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
@@ -59,6 +55,47 @@ def published_parts(uri: str, manifest: Manifest, table: str | None = None) -> l
         known = ", ".join(manifest.tables) or "none"
         raise UserError(f"{uri}: there is no table {table} beside the results: there is {known}")
     return [commit.part if table is None else commit.tables[table] for commit in manifest.shards]
+
+
+def published_reports(uri: str) -> dict[str, FileRecord]:
+    """The reports that an instance has published, by the names that its `finish` gave them.
+
+    `read_file` gives their content.
+
+    Args:
+        uri: what a run gives as `published`.
+
+    Raises:
+        UserError: nothing is published there, or the results have expired.
+    """
+    manifest = _load_unexpired(uri)
+    return {file.name.partition(f"/{REPORT}")[2]: file for file in manifest.reports}
+
+
+def copy_reports(uri: str, folder: Path) -> list[Path]:
+    """Copy the reports that an instance has published, after checking that they are those.
+
+    Args:
+        uri: what a run gives as `published`.
+        folder: where to; made if it isn't there.
+
+    Returns:
+        The copies.
+
+    Raises:
+        UserError: there are none, or one differs from its record, or can't be written.
+    """
+    copies = []
+    for name, file in published_reports(uri).items():
+        copy = folder / name
+        data = read_file(uri, file)
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+        except OSError as error:
+            raise UserError(f"cannot write {copy}: {error.strerror or error}") from error
+        copies.append(copy)
+    return copies
 
 
 def read_part(uri: str, file: FileRecord) -> pa.Table:
@@ -99,6 +136,18 @@ def read_file(uri: str, file: FileRecord) -> bytes:
             f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {_ADVICE}"
         )
     return data
+
+
+def _load_unexpired(uri: str) -> Manifest:
+    """The manifest of an instance whose results are still there."""
+    manifest = load_manifest(uri)
+    instance = instance_of(uri)
+    if storage.stat_of(storage.join(instance, EXPIRED)) is not None:
+        raise UserError(
+            f"{instance}: its results have expired and were deleted: run the instance again "
+            "under a new run number, and give a reason"
+        )
+    return manifest
 
 
 def instance_of(uri: str) -> str:

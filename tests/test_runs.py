@@ -165,6 +165,20 @@ class TestFinished:
         assert pq.read_table(target).num_rows == len(totals)
         missing = mistake(done, "results", name, "--output=/none/such/all.parquet")
         assert "cannot write /none/such/all.parquet" in missing
+        assert "no table entries beside" in mistake(done, "results", name, "--table=entries")
+
+    def test_reports(self, done: Place, tmp_path: Path) -> None:
+        name = f"counting/{DAY}"
+        (uri,) = verb(done, "reports", name).out.split()
+        assert uri.endswith("/attempt-1/report-total.txt")
+        (told,) = verb(done, "reports", name, "--json", f"--output={tmp_path}/copies").lines
+        assert told == {"report": f"{tmp_path}/copies/total.txt"}
+        copy = (tmp_path / "copies" / "total.txt").read_text()
+        assert copy == Path(uri).read_text()
+        assert int(copy) == sum(n * n for n in range(4 * len(ACCOUNTS)) if n % len(ACCOUNTS))
+        (tmp_path / "file").touch()
+        in_the_way = mistake(done, "reports", name, f"--output={tmp_path}/file")
+        assert f"cannot write {tmp_path}/file/total.txt" in in_the_way
 
     def test_audit(self, done: Place) -> None:
         events = verb(done, "audit", f"counting/{DAY}", "--json").lines
