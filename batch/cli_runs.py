@@ -274,6 +274,32 @@ def restart(run: RunText, why: Why = "", registry: Registry = None, as_json: Jso
         _show_run(runs, runs.restart(run, why), as_json)
 
 
+@app.command()
+def settle(
+    run: RunText,
+    component: Annotated[
+        str, typer.Argument(help="one that is UNKNOWN, as `components` prints it")
+    ],
+    status: Annotated[
+        ComponentStatus,
+        typer.Argument(help="SUCCESS: its call took effect; FAILURE: it may be called again"),
+    ],
+    why: Annotated[str, typer.Option(help="what was found, and where; for the record")],
+    results: Annotated[
+        str | None, typer.Option(help="file with the rows that the call would have given")
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Say how a call has ended of which nobody knew; the next `retry` goes by it."""
+    with _runs(registry) as runs:
+        runs.settle(run, component, status, why, results)
+    if as_json:
+        report.print_json({"component": component, "status": status})
+    else:
+        print(f"{component} {status}")
+
+
 @app.command("set-parallelism")
 def set_parallelism(
     run: RunText,

@@ -35,6 +35,27 @@ def components_of(
         raise UserError(f"{uri}: there is no component {after}: give one that was listed")
 
 
+def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
+    """The shard of a component that is `UNKNOWN`, and its outcome.
+
+    Args:
+        uri: of the instance.
+        component: its key, as text.
+
+    Raises:
+        UserError: there is none.
+    """
+    status = ComponentStatus.UNKNOWN
+    for commit in _commits(uri):
+        for outcome in _of_shard(uri, commit, status):
+            if (outcome.component, outcome.status) == (component, status):
+                return commit.shard, outcome
+    raise UserError(
+        f"{uri}: no component {component} is UNKNOWN: `ledgerbeam components RUN "
+        "--status=UNKNOWN` lists those that are"
+    )
+
+
 def _commits(uri: str) -> list[ShardCommit]:
     manifest = find_manifest(uri)
     if manifest is not None:

@@ -9,7 +9,7 @@ import base64
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +23,8 @@ from ledgerbeam.batch.process import Record, Retry, RetryMode
 from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.arrow_stream import read_stream, write_stream
-from ledgerbeam.io.attempts import Attempt, FencedError, Settlement
+from ledgerbeam.io.attempts import Attempt, FencedError
+from ledgerbeam.io.claims import Call, Decision, Settlement
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.calls import (
@@ -78,6 +79,7 @@ class Executor:
         governor: admits calls, and tells the world what is being done.
         most_failures: how many components may fail before the shard is given up.
         tries: how often components were tried by earlier attempts, by name; 0 where left out.
+        decided: what people have found out about components that nobody knew of, by name.
         slow: whether each call takes long enough to be told of, and to have a thread of its own.
         sleep: waits between tries, in seconds.
     """
@@ -88,6 +90,7 @@ class Executor:
     governor: Governor
     most_failures: int = MOST_FAILURES
     tries: dict[str, int] = field(default_factory=dict)
+    decided: Mapping[str, Decision] = field(default_factory=dict)
     slow: bool = False
     sleep: Callable[[float], None] = time.sleep
 
@@ -338,10 +341,17 @@ class _Each:
     def _once(self, number: int, name: str) -> bool:
         """Call a unit that may be called once only; what an earlier call gave is taken over."""
         executor = self._executor
-        attempt, shard = executor.attempt, executor.shard
-        before = executor.tries.get(name, 0)
-        if not attempt.claim(shard, name, before):
-            settled = attempt.settlement(shard, name, before)
+        decision = executor.decided.get(name)
+        if decision is not None and decision.settlement.status == ComponentStatus.SUCCESS:
+            self.records[number] = _from_text(decision.settlement.results)
+            found_out = f"settled by {decision.who}: {decision.why}"
+            self.outcomes[number] = executor.outcome(name, ComponentStatus.SUCCESS, 0, found_out)
+            return False
+        call = Call(
+            executor.attempt.instance_uri, executor.shard, name, executor.tries.get(name, 0)
+        )
+        if not call.claim(executor.attempt.record.number):
+            settled = call.settlement()
             if settled is None:
                 self._settle(
                     number,
@@ -357,7 +367,7 @@ class _Each:
         try:
             records = self._limited(number)
             settled = Settlement(
-                status=ComponentStatus.SUCCESS, results=_to_text(records, self._results)
+                status=ComponentStatus.SUCCESS, results=text_of(rows_table(records, self._results))
             )
         except _NOT_OF_A_COMPONENT:
             raise
@@ -365,7 +375,7 @@ class _Each:
             settled = Settlement(status=ComponentStatus.UNKNOWN, error=error_line(error))
         except Exception as error:
             settled = Settlement(status=ComponentStatus.FAILURE, error=error_line(error))
-        attempt.settle(shard, name, before, settled)
+        call.settle(settled)
         self._settle(number, settled)
         return False
 
@@ -415,9 +425,10 @@ class _Each:
         )
 
 
-def _to_text(records: Sequence[Record], results: pa.Schema) -> str:
+def text_of(rows: pa.Table) -> str:
+    """Rows of results as a `Settlement` holds them."""
     sink = pa.BufferOutputStream()
-    write_stream(sink, rows_table(records, results))
+    write_stream(sink, rows)
     return base64.b64encode(sink.getvalue()).decode()
 
 

@@ -33,9 +33,10 @@ from ledgerbeam.io.attempts import (
     load_manifest,
     start_attempt,
 )
+from ledgerbeam.io.claims import decided_shards
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.io.records import AttemptRecord, Manifest
+from ledgerbeam.io.records import AttemptRecord, Manifest, ShardCommit
 from ledgerbeam.io.secrets import redact
 from ledgerbeam.io.spill import SpillDirectory
 
@@ -136,7 +137,7 @@ def run(
         fingerprint = attempt.record.fingerprint
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
-        retried = tuple(c for c in committed if retry_failed and c.totals.get("failed"))
+        retried = _to_retry(uri, committed) if retry_failed else ()
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)
         started(attempt)
@@ -170,6 +171,16 @@ def _begin(
     except BaseException:
         process.cleanup()
         raise
+
+
+def _to_retry(uri: str, committed: Sequence[ShardCommit]) -> tuple[ShardCommit, ...]:
+    """Shards with components that failed, or that somebody has decided about since."""
+    decided = decided_shards(uri) if any(c.totals.get("unknown") for c in committed) else set()
+    return tuple(
+        commit
+        for commit in committed
+        if commit.totals.get("failed") or (commit.totals.get("unknown") and commit.shard in decided)
+    )
 
 
 def _limit(process: BatchProcess[Any]) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ledgerbeam.batch.status import ComponentStatus
+from ledgerbeam.io.claims import Call, Decision
 from ledgerbeam.io.records import Totals
 from ledgerbeam.io.secrets import redact
 
@@ -54,6 +55,22 @@ def error_line(error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         place = f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
     return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] + place
+
+
+def decisions(instance_uri: str, shard: int, outcomes: Iterable[Outcome]) -> dict[str, Decision]:
+    """What people have found out about those components of a shard that are unknown, by name."""
+    found = {}
+    for outcome in outcomes:
+        if outcome.status is ComponentStatus.UNKNOWN:
+            decision = call_of(instance_uri, shard, outcome).decision()
+            if decision is not None:
+                found[outcome.component] = decision
+    return found
+
+
+def call_of(instance_uri: str, shard: int, outcome: Outcome) -> Call:
+    """The call that an outcome is the last one of."""
+    return Call(instance_uri, shard, outcome.component, outcome.tries - 1)
 
 
 def retries(outcomes: Iterable[Outcome]) -> Totals:

@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
-from ledgerbeam.batch.outcomes import Outcome, component_name, outcomes_of, retries
+from ledgerbeam.batch.outcomes import (
+    Outcome,
+    component_name,
+    decisions,
+    outcomes_of,
+    retries,
+)
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.page_source import CursorFetcher, SqlFetcher
 from ledgerbeam.batch.process import Record
@@ -88,6 +94,9 @@ class PageShard:
         if earlier is not None and earlier.outcomes is not None:
             found = outcomes_of(read_part(attempt.instance_uri, earlier.outcomes))
             self._known = {outcome.component: outcome for outcome in found}
+        decided = decisions(attempt.instance_uri, shard, self._known.values())
+        failed = {o.component for o in self._known.values() if o.status is ComponentStatus.FAILURE}
+        self._again = failed | decided.keys()
         limit = process.failure_limit
         self._executor = Executor(
             process.retry,
@@ -97,6 +106,7 @@ class PageShard:
             # What a share allows is known at the end of the pages only.
             most_failures=max(MOST_FAILURES, limit) if isinstance(limit, int) else sys.maxsize,
             tries={name: outcome.tries for name, outcome in self._known.items()},
+            decided=decided,
             slow=True,
         )
 
@@ -110,7 +120,7 @@ class PageShard:
         names = self._names(number, page)
         todo = list(range(len(names)))
         if self._earlier is not None:
-            todo = [n for n in todo if self._before(names[n]) is ComponentStatus.FAILURE]
+            todo = [n for n in todo if names[n] in self._again]
 
         def name_of(unit: int) -> str:
             return names[todo[unit]]
@@ -184,10 +194,6 @@ class PageShard:
             },
         )
 
-    def _before(self, name: str) -> ComponentStatus | None:
-        outcome = self._known.get(name)
-        return None if outcome is None else outcome.status
-
     def _names(self, number: int, page: Page) -> list[str]:
         if not self._process.executes_items():
             return [component_name((page.name,))]
@@ -236,7 +242,9 @@ class PageShard:
         return totals
 
     def _is_unknown(self, name: str) -> bool:
-        return self._before(name) is ComponentStatus.UNKNOWN
+        outcome = self._known.get(name)
+        is_unknown = outcome is not None and outcome.status is ComponentStatus.UNKNOWN
+        return is_unknown and name not in self._again
 
     def _sums(self, page: Page, numbers: list[int]) -> Totals:
         if self._process.executes_items():

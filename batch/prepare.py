@@ -24,7 +24,7 @@ from ledgerbeam.io.inputs import (
     plan_input,
     shard_count,
 )
-from ledgerbeam.io.readers import POSITION, read_split
+from ledgerbeam.io.readers import read_whole
 from ledgerbeam.io.records import ShardCommit
 from ledgerbeam.io.storage import FileInfo
 
@@ -137,15 +137,7 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
 
 
 def _look_up(process: KeyedProcess[Any], lookup: Lookup) -> tuple[Input, pa.Table]:
-    input_ = plan_input(str(getattr(process.parameters, lookup.name)), lookup.contract)
-    tables = []
-    for split in input_.splits:
-        for rows in read_split(split):
-            if rows.refusals:
-                first = rows.refusals[0]
-                raise UserError(f"{split.file.uri}: {first.reason}, in {first.raw}: correct it")
-            tables.append(rows.table.drop_columns(POSITION))
-    table = pa.concat_tables(tables, promote_options="default")
+    input_, table = read_whole(str(getattr(process.parameters, lookup.name)), lookup.contract)
     keys = table.column(lookup.key).to_pylist()
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:

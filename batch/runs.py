@@ -311,6 +311,34 @@ class Runs:
         spawn(self._settings, record.id)
         return record
 
+    def settle(
+        self,
+        run: str,
+        component: str,
+        status: ComponentStatus,
+        why: str,
+        results: str | None = None,
+    ) -> None:
+        """Say how the call of a component that is `UNKNOWN` has ended; see `settle.settle`.
+
+        Raises:
+            UserError: the run goes on or has published, or the component isn't unknown.
+        """
+        # Imports Beam, which the other verbs do without.
+        from ledgerbeam.batch.settle import settle
+        from ledgerbeam.batch.workloads import load_workload
+
+        record = self.registry.find(run)
+        if record.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
+            raise UserError(
+                f"run {record.name} is {record.status}: a component is settled when its run has "
+                "ended without publishing"
+            )
+        kind = load_workload(record.process).PROCESS
+        settle(record.uri, kind, component, status, results, self._who, why, self._now())
+        failpoint("settle: decided")
+        self._append(record, "settled", why, {"component": component, "status": status})
+
     def expire(self) -> Sequence[RunRecord]:
         """Delete the results that are due; manifests, markers and outcomes stay."""
         expired = []
@@ -389,6 +417,11 @@ class Runs:
             raise UserError(f"run {record.name} is {record.status}: there is nothing to steer")
         steering = self._steer(record, why, **changes)
         failpoint("limits: told")
+        limits = steering.model_dump(mode="json", include={"parallelism", "rate", "ramp"})
+        self._append(record, what, why, limits)
+        return steering
+
+    def _append(self, record: RunRecord, what: str, why: str, detail: dict[str, Any]) -> None:
         self.registry.append(
             Event(
                 run=record.id,
@@ -398,10 +431,9 @@ class Runs:
                 who=self._who,
                 type=what,
                 why=why,
-                detail=steering.model_dump(mode="json", include={"parallelism", "rate", "ramp"}),
+                detail=detail,
             )
         )
-        return steering
 
 
 def _draft(

@@ -10,12 +10,13 @@ import pyarrow as pa
 from ledgerbeam.batch.execution import MOST_FAILURES, Executor, records_table
 from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.keyed_process import KeyedProcess
-from ledgerbeam.batch.outcomes import Outcome, error_line, outcomes_of, retries
+from ledgerbeam.batch.outcomes import Outcome, decisions, error_line, outcomes_of, retries
 from ledgerbeam.batch.plan import prefix_of, row_totals
 from ledgerbeam.batch.process import FailureLimit, is_overridden
 from ledgerbeam.batch.results import ComponentNames, Results, joined, replaced
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import Attempt
+from ledgerbeam.io.claims import Decision
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part
 from ledgerbeam.io.records import ShardCommit, Totals
@@ -55,19 +56,23 @@ def execute_shard(
         shard: its number.
         components: all of the shard.
         earlier: the shard's marker of an earlier attempt, whose failed components are tried
-            again and whose other results are kept.
+            again, as those are of which somebody has found out that they may be; its other results
+            are kept.
 
     Raises:
         UserError: too many components fail.
     """
     names = ComponentNames(components, process.key)
     known: dict[str, Outcome] = {}
+    decided: dict[str, Decision] = {}
     failed: set[str] = set()
     todo = np.ones(len(components.starts), bool)
     if earlier is not None and earlier.outcomes is not None:
         found = outcomes_of(read_part(attempt.instance_uri, earlier.outcomes))
         known = {outcome.component: outcome for outcome in found}
+        decided = decisions(attempt.instance_uri, shard, found)
         failed = {o.component for o in found if o.status is ComponentStatus.FAILURE}
+        failed |= decided.keys()
         todo = np.array([name in failed for name in names.all()], bool)
     # Of a share the shard may use up all; shards are cut by a hash and so have similar sizes.
     everywhere = len(components.starts) * (attempt.record.shards or 1)
@@ -78,6 +83,7 @@ def execute_shard(
         governor,
         most_failures=max(MOST_FAILURES, FailureLimit(process.failure_limit).most(everywhere)),
         tries={name: outcome.tries for name, outcome in known.items()},
+        decided=decided,
     )
     chosen = components.select(todo)
     numbers = np.flatnonzero(todo)

@@ -10,7 +10,7 @@
       attempt-1/ended.json                    published, failed, or fenced: decided once
       attempt-1/cleanup.json                  somebody has begun to clean up
       attempt-1/cleaned.json                  and has done so, where the definition has a hook
-      claims/00007-….json                     calls that may be made once only
+      claims/00007-….json                     calls that may be made once only: see `claims`
       pages/….json                            where pages of a table begin and end
       manifest.json                           the instance's result
 
@@ -71,32 +71,6 @@ class FencedError(UserError):
 
 class LostError(UserError):
     """The attempt ended by what befell its processes, not by its work: it hasn't failed."""
-
-
-class Claim(Record):
-    """A call that may be made once only, and was about to be made.
-
-    Attributes:
-        component: its key, as text.
-        attempt: that made the call.
-    """
-
-    component: str
-    attempt: int
-
-
-class Settlement(Record):
-    """How a call that may be made once only has ended.
-
-    Attributes:
-        status: of the component.
-        error: why it failed.
-        results: its rows, as an Arrow IPC stream in base 64; empty for none.
-    """
-
-    status: str
-    error: str = ""
-    results: str = ""
 
 
 class PageCut(Record):
@@ -214,35 +188,6 @@ class Attempt:
         pattern = f"{storage.escape(self._cuts(shard))}*.json"
         return [load_record(PageCut, file.uri) for file in storage.find(pattern)]
 
-    def claim(self, shard: int, component: str, tries: int) -> bool:
-        """Make the claim to a call that may be made once only.
-
-        Args:
-            shard: of the component.
-            component: its key, as text.
-            tries: how often it was tried before, by a person's decision.
-
-        Returns:
-            Whether the call is this one's to make. Else it was made before, or was about to be.
-        """
-        failpoint("claim: before")
-        claim = Claim(component=component, attempt=self.record.number)
-        made = storage.create(self._claim(shard, component, tries), claim.to_json())
-        failpoint("claim: made")
-        return made
-
-    def settle(self, shard: int, component: str, tries: int, settlement: Settlement) -> None:
-        """Record how a claimed call has ended."""
-        failpoint("settle: before")
-        uri = self._claim(shard, component, tries).removesuffix(".json")
-        storage.create(f"{uri}.settled.json", settlement.to_json())
-        failpoint("settle: made")
-
-    def settlement(self, shard: int, component: str, tries: int) -> Settlement | None:
-        """How a claimed call has ended; None where nobody knows."""
-        uri = self._claim(shard, component, tries).removesuffix(".json") + ".settled.json"
-        return None if storage.stat_of(uri) is None else load_record(Settlement, uri)
-
     def claim_cleanup(self) -> bool:
         """Whether it falls to the caller to clean up behind the attempt: to one caller ever."""
         claimed = storage.create(storage.join(self.uri, "cleanup.json"), b"{}\n")
@@ -324,10 +269,6 @@ class Attempt:
     def _cuts(self, shard: int) -> str:
         name = f"{self.record.fingerprint[:16]}-{shard:05d}-"
         return storage.join(self.instance_uri, "pages", name)
-
-    def _claim(self, shard: int, component: str, tries: int) -> str:
-        digest = hashlib.sha256(component.encode()).hexdigest()[:32]
-        return storage.join(self.instance_uri, "claims", f"{shard:05d}-{digest}-{tries}.json")
 
     def _write_parquet(self, name: str, table: pa.Table) -> FileRecord:
         sink = pa.BufferOutputStream()

@@ -9,17 +9,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.contract import conform
+from ledgerbeam.io.contract import Contract, conform
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import (
     BYTES_A_SPLIT,
     ROWS_A_SPLIT,
+    Input,
     Split,
     SqlSplit,
     avro_columns,
     avro_type,
     damaged,
     open_avro,
+    plan_input,
     read_parquet_footer,
 )
 from ledgerbeam.io.text import Refusal, TextBlock, read_text
@@ -62,6 +64,27 @@ class _Block(NamedTuple):
         if self.text is not None:
             return self.text.raw(rows)
         return raw_rows(self.table, rows)
+
+
+def read_whole(pattern: str, contract: Contract) -> tuple[Input, pa.Table]:
+    """Read a small input that has to be right as a whole.
+
+    Args:
+        pattern: URI of a file, or a glob; see `plan_input`.
+        contract: what its columns must be.
+
+    Raises:
+        UserError: it can't be read, or a row breaks the contract.
+    """
+    input_ = plan_input(pattern, contract)
+    tables = []
+    for split in input_.splits:
+        for rows in read_split(split):
+            if rows.refusals:
+                first = rows.refusals[0]
+                raise UserError(f"{split.file.uri}: {first.reason}, in {first.raw}: correct it")
+            tables.append(rows.table.drop_columns(POSITION))
+    return input_, pa.concat_tables(tables, promote_options="default")
 
 
 def read_split(split: Split) -> Iterator[SplitRows]:

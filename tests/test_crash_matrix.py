@@ -147,6 +147,20 @@ def asked_again(place: Place, point: str) -> None:
     assert [a.kind for a in place.run().attempts] == [AttemptKind.FIRST, AttemptKind.RETRY]
 
 
+def settled(place: Place, point: str) -> None:
+    """Who settles a component dies, and does it again."""
+    place.set("kill-A7")
+    place.launcher(place.record())
+    run = place.until_rest()
+    unknown = [o.component for o in place.runs.components(run.id, ComponentStatus.UNKNOWN)]
+    assert "A7" in unknown, place.told()
+    assert place.settle(unknown[0], failpoint=point).returncode == -signal.SIGKILL
+    for account in unknown:
+        done = place.settle(account)
+        assert done.returncode == 0, done.stderr
+    place.runs.retry(run.id, "settled")
+
+
 def limited(place: Place, point: str) -> None:
     """Who sets a limit dies."""
     run = place.record()
@@ -229,6 +243,7 @@ SCENARIOS: dict[str, Scenario] = {
     "submit: recorded": submitted,
     "again: recorded": asked_again,
     "limits: told": limited,
+    "settle: decided": settled,
     "reconcile: run seen to": reconciled,
     "launcher: taken over": taken_over,
     "expire: noted": expired,

@@ -49,6 +49,7 @@ from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.batch.verify import verify
 from ledgerbeam.io import control
 from ledgerbeam.io.attempts import Attempt, start_attempt
+from ledgerbeam.io.claims import Call
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.published import read_part, read_published
 from ledgerbeam.io.records import Manifest, ShardCommit
@@ -485,7 +486,7 @@ class TestAtMostOnce:
 
     def test_what_was_claimed_only_is_unknown(self, tmp_path: Path) -> None:
         first = Bench(tmp_path, ONCE)
-        assert first.executor.attempt.claim(0, "unit 1", 0)
+        assert Call(first.executor.attempt.instance_uri, 0, "unit 1", 0).claim(1)
         second = Bench(tmp_path, ONCE)
         executed = second.each(range(3), square)
         assert executed.records == [square(0), None, square(2)]

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
@@ -39,6 +41,7 @@ from ledgerbeam.batch.components import components_of
 from ledgerbeam.batch.launch import instance_uri, run
 from ledgerbeam.batch.page_process import Page, PageProcess
 from ledgerbeam.batch.process import Retry, RetryMode
+from ledgerbeam.batch.settle import settle
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.batch.verify import verify
 from ledgerbeam.io import control
@@ -481,6 +484,31 @@ class TestRestart:
             run(process)
         unknown = list(components_of(instance_uri(process), ComponentStatus.UNKNOWN))
         assert "10..20" in [outcome.component for outcome in unknown]
+        self.check_settled(process, [outcome.component for outcome in unknown], tmp_path)
+
+    def check_settled(
+        self, process: page_jobs.OnceRows, unknown: Sequence[str], tmp_path: Path
+    ) -> None:
+        """One was found not to have been called, and is; the others were, and aren't."""
+        uri, again = instance_uri(process), unknown[0]
+        calls = hook(page_jobs.OnceRows, Calls())
+        undisturbed = page_jobs.OnceRows(
+            process.parameters.model_copy(update={"output": str(tmp_path / "undisturbed")})
+        )
+        run(undisturbed)
+        calls.names.clear()
+        now = datetime.datetime.now(datetime.UTC)
+        settle(uri, type(process), again, ComponentStatus.FAILURE, None, "me", "no call", now)
+        published = read_published(instance_uri(undisturbed)).to_table()
+        for component in unknown[1:]:
+            of_page = pc.equal(published["page"], component)
+            rows_of_page = tmp_path / f"{component}.parquet"
+            pq.write_table(published.filter(of_page), rows_of_page)
+            given = (ComponentStatus.SUCCESS, str(rows_of_page), "me", "a call", now)
+            settle(uri, type(process), component, *given)
+        run(process)
+        assert calls.names == [again]
+        assert part_bytes(process) == part_bytes(undisturbed)
 
     def test_pages_between_committed_ones(self, accounts: str, tmp_path: Path) -> None:
         bad = {"10..20", "40..50"}
