@@ -29,6 +29,7 @@ from loan_cases import BUSINESS_DATE, INSTALMENTS, LoanCase, portfolio
 from matplotlib.figure import Figure
 from measure import measure
 from rich.console import Console
+from rich.progress import Progress
 
 from ledgerbeam.io import read_published
 
@@ -146,15 +147,13 @@ def _result(entry: Entry, output: Path, printed: str) -> ds.Dataset:
 
 def contenders_of(workload: str, is_fifth: bool) -> list[str]:
     """Who takes part."""
-    if workload == CLOSE:
-        return ["ledgerbeam"]
     if is_fifth:
         return ["ledgerbeam", "plain loop", "row-wise Beam"]
     return ["ledgerbeam", *(["DuckDB, totals of lines"] if workload == "report" else [])]
 
 
 def main(
-    loans: Annotated[int, typer.Option(min=5, help="how many, of 24 months each")] = 200_000,
+    loans: Annotated[int, typer.Option(min=20, help="how many, of 24 months each")] = 200_000,
     repetitions: Annotated[int, typer.Option(min=1, help="runs of each contender")] = 3,
     limit: Annotated[float, typer.Option(help="most seconds that a run may take")] = 1_800.0,
     growth: Annotated[bool, typer.Option(help="whether to measure other sizes, too")] = True,
@@ -170,9 +169,14 @@ def main(
         if importlib.util.find_spec(f"ledgerbeam.pipelines.{module}")
     ]
 
-    def made(count: int) -> LoanCase:
-        with console.status(f"making {count:,} loans"):
-            return portfolio(HERE / "data", count, lambda _: None)
+    most = 2 * loans
+    with Progress(console=console, transient=True) as bars:
+        task = bars.add_task(f"making {most:,} loans", total=most)
+
+        def made(count: int) -> LoanCase:
+            return portfolio(HERE / "data", count, most, lambda done: bars.advance(task, done))
+
+        made(most)
 
     entries: list[Entry] = []
     differing: list[str] = []
@@ -204,7 +208,7 @@ def main(
         "differing": differing,
     }
     write(results, raw, entries, grown)
-    console.print("\n".join(table_of(entries)), highlight=False)
+    console.print("\n".join(table_of(entries)), highlight=False, soft_wrap=True)
     failed = [entry for entry in [*entries, *grown] if entry.trouble.startswith("failed")]
     for entry in failed:
         console.print(f"{entry.workload}, {entry.contender}: {entry.trouble}")

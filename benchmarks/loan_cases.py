@@ -1,13 +1,19 @@
-"""What the loan benchmarks are run on: portfolios made once and kept for the next time.
+"""What the loan benchmarks are run on: a portfolio made once and kept for the next time.
 
 A portfolio of 24 months is closed through the end of the month before the last one, and through
-the day before the last one; the contenders get the loans as they stood then, and what came in
-since.
+the day before the last one. For the report the contenders get the loans as they stood at the end
+of that month, and what came in since; for the close of business the loans as they were published
+the night before, and everything that came in since they were boarded. A smaller portfolio is the
+first files of the largest one.
 """
 
 import datetime
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +27,7 @@ from ledgerbeam.rules.book import States, TermsColumns, Transactions
 from ledgerbeam.rules.close_many import close_many
 from ledgerbeam.rules.loan import Policy
 from ledgerbeam.rules.loan_month_columns import report_lines
+from ledgerbeam.rules.loan_tables import complete, write_states
 from ledgerbeam.rules.money import decimals
 from ledgerbeam.synthetic.loans import investor_table, make_loans
 
@@ -29,8 +36,11 @@ MONTH_BEFORE = datetime.date(2026, 10, 31)
 DAY_BEFORE = BUSINESS_DATE - datetime.timedelta(1)
 MONTHS = 24
 INSTALMENTS = 360
+FILES = 40
+"""Of each kind: a portfolio of a fortieth is one of them."""
+
+_ROOMS = ("schedules", "month", "day", "lines")
 _BLOCK = 4_000
-_FILES = 8
 
 
 class LoanCase(NamedTuple):
@@ -38,7 +48,7 @@ class LoanCase(NamedTuple):
 
     Attributes:
         loans: how many there are.
-        transactions: of all months.
+        transactions: of all months, those of the loans together.
         folder: holds `schedules`, `month`, `day` and `lines`.
     """
 
@@ -47,60 +57,74 @@ class LoanCase(NamedTuple):
     folder: Path
 
 
-def portfolio(data: Path, loans: int, progress: Callable[[int], None]) -> LoanCase:
-    """Make a portfolio, unless `data` holds it already."""
-    folder = data / f"loans-{loans}"
-    count = folder / "transactions.txt"
+def portfolio(data: Path, loans: int, most: int, progress: Callable[[int], None]) -> LoanCase:
+    """The first `loans` of a portfolio of `most`, which is made unless `data` holds it already."""
+    folder = data / f"loans-{most}"
     if not folder.exists():
         # A name of its own until it is complete: what was interrupted is made again.
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        transactions = _write(partial, loans, progress)
-        (partial / "transactions.txt").write_text(str(transactions))
+        _write(partial, most, progress)
         partial.rename(folder)
-    return LoanCase(loans, int(count.read_text()), folder)
+    case = data / f"loans-{loans}-of-{most}"
+    if not case.exists():
+        _link(folder, case, range(loans * FILES // most))
+    day = case / "day"
+    footers = [pq.read_metadata(file) for file in day.glob("transactions-*.parquet")]
+    return LoanCase(loans, sum(footer.num_rows for footer in footers), case)
 
 
-def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> int:
-    for name in ("schedules", "month", "day", "lines"):
-        (folder / name).mkdir(parents=True)
-    for name in ("month", "day"):
-        pq.write_table(investor_table(), folder / name / "investors.parquet")
-    investors = investors_of(investor_table())
-    transactions = 0
+def _link(folder: Path, case: Path, files: range) -> None:
+    for room in _ROOMS:
+        (case / room).mkdir(parents=True)
+        for file in folder.joinpath(room).iterdir():
+            number = file.stem.partition("-")[2]
+            if not number or int(number) in files:
+                (case / room / file.name).hardlink_to(file)
+
+
+def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> None:
+    for room in _ROOMS:
+        (folder / room).mkdir(parents=True)
+    pq.write_table(investor_table(), folder / "month" / "investors.parquet")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        for count in pool.map(_write_file, repeat(folder), repeat(loans), range(FILES)):
+            progress(count)
+
+
+def _write_file(folder: Path, loans: int, file: int) -> int:
+    """Make one of the files of each room; how many loans are in it."""
     writers: dict[str, pq.ParquetWriter] = {}
 
-    def write(name: str, table: pa.Table) -> None:
-        if name not in writers:
-            writers[name] = pq.ParquetWriter(folder / name, table.schema)
-        writers[name].write_table(table)
+    def write(room: str, name: str, table: pa.Table) -> None:
+        path = f"{room}/{name}-{file:02}.parquet"
+        if path not in writers:
+            writers[path] = pq.ParquetWriter(folder / path, table.schema)
+        writers[path].write_table(table)
 
-    for file in range(_FILES):
-        first, last = loans * file // _FILES, loans * (file + 1) // _FILES
-        for start in range(first, last, _BLOCK):
-            numbers = range(start, min(start + _BLOCK, last))
-            (made,) = make_loans(loans, business_date=BUSINESS_DATE, months=MONTHS, numbers=numbers)
-            transactions += made.transactions.num_rows
-            write(f"schedules/loans-{file}.parquet", _to_schedule(numbers))
-            book = _sorted_book(made.loans, made.transactions)
-            states = book[1]
-            for name, day in (("month", MONTH_BEFORE), ("day", DAY_BEFORE)):
-                states = close_many(*book[:2], states, book[2], day, Policy()).states
-                as_of = _with_state(made.loans, states)
-                if name == "day":
-                    # Boarded as of that day: past changes of rates belong to another book.
-                    as_of = as_of.drop_columns("rate_changes")
-                recent = _since(made.transactions, day)
-                write(f"{name}/loans-{file}.parquet", as_of)
-                write(f"{name}/transactions-{file}.parquet", recent)
-                if name == "month":
-                    rows, offsets = _by_loan(as_of, recent)
-                    lines = report_lines(as_of, rows, offsets, investors, BUSINESS_DATE, Policy())
-                    write(f"lines/lines-{file}.parquet", lines)
-            progress(len(numbers))
+    investors = investors_of(investor_table())
+    first, last = loans * file // FILES, loans * (file + 1) // FILES
+    for start in range(first, last, _BLOCK):
+        numbers = range(start, min(start + _BLOCK, last))
+        (made,) = make_loans(loans, business_date=BUSINESS_DATE, months=MONTHS, numbers=numbers)
+        write("schedules", "loans", _to_schedule(numbers))
+        rows, offsets = _by_loan(made.loans, made.transactions)
+        terms = TermsColumns.from_table(made.loans)
+        opening = States.from_table(made.loans)
+        transactions = Transactions.from_table(rows, offsets)
+        month = close_many(terms, opening, opening, transactions, MONTH_BEFORE, Policy()).states
+        as_of = _with_state(made.loans, month)
+        recent = _since(made.transactions, MONTH_BEFORE)
+        write("month", "loans", as_of)
+        write("month", "transactions", recent)
+        in_month = report_lines(as_of, *_by_loan(as_of, recent), investors, BUSINESS_DATE, Policy())
+        write("lines", "lines", in_month)
+        day = close_many(terms, opening, month, transactions, DAY_BEFORE, Policy()).states
+        write("day", "loans", write_states(complete(made.loans), day))
+        write("day", "transactions", made.transactions)
     for writer in writers.values():
         writer.close()
-    return transactions
+    return last - first
 
 
 def _to_schedule(numbers: range) -> pa.Table:
@@ -121,17 +145,6 @@ def _to_schedule(numbers: range) -> pa.Table:
             "term": pa.array(np.full(count, INSTALMENTS)),
             "method": pa.array(["level"] * count),
         }
-    )
-
-
-def _sorted_book(
-    loans: pa.Table, transactions: pa.Table
-) -> tuple[TermsColumns, States, Transactions]:
-    rows, offsets = _by_loan(loans, transactions)
-    return (
-        TermsColumns.from_table(loans),
-        States.from_table(loans),
-        Transactions.from_table(rows, offsets),
     )
 
 

@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA
+from ledgerbeam.rules.close_of_day import close
 from ledgerbeam.rules.day_count import DayCount
-from ledgerbeam.rules.loan import Policy, State, Terms, Transaction, in_minor_units
+from ledgerbeam.rules.entries import ENTRY_SCHEMA
+from ledgerbeam.rules.loan import Policy, RateChange, State, Terms, Transaction, in_minor_units
 from ledgerbeam.rules.loan_month import Holding, report_line
 from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
+from ledgerbeam.rules.loan_tables import NUMBERS, OPENING
 from ledgerbeam.rules.remittance import Investor
 from ledgerbeam.rules.schedule import Instalment, Loan, schedule
 
@@ -35,7 +38,7 @@ class Job(NamedTuple):
     """What to do.
 
     Attributes:
-        workload: `schedules` or `report`.
+        workload: `schedules`, `report` or `close of business`.
         folder: of the portfolio.
         output: folder for the result.
         business_date: of the report.
@@ -58,7 +61,13 @@ class Job(NamedTuple):
 
     @property
     def _room(self) -> str:
-        return "schedules" if self.workload == "schedules" else "month"
+        return {"schedules": "schedules", "report": "month"}.get(self.workload, "day")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the result: closed loans have the columns that they came with."""
+        first = min(self.folder.joinpath(self._room).glob("loans-*.parquet"))
+        return SCHEMAS.get(self.workload) or pq.read_schema(first)
 
     def investors(self) -> dict[str, Investor]:
         """The investors by their ids."""
@@ -89,19 +98,61 @@ def line_of(
     state = {name: _plain(name, loan[name]) for name in STATE_SCHEMA.names}
     holding = Holding(*(_plain(name, loan[name]) for name in Holding._fields))
     investor = investors[holding.investor_id]
-    transactions = [
-        Transaction(**{name: _plain(name, row[name]) for name in Transaction._fields})
-        for row in rows
-    ]
+    transactions = [_transaction(row) for row in rows]
     line, money, rejections = report_line(
         terms, holding, investor, State(**state), transactions, date, Policy()
     )
     return _as_row((*line, *money, rejections))
 
 
+def closed_of(loan: Row, rows: Iterable[Row], date: datetime.date) -> tuple[Row, list[Row]]:
+    """A loan in its new state, and the entries made."""
+    closed, entries = close(
+        Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names}),
+        State(**{name: _plain(name, loan[OPENING + name]) for name in NUMBERS}),
+        State(
+            **{name: _plain(name, loan[name]) for name in NUMBERS},
+            rate_changes=_changes(loan["rate_changes"]),
+        ),
+        [_transaction(row) for row in rows],
+        date,
+        Policy(),
+    )
+    state = {name: _decimal(name, getattr(closed, name)) for name in NUMBERS}
+    booked = [
+        {name: _decimal(name, value) for name, value in entry._asdict().items()}
+        for entry in entries
+    ]
+    changes = "; ".join(
+        f"{day} {Decimal(rate).scaleb(-6)} {Decimal(payment).scaleb(-2)}"
+        for day, rate, payment in closed.rate_changes
+    )
+    return loan | state | {"rate_changes": changes or None}, [
+        {"loan_id": loan["loan_id"], **entry} for entry in booked
+    ]
+
+
+def _changes(text: str | None) -> tuple[RateChange, ...]:
+    changes = []
+    for change in filter(None, (text or "").split("; ")):
+        day, rate, payment = change.split()
+        changes.append(
+            RateChange(
+                datetime.date.fromisoformat(day),
+                in_minor_units(Decimal(rate), 6),
+                in_minor_units(Decimal(payment), 2),
+            )
+        )
+    return tuple(changes)
+
+
+def _transaction(row: Row) -> Transaction:
+    return Transaction(**{name: _plain(name, row[name]) for name in Transaction._fields})
+
+
 _SCALES = {
     field.name: field.type.scale
-    for schema in (STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA)
+    for schema in (STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA, ENTRY_SCHEMA)
     for field in schema
     if pa.types.is_decimal(field.type)
 } | {"participation": 6, "scheduled_balance": 2}
@@ -113,6 +164,11 @@ def _plain(name: str, value: Any) -> Any:
     if name == "rate_changes":
         return ()
     return in_minor_units(value, _SCALES[name]) if name in _SCALES and value is not None else value
+
+
+def _decimal(name: str, value: Any) -> Any:
+    scale = _SCALES.get(name)
+    return value if scale is None else Decimal(value).scaleb(-scale)
 
 
 def _as_row(values: tuple[Any, ...]) -> Row:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from job import SCHEMAS, Job, Row, instalments_of, job, line_of
+from job import Job, Row, closed_of, instalments_of, job, line_of
+
+from ledgerbeam.rules.entries import ENTRY_SCHEMA
 
 ROWS_A_GROUP = 100_000
 
@@ -27,15 +29,23 @@ def rows_of(arguments: Job) -> Iterator[Row]:
     for file in sorted(glob.glob(arguments.transactions)):
         for row in pq.read_table(file).to_pylist():
             transactions[row["loan_id"]].append(row)
-    investors = arguments.investors()
+    date = arguments.business_date
+    if arguments.workload == "report":
+        investors = arguments.investors()
+        for loan in loans:
+            yield line_of(loan, transactions[loan["loan_id"]], investors, date)
+        return
+    made: list[Row] = []
     for loan in loans:
-        rows = transactions[loan["loan_id"]]
-        yield line_of(loan, rows, investors, arguments.business_date)
+        closed, entries = closed_of(loan, transactions[loan["loan_id"]], date)
+        made += entries
+        yield closed
+    pq.write_table(pa.Table.from_pylist(made, ENTRY_SCHEMA), arguments.output / "entries.parquet")
 
 
 def run(arguments: Job) -> None:
     """Write the result."""
-    schema = SCHEMAS[arguments.workload]
+    schema = arguments.schema
     with pq.ParquetWriter(arguments.output / "part.parquet", schema) as writer:
         rows: list[Row] = []
         for row in rows_of(arguments):
