@@ -111,14 +111,18 @@ def assemble(plan: Plan, shard: int, pieces: Sequence[tuple[int, Piece]]) -> Ass
         if orphans.num_rows:
             rows_of_none = orphans.sort_by(POSITION)
             refusals.append(RefusedInShard(number, rows_of_none, is_orphan=True))
-        related[process.inputs[number].name] = _without_position(aligned)
-    return Assembled(_without_position(first)._replace(related=related), refusals)
+        related[process.inputs[number].name] = _as_asked(process, number, aligned)
+    return Assembled(_as_asked(process, 0, first)._replace(related=related), refusals)
 
 
 def _refused_by_workload(number: int, table: pa.Table, wrong: Mapping[int, str]) -> RefusedInShard:
     position = table.column(POSITION).to_pylist()
     at = sorted(wrong, key=lambda row: position[row])
     return RefusedInShard(number, table.take(at), reasons=tuple(wrong[row] for row in at))
+
+
+def _as_asked(process: KeyedProcess[Any], number: int, components: Components) -> Components:
+    return components if process.inputs[number].positions else _without_position(components)
 
 
 def _without_position(components: Components) -> Components:

@@ -28,7 +28,7 @@ from ledgerbeam.batch.finish import Finish
 from ledgerbeam.batch.outcomes import outcomes_table
 from ledgerbeam.batch.plan import Plan, RefusedRows, SplitSummary, prefix_of, row_totals
 from ledgerbeam.batch.publish import Publish
-from ledgerbeam.batch.rejects import LineCounts, WriteRefused, write_shard_rejects
+from ledgerbeam.batch.rejects import LineCounts, RowPlaces, WriteRefused, write_shard_rejects
 from ledgerbeam.batch.shard import execute_shard
 from ledgerbeam.io.arrow_stream import decode_large, narrow
 from ledgerbeam.io.inputs import Split
@@ -199,8 +199,9 @@ class ExecuteShard:
         shard, pieces = element
         assembled = assemble(plan, shard, [piece for piece in pieces if piece is not None])
         earlier = next((commit for commit in plan.retried if commit.shard == shard), None)
+        places = RowPlaces(plan.all_splits, line_counts)
         done = execute_shard(
-            plan.process, plan.attempt, self._governor, shard, assembled.components, earlier
+            plan.process, plan.attempt, self._governor, shard, assembled.components, places, earlier
         )
         totals = done.totals | assembled.refused_totals(plan.process)
         outcomes = None
@@ -208,7 +209,7 @@ class ExecuteShard:
             outcomes = plan.attempt.write_outcomes(shard, outcomes_table(done.outcomes))
         rejects = None
         if assembled.refusals:
-            rejects = write_shard_rejects(plan, shard, assembled.refusals, line_counts)
+            rejects = write_shard_rejects(plan, shard, assembled.refusals, places)
         return [
             plan.attempt.commit(
                 ShardCommit(

@@ -54,6 +54,10 @@ class RowInput:
         amounts: columns (int64 or decimal) that are added up, for control totals.
         currency: column by which amounts are added up; empty for one currency.
         ids: columns that identify a row, hashed for control totals; by default key and order.
+        positions: whether `execute_components` is given the column `POSITION` of
+            `ledgerbeam.io.readers` with the rows, which says where each stood. Results that have
+            it, null where there is nothing to say, are published with `file` and `row` in its
+            place: the file's URI, and the line (text) or row (else) in it, from 1.
     """
 
     name: str
@@ -63,6 +67,7 @@ class RowInput:
     amounts: tuple[str, ...] = ()
     currency: str = ""
     ids: tuple[str, ...] = field(default=())
+    positions: bool = False
 
 
 @dataclass(frozen=True)

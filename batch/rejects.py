@@ -3,11 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
 from ledgerbeam.batch.assembly import RefusedInShard
 from ledgerbeam.batch.plan import Plan, RefusedRows
+from ledgerbeam.batch.results import Results
 from ledgerbeam.io import storage
 from ledgerbeam.io.inputs import Split
 from ledgerbeam.io.readers import POSITION, raw_rows, unpack_position
@@ -26,19 +28,43 @@ class RowPlaces:
     """Finds the file, and the line or row in it, of a row of a split."""
 
     def __init__(self, splits: tuple[Split, ...], line_counts: LineCounts) -> None:
-        """Count up the lines of each file, split by split."""
-        counts: Mapping[int, int] = dict(line_counts)
+        """Count nothing yet: most shards have no row that is asked for."""
         self._splits = splits
-        self._first_rows: list[int] = []
+        self._line_counts = line_counts
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        """By split: the lines of its file in front of it."""
+        counts: Mapping[int, int] = dict(self._line_counts)
+        first_rows = []
         next_row: Counter[str] = Counter()
-        for split in splits:
+        for split in self._splits:
             uri = split.file.uri
-            self._first_rows.append(next_row[uri] if split.first_row is None else split.first_row)
+            first_rows.append(next_row[uri] if split.first_row is None else split.first_row)
             next_row[uri] += counts[split.index]
+        return first_rows
 
     def locate(self, split: int, row: int) -> tuple[str, int]:
         """URI of the file, and the line (text) or row (else) in it, counted from 1."""
         return self._splits[split].file.uri, self._first_rows[split] + row + 1
+
+
+def with_places(results: Results, places: RowPlaces) -> Results:
+    """Results that say by file and row what their `POSITION` says, where they have it."""
+
+    def located(table: pa.Table) -> pa.Table:
+        if POSITION not in table.column_names:
+            return table
+        positions = table.column(POSITION).to_pylist()
+        found = [
+            (None, None) if position is None else places.locate(*unpack_position(position))
+            for position in positions
+        ]
+        table = table.drop_columns(POSITION)
+        table = table.append_column("file", pa.array([file for file, _ in found], pa.string()))
+        return table.append_column("row", pa.array([row for _, row in found], pa.int64()))
+
+    return results.each(located)
 
 
 @dataclass(frozen=True)
@@ -59,7 +85,7 @@ class WriteRefused:
 
 
 def write_shard_rejects(
-    plan: Plan, shard: int, refusals: Iterable[RefusedInShard], line_counts: LineCounts
+    plan: Plan, shard: int, refusals: Iterable[RefusedInShard], places: RowPlaces
 ) -> FileRecord:
     """Write rows that were found wrong when the shard's rows were together.
 
@@ -67,9 +93,8 @@ def write_shard_rejects(
         plan: of the run.
         shard: that the rows are in.
         refusals: the rows by input, each kind with its reason.
-        line_counts: of all splits.
+        places: where rows stood.
     """
-    places = RowPlaces(plan.all_splits, line_counts)
     rows = [row for refused in refusals for row in _rejects_of(plan, refused, places)]
     return plan.attempt.write_rejects(f"shard-{shard:05d}", rejects_table(rows))
 

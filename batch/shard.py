@@ -13,6 +13,7 @@ from ledgerbeam.batch.keyed_process import KeyedProcess
 from ledgerbeam.batch.outcomes import Outcome, decisions, error_line, outcomes_of, retries
 from ledgerbeam.batch.plan import prefix_of, row_totals
 from ledgerbeam.batch.process import FailureLimit, is_overridden
+from ledgerbeam.batch.rejects import RowPlaces, with_places
 from ledgerbeam.batch.results import ComponentNames, Results, joined, replaced
 from ledgerbeam.batch.status import ComponentStatus
 from ledgerbeam.io.attempts import Attempt
@@ -45,6 +46,7 @@ def execute_shard(
     governor: Governor,
     shard: int,
     components: Components,
+    places: RowPlaces,
     earlier: ShardCommit | None = None,
 ) -> ShardResult:
     """Execute a shard's components, or those that failed in an earlier attempt.
@@ -55,6 +57,7 @@ def execute_shard(
         governor: of this worker.
         shard: its number.
         components: all of the shard.
+        places: where its rows stood.
         earlier: the shard's marker of an earlier attempt, whose failed components are tried
             again, as those are of which somebody has found out that they may be; its other results
             are kept.
@@ -91,7 +94,10 @@ def execute_shard(
     def name_of(number: int) -> str:
         return names[int(numbers[number])]
 
-    results, outcomes = _execute(process, executor, chosen, name_of)
+    def checked(given: pa.Table | Results) -> Results:
+        return with_places(_checked(process, given), places)
+
+    results, outcomes = _execute(process, executor, chosen, name_of, checked)
     put_in = [results] if earlier is not None else []
     lost = {o.component: o.error for o in outcomes if o.status is ComponentStatus.FAILURE}
     if lost:
@@ -99,7 +105,7 @@ def execute_shard(
         errors = [lost[name] for name in names.all() if name in lost]
         stand_in = process.results_of_failed(components.select(is_lost), errors)
         if stand_in is not None:
-            put_in = [*put_in, _checked(process, stand_in)]
+            put_in = [*put_in, checked(stand_in)]
     if earlier is not None:
         results = replaced(_read(attempt, earlier), failed, put_in, process.key)
     elif put_in:
@@ -125,16 +131,17 @@ def _execute(
     executor: Executor,
     components: Components,
     name_of: Callable[[int], str],
+    checked: Callable[[pa.Table | Results], Results],
 ) -> tuple[Results, list[Outcome]]:
     if not process.executes_each():
         if not len(components.starts):
-            return _no_results(process, components), []
+            return checked(_no_results(process, components)).each(tidy), []
         executed = executor.execute_tables(
-            components, lambda part: _checked(process, process.execute_components(part)), name_of
+            components, lambda part: checked(process.execute_components(part)), name_of
         )
         outcomes = [executed.outcomes[number] for number in sorted(executed.outcomes)]
         if not executed.results:
-            return _no_results(process, components), outcomes
+            return checked(_no_results(process, components)).each(tidy), outcomes
         is_whole = len(executed.results) == 1 and not outcomes
         if is_whole:
             return executed.results[0].each(
@@ -159,17 +166,16 @@ def _execute(
     ]
 
 
-def _no_results(process: KeyedProcess[Any], components: Components) -> Results:
+def _no_results(process: KeyedProcess[Any], components: Components) -> pa.Table | Results:
     """The results of no components: the function alone knows their columns."""
     try:
-        none = process.execute_components(components.slice(0, 0))
+        return process.execute_components(components.slice(0, 0))
     except Exception as error:
         raise UserError(
             f"{type(process).__name__}.execute_components fails where it is given no components, "
             f"which it is to learn the columns of a shard without results: {error_line(error)}: "
             "let it give a table without rows there"
         ) from error
-    return _checked(process, none).each(tidy)
 
 
 def _checked(process: KeyedProcess[Any], given: pa.Table | Results) -> Results:

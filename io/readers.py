@@ -1,12 +1,14 @@
 """Reading a split: rows that keep the contract, rows that are refused, and where each stood."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ledgerbeam.io import storage
 from ledgerbeam.io.contract import Contract, conform
@@ -85,6 +87,32 @@ def read_whole(pattern: str, contract: Contract) -> tuple[Input, pa.Table]:
                 raise UserError(f"{split.file.uri}: {first.reason}, in {first.raw}: correct it")
             tables.append(rows.table.drop_columns(POSITION))
     return input_, pa.concat_tables(tables, promote_options="default")
+
+
+def find_row(input_: Input, column: str, value: object) -> tuple[str, int] | None:
+    """Where a row of an input stands: its file's URI, and the line (text) or row (else) from 1.
+
+    It reads the input until there: for what is about to end a run, and for people to find.
+
+    Args:
+        input_: planned, as it was read.
+        column: that tells the row.
+        value: of the column.
+
+    Raises:
+        UserError: a file has changed since the input was planned.
+    """
+    next_row: Counter[str] = Counter()
+    for split in input_.splits:
+        uri = split.file.uri
+        first_row = next_row[uri] if split.first_row is None else split.first_row
+        for rows in read_split(split):
+            at = pc.index(rows.table.column(column), value).as_py()
+            if at >= 0:
+                _, row = unpack_position(rows.table.column(POSITION)[at].as_py())
+                return uri, first_row + row + 1
+            next_row[uri] += rows.line_count
+    return None
 
 
 def read_split(split: Split) -> Iterator[SplitRows]:

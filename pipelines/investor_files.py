@@ -4,7 +4,7 @@ import datetime
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,6 +49,10 @@ TOTALS_SCHEMA = pa.schema(
 """A row a pool: amounts of its loans, and by payments missed their number and ending balance."""
 
 
+FindLoan = Callable[[str], tuple[str, int] | None]
+"""From a loan's id to its file, and its line or row there; None where it isn't found."""
+
+
 class WriteInvestorFiles(beam.PTransform):
     """From tables of lines to (file name, bytes).
 
@@ -56,14 +60,18 @@ class WriteInvestorFiles(beam.PTransform):
     half a gigabyte there.
     """
 
-    def __init__(self, investors: pa.Table, business_date: datetime.date) -> None:
+    def __init__(
+        self, investors: pa.Table, business_date: datetime.date, find_loan: FindLoan
+    ) -> None:
         """Hold what pages show besides the lines.
 
         Args:
             investors: with the columns of `Header`.
             business_date: of the report.
+            find_loan: where a loan that can't be reported stands, for its error.
         """
         super().__init__()
+        self._find_loan = find_loan
         names = [name for name in Header._fields if name != "business_date"]
         self._headers = {
             row["investor_id"]: Header(business_date=business_date, **row)
@@ -76,7 +84,10 @@ class WriteInvestorFiles(beam.PTransform):
             lines
             | "ByInvestor" >> beam.FlatMap(_by_investor).with_output_types(tuple[str, pa.Table])
             | "GroupByInvestor" >> beam.GroupByKey()
-            | "WriteFiles" >> beam.ParDo(_FilesOf(self._headers)).with_outputs(_POOLS, main="files")
+            | "WriteFiles"
+            >> beam.ParDo(_FilesOf(self._headers, self._find_loan)).with_outputs(
+                _POOLS, main="files"
+            )
         )
         sums = lines | "SumLines" >> beam.Map(_sums_of)
         totals = (
@@ -125,11 +136,12 @@ class _FilesOf(beam.DoFn):
     """The files of an investor; tagged, the totals of the investor's pools."""
 
     headers: dict[str, Header]
+    find_loan: FindLoan
 
     def process(self, element: tuple[str, Iterable[pa.Table]]) -> Iterator[Any]:
         investor_id, tables = element
         lines = join(list(tables)).sort_by("loan_id")
-        pools = pool_totals(lines)
+        pools = pool_totals(lines, self.find_loan)
         for pool in pools:
             yield TaggedOutput(_POOLS, pool)
         header = self.headers[investor_id]
@@ -144,8 +156,12 @@ class _FilesOf(beam.DoFn):
         yield f"{name}.csv", _csv(lines)
 
 
-def pool_totals(lines: pa.Table) -> list[InvestorTotal]:
+def pool_totals(lines: pa.Table, find_loan: FindLoan) -> list[InvestorTotal]:
     """Totals by pool of an investor's lines.
+
+    Args:
+        lines: of one investor.
+        find_loan: where a loan stands, for the error.
 
     Raises:
         UserError: a pool has loans in two currencies.
@@ -165,8 +181,10 @@ def pool_totals(lines: pa.Table) -> list[InvestorTotal]:
                 by_currency[currency] += 1
                 first.setdefault(currency, loan_id)
         rarest = min(by_currency, key=lambda currency: (by_currency[currency], currency))
+        place = find_loan(first[rarest])
+        where = "" if place is None else f" ({place[0]} row {place[1]})"
         raise UserError(
-            f"nothing published: {error}: loan {first[rarest]} is in {rarest}: correct its "
+            f"nothing published: {error}: loan {first[rarest]}{where} is in {rarest}: correct its "
             "currency or pool"
         ) from error
 

@@ -11,6 +11,7 @@ a page in HTML and the lines in CSV.
 import datetime
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, Lookup, RowInput
+from ledgerbeam.batch.keyed_process import KeyedProcess, Lookup, RowInput
 from ledgerbeam.batch.launch import run_module
 from ledgerbeam.io.contract import Column, Contract
+from ledgerbeam.io.inputs import ColumnNames, TableName, plan_input
+from ledgerbeam.io.readers import find_row
 from ledgerbeam.io.records import Control, Totals
 from ledgerbeam.pipelines.investor_files import WriteInvestorFiles
 from ledgerbeam.pipelines.loan_inputs import loan_inputs
+from ledgerbeam.pipelines.loan_policy import PolicyParameters
 from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.day_count import DayCount
-from ledgerbeam.rules.loan import RATE_SCALE, Policy
+from ledgerbeam.rules.loan import RATE_SCALE
 from ledgerbeam.rules.loan_month import Money, nothing_to_report
 from ledgerbeam.rules.loan_month_columns import report_lines
 from ledgerbeam.rules.money import units
@@ -91,7 +95,7 @@ INVESTORS = Contract(
 """Investors, with their fees in percent a year."""
 
 
-class InvestorReportParameters(FileParameters):
+class InvestorReportParameters(PolicyParameters):
     """Parameters of the investor report."""
 
     loans: str = Field(
@@ -114,6 +118,15 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
     parameters_type = InvestorReportParameters
     key = ("loan_id",)
     lookups = (Lookup("investors", INVESTORS, key="investor_id"),)
+
+    def __init__(self, parameters: InvestorReportParameters) -> None:
+        """Make the definition for given parameters.
+
+        Raises:
+            UserError: a parameter can't be meant.
+        """
+        super().__init__(parameters)
+        self.policy = parameters.policy()
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:
@@ -179,7 +192,7 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
             offsets,
             investors_of(self.lookup_tables["investors"]),
             self.business_date,
-            Policy(),
+            self.policy,
         )
 
     def executed_totals(self, executed: Components, results: Components) -> Totals:
@@ -245,7 +258,9 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
 
     def finish(self) -> WriteInvestorFiles:
         """Totals, pages and lines, by investor."""
-        return WriteInvestorFiles(self.lookup_tables["investors"], self.business_date)
+        investors = self.lookup_tables["investors"]
+        find_loan = partial(_find_loan, self.parameters)
+        return WriteInvestorFiles(investors, self.business_date, find_loan)
 
 
 def investors_of(table: pa.Table) -> dict[str, Investor]:
@@ -264,6 +279,14 @@ def investors_of(table: pa.Table) -> dict[str, Investor]:
             strict=True,
         )
     }
+
+
+def _find_loan(parameters: InvestorReportParameters, loan_id: str) -> tuple[str, int] | None:
+    if TableName.parse(parameters.loans) is not None:
+        return None  # in a table the id is what it is found by
+    columns = ColumnNames.parse(parameters.columns)
+    loans = plan_input(parameters.loans, LOANS, columns=columns, format=parameters.format)
+    return find_row(loans, "loan_id", loan_id)
 
 
 def _days(table: pa.Table, name: str) -> npt.NDArray[np.datetime64]:

@@ -12,22 +12,22 @@ is. A loan that can't be closed is locked: it stays as it was, with the reason i
 import datetime
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
+from ledgerbeam.batch.keyed_process import KeyedProcess, RowInput
 from ledgerbeam.batch.launch import run_module
 from ledgerbeam.batch.process import FailureLimit
 from ledgerbeam.batch.results import Results
 from ledgerbeam.io.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.readers import POSITION
 from ledgerbeam.io.records import Control, Totals
 from ledgerbeam.pipelines.loan_inputs import loan_inputs
+from ledgerbeam.pipelines.loan_policy import PolicyParameters
 from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA, Transactions
 from ledgerbeam.rules.close_each import close_each
 from ledgerbeam.rules.close_many import close_many
@@ -35,14 +35,7 @@ from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.day_count import DayCount
 from ledgerbeam.rules.entries import ENTRY_SCHEMA
 from ledgerbeam.rules.loan import (
-    RATE_SCALE,
-    Bucket,
-    DelinquencyMethod,
-    Partials,
-    Policy,
-    Step,
     TransactionKind,
-    in_minor_units,
 )
 from ledgerbeam.rules.loan_tables import (
     LOCKED,
@@ -56,7 +49,13 @@ from ledgerbeam.rules.loan_tables import (
     with_all_columns,
     write_states,
 )
-from ledgerbeam.rules.receipts import RECEIPT_SCHEMA, RECEIPTS, currencies, receipts
+from ledgerbeam.rules.receipts import (
+    RECEIPT_SCHEMA,
+    RECEIPTS,
+    currencies,
+    receipts,
+    rejected_transactions,
+)
 from ledgerbeam.transforms.totals import sums_by_currency
 
 LOANS = Contract(
@@ -107,7 +106,9 @@ TRANSACTIONS = Contract(
 )
 """All that came in for the loans since they were boarded."""
 
-ENTRIES = pa.schema([*ENTRY_SCHEMA, pa.field("currency", pa.string())])
+ENTRIES = pa.schema(
+    [*ENTRY_SCHEMA, pa.field("currency", pa.string()), pa.field(POSITION, pa.uint64())]
+)
 
 
 class Rule(StrEnum):
@@ -117,7 +118,7 @@ class Rule(StrEnum):
     PER_LOAN = "per-loan"
 
 
-class CloseParameters(FileParameters):
+class CloseParameters(PolicyParameters):
     """Parameters of the close of business."""
 
     loans: str = Field(
@@ -128,20 +129,6 @@ class CloseParameters(FileParameters):
     )
     transactions_columns: str = Field(default="", description="as --columns, of the transactions")
     business_date: datetime.date = Field(description="the day to close the loans through")
-    steps: str = Field(
-        default=",".join(Step), description="business steps of a day, in their order"
-    )
-    waterfall: str = Field(
-        default=",".join(Bucket), description="buckets that money is applied to, in their order"
-    )
-    partials: Partials = Field(
-        default=Partials.HOLD, description="hold or apply: what becomes of less than an instalment"
-    )
-    grace_days: int = Field(default=15, ge=0, description="days until a late fee is charged")
-    late_fee_percent: str = Field(default="5", description="late fee, in percent of an instalment")
-    delinquency: DelinquencyMethod = Field(
-        default=DelinquencyMethod.MBA, description="MBA or OTS: when a payment counts as missed"
-    )
     max_locked: str = Field(
         default="100%",
         description="publish in spite of so many locked loans: a count, or a share such as 0.5%",
@@ -170,12 +157,12 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
         """
         super().__init__(parameters)
         self.failure_limit = _limit(parameters.max_locked)
-        self.policy = policy_of(parameters)
+        self.policy = parameters.policy()
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:
         """The loans, and what came in for them."""
-        return loan_inputs(LOANS, TRANSACTIONS)
+        return loan_inputs(LOANS, TRANSACTIONS, positions=True)
 
     def execute_components(self, components: Components) -> Results:
         """Close loans."""
@@ -183,6 +170,7 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
         related = components.related["transactions"]
         offsets = np.append(related.starts, related.table.num_rows)
         transactions = Transactions.from_table(with_all_columns(related.table), offsets)
+        positions = related.column(POSITION)
         terms = read_terms(loans)
         opening, before = read_states(loans)
         rule = close_many if self.parameters.rule is Rule.VECTORISED else close_each
@@ -190,12 +178,18 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
         closed = rule(terms, opening, before, transactions, date, policy)
         entries = closed.entries.table(terms.loan_id)
         codes = currencies(terms, transactions, closed.entries)
+        rejected = positions.take(rejected_transactions(transactions, closed.entries))
         found = receipts(
             terms, opening, before, closed.states, transactions, closed.entries, policy
         )
         return Results(
             write_states(loans, closed.states),
-            {"entries": entries.append_column("currency", codes), "receipts": found},
+            {
+                "entries": entries.append_column("currency", codes).append_column(
+                    POSITION, rejected
+                ),
+                "receipts": found,
+            },
         )
 
     def results_of_failed(self, components: Components, errors: Sequence[str]) -> Results:
@@ -249,41 +243,6 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
 
 PROCESS = LoanCloseOfBusiness
 """What `ledgerbeam` runs and verifies under this module's name."""
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-def policy_of(parameters: CloseParameters) -> Policy:
-    """The policy that parameters describe.
-
-    Raises:
-        UserError: a step or bucket is unknown or named twice, or the late fee is no percentage.
-    """
-    try:
-        percent = Decimal(parameters.late_fee_percent)
-    except InvalidOperation:
-        percent = Decimal("NaN")
-    try:
-        policy = Policy(
-            waterfall=_choices(Bucket, "waterfall", parameters.waterfall),
-            partials=parameters.partials,
-            grace_days=parameters.grace_days,
-            late_fee_rate=in_minor_units(percent, RATE_SCALE, "late_fee_percent"),
-            delinquency=parameters.delinquency,
-            steps=_choices(Step, "steps", parameters.steps),
-        )
-        policy.check()
-    except ValueError as error:
-        raise UserError(f"{error}: see --help") from error
-    return policy
-
-
-def _choices(kind: type[_Choice], name: str, text: str) -> tuple[_Choice, ...]:
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [part for part in names if part not in [*kind]]
-    if unknown:
-        raise ValueError(f"{name}: {unknown[0]} is none of {', '.join(kind)}")
-    return tuple(kind(part) for part in names)
 
 
 def _limit(text: str) -> int | str:

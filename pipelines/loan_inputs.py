@@ -4,12 +4,15 @@ from ledgerbeam.batch.keyed_process import RowInput
 from ledgerbeam.io.contract import Contract
 
 
-def loan_inputs(loans: Contract, transactions: Contract) -> tuple[RowInput, ...]:
+def loan_inputs(
+    loans: Contract, transactions: Contract, *, positions: bool = False
+) -> tuple[RowInput, ...]:
     """A row a loan, and its transactions by their ids; totals by currency.
 
     Args:
         loans: with `loan_id`, `balance` and `currency`.
         transactions: with `loan_id`, `transaction_id`, `amount` and `currency`.
+        positions: whether it is asked where transactions stood.
     """
     return (
         RowInput(
@@ -26,5 +29,6 @@ def loan_inputs(loans: Contract, transactions: Contract) -> tuple[RowInput, ...]
             order="transaction_id",
             amounts=("amount",),
             currency="currency",
+            positions=positions,
         ),
     )

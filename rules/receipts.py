@@ -108,6 +108,15 @@ def find_transaction(transactions: Transactions, loan: int, number: int) -> int 
     return row if is_there else None
 
 
+def rejected_transactions(transactions: Transactions, entries: Entries) -> pa.Array:
+    """The row of the transaction that each entry rejects; null for other entries."""
+    rows: list[int | None] = [None] * len(entries)
+    for at in np.flatnonzero(entries.kind == _REJECTED).tolist():
+        number = int(entries.transaction_id[at])
+        rows[at] = find_transaction(transactions, int(entries.loan[at]), number)
+    return pa.array(rows, pa.int64())
+
+
 def currencies(terms: TermsColumns, transactions: Transactions, entries: Entries) -> pa.Array:
     """The currency of each entry: the loan's; of money rejected, the transaction's."""
     codes = np.array(terms.currency[entries.loan], object)

@@ -43,6 +43,7 @@ from ledgerbeam.batch.governor import Governor
 from ledgerbeam.batch.launch import run
 from ledgerbeam.batch.outcomes import Outcome, outcomes_of, outcomes_table
 from ledgerbeam.batch.process import FailureLimit, Record, Retry, RetryMode
+from ledgerbeam.batch.rejects import RowPlaces
 from ledgerbeam.batch.results import Results
 from ledgerbeam.batch.shard import ShardResult, execute_shard
 from ledgerbeam.batch.status import ComponentStatus
@@ -661,7 +662,15 @@ class Shard:
         (self.folder / "faults.json").write_text(json.dumps(faults))
         (self.folder / "calls").unlink(missing_ok=True)
         attempt = attempt_at(self.folder)
-        done = execute_shard(self.process, attempt, self.governor, 0, self.components, self.commit)
+        done = execute_shard(
+            self.process,
+            attempt,
+            self.governor,
+            0,
+            self.components,
+            RowPlaces((), ()),
+            self.commit,
+        )
         outcomes = (
             attempt.write_outcomes(0, outcomes_table(done.outcomes)) if done.outcomes else None
         )

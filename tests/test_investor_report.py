@@ -29,7 +29,7 @@ from ledgerbeam.pipelines.investor_report import (
 )
 from ledgerbeam.rules.book import States, TermsColumns, Transactions
 from ledgerbeam.rules.components import Components
-from ledgerbeam.rules.loan import Policy
+from ledgerbeam.rules.loan import RATE_SCALE, Partials, Policy
 from ledgerbeam.rules.loan_month import Holding, ReportLine, report_line
 from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
 from ledgerbeam.rules.money import units
@@ -58,6 +58,9 @@ class Portfolio(NamedTuple):
         return {name: str(value) for name, value in self._asdict().items()}
 
 
+_DEFAULT = Policy()
+
+
 def portfolio(folder: Path, loans: pa.Table, transactions: pa.Table) -> Portfolio:
     """Write a portfolio in Parquet."""
     folder.mkdir(exist_ok=True)
@@ -75,7 +78,9 @@ def made(bad_rows: int = 0) -> tuple[pa.Table, pa.Table]:
     return tables.loans, tables.transactions
 
 
-def expected_lines(loans: pa.Table, transactions: pa.Table) -> dict[str, ReportLine]:
+def expected_lines(
+    loans: pa.Table, transactions: pa.Table, policy: Policy = _DEFAULT
+) -> dict[str, ReportLine]:
     """The whole report, by the plain rule, one loan after the other."""
     investors = investors_of(investor_table(INVESTORS))
     terms, states = TermsColumns.from_table(loans), States.from_table(loans)
@@ -90,7 +95,7 @@ def expected_lines(loans: pa.Table, transactions: pa.Table) -> dict[str, ReportL
         rows = Transactions.from_table(of_loan, np.array([0, of_loan.num_rows])).rows(0)
         holding = Holding(investor_id, pool_id, participation[at], scheduled[at])
         lines[loan_id] = report_line(
-            terms.row(at), holding, investors[investor_id], states.row(at), rows, DAY, Policy()
+            terms.row(at), holding, investors[investor_id], states.row(at), rows, DAY, policy
         )
     return lines
 
@@ -237,6 +242,13 @@ class TestBadInput:
         assert any(b"Rejected transactions" in page for page in pages)
         assert all(control.balances for control in manifest.controls)
 
+    def test_the_policy_is_that_of_the_book(self, good: Portfolio, tmp_path: Path) -> None:
+        manifest = run(good.process(tmp_path, partials="apply", late_fee_percent="4"))
+        policy = Policy(partials=Partials.APPLY, late_fee_rate=4 * 10**RATE_SCALE)
+        expected = {name: flat(line) for name, line in expected_lines(*made(), policy).items()}
+        assert published_lines(manifest) == expected
+        assert expected != {name: flat(line) for name, line in expected_lines(*made()).items()}
+
     def test_currencies_mixed_in_a_pool_block_publication(self, tmp_path: Path) -> None:
         loans, transactions = made()
         currency = loans.column("currency").to_pylist()
@@ -249,7 +261,8 @@ class TestBadInput:
         with pytest.raises(UserError) as error:
             run(files.process(tmp_path / "out"))
         assert f"pool {pool} of investor" in str(error.value)
-        assert f"loans in EUR and USD: amounts of different currencies can't be added: loan {loan_id} is in EUR" in str(error.value)  # fmt: skip  # noqa: E501
+        assert f"loans in EUR and USD: amounts of different currencies can't be added: loan {loan_id} (" in str(error.value)  # fmt: skip  # noqa: E501
+        assert re.search(rf"loans[^ ]*\.parquet row {at + 1}\) is in EUR", str(error.value))
         assert not list(tmp_path.glob("out/**/manifest.json"))
 
     def test_money_of_another_currency_is_accounted_for(self, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from tests.loan_jobs import (
@@ -47,7 +48,6 @@ from ledgerbeam.io.records import Manifest
 from ledgerbeam.pipelines.loan_close_of_business import (
     LoanCloseOfBusiness,
     main,
-    policy_of,
 )
 from ledgerbeam.rules.loan import AMOUNTS, Policy, Step
 
@@ -95,7 +95,7 @@ def test_what_is_published_is_what_plain_python_gives(
     folder: Path, made: tuple[pa.Table, pa.Table], others: Row
 ) -> None:
     manifest = close_files(folder, **others)
-    policy = policy_of(parameters_of(folder, **others))
+    policy = parameters_of(folder, **others).policy()
     states, made_entries = plain_close(*made, LAST, policy)
     found = states_of(published(manifest))
     assert sorted(found) == sorted(states)
@@ -402,7 +402,25 @@ class TestBadInput:
         assert entry["reason"].startswith(reason)
         sent = change(made[1], at, **changes).to_pylist()[at]
         assert (entry["rejected"], entry["currency"]) == (sent["amount"], sent["currency"])
+        assert (entry["file"], entry["row"]) == (str(folder / "transactions.parquet"), at + 1)
         assert all(control.balances for control in manifest.controls)
+
+    def test_only_what_is_rejected_says_where_it_stood(self, tmp_path: Path) -> None:
+        """In CSV, cut into files; the row is the line, below the header."""
+        loans, transactions = portfolio(bad_rows=14)
+        write_portfolio(tmp_path, loans, transactions)
+        for number in (0, 1):
+            part = transactions.take(list(range(number, transactions.num_rows, 2)))
+            pa_csv.write_csv(part, tmp_path / f"part-{number}.csv")
+        given = {"transactions": str(tmp_path / "part-*.csv"), "max_rejects": 100}
+        entries = published(close_files(tmp_path, **given), "entries")
+        rejected = [row for row in entries if row["kind"] == "rejected"]
+        assert len({row["file"] for row in rejected}) == 2
+        for row in rejected:
+            line = Path(row["file"]).read_text().splitlines()[row["row"] - 1]
+            assert line.startswith(f"{row['transaction_id']},")
+        others = [row for row in entries if row["kind"] != "rejected"]
+        assert {(row["file"], row["row"]) for row in others} == {(None, None)}
 
     def test_the_bad_rows_that_are_made_up(self, tmp_path: Path) -> None:
         write_portfolio(tmp_path, *portfolio(bad_rows=14))
@@ -436,7 +454,7 @@ def test_a_policy_that_cannot_be_meant_is_refused(folder: Path, changes: Row, me
 def test_steps_that_are_not_named_are_not_done(folder: Path) -> None:
     manifest = close_files(folder, steps="accrue")
     assert {row["kind"] for row in published(manifest, "entries")} == {"accrual"}
-    assert policy_of(parameters_of(folder)) == Policy(steps=tuple(Step))
+    assert parameters_of(folder).policy() == Policy(steps=tuple(Step))
 
 
 def test_the_command_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
