@@ -6,12 +6,17 @@ BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 BENCH_LOANS_FLAGS ?= --loans 200000
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
+BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
-.PHONY: help install demo test test-slow check bench bench-pages bench-loans clean
+# What tests of other engines need is fetched once, and kept here.
+CACHE := .cache
+
+.PHONY: help install demo test test-slow airflow-test prism-test check bench bench-pages bench-loans
+.PHONY: clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 install: $(VENV)/dev.stamp ## make .venv with everything that development needs
 
@@ -22,10 +27,16 @@ demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, sho
 		--trade-date=2026-11-20 --output=demo/results
 
 test: $(VENV)/dev.stamp ## run the test suite, less what is slow
-	$(BIN)/pytest -m 'not slow' -n $(TEST_PROCESSES)
+	$(BIN)/pytest -m 'not slow and not airflow and not prism' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
 	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
+
+airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in Airflow
+	$(BIN)/pytest -m airflow
+
+prism-test: $(VENV)/dev.stamp $(CACHE)/prism/prism ## run the workloads on Prism; needs Go
+	$(BIN)/pytest -m prism
 
 check: $(VENV)/dev.stamp ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -42,8 +53,17 @@ bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, ro
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo build dist src/*.egg-info benchmarks/data
+	rm -rf $(VENV) $(CACHE) demo build dist src/*.egg-info benchmarks/data
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(CACHE)/airflow/stamp: dags/constraints.txt
+	$(PYTHON) -m venv $(CACHE)/airflow
+	$(CACHE)/airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow
+	@touch $@
+
+$(CACHE)/prism/prism: constraints.txt
+	GOBIN=$(abspath $(CACHE)/prism) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+	@touch $@
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -m venv $(VENV)

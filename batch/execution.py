@@ -105,51 +105,10 @@ class Executor:
         Raises:
             UserError: too many components fail.
         """
-        outcomes: dict[int, Outcome] = {}
-        lost: list[Outcome] = []
-        results: list[Results] = []
-
-        def run(first: int, last: int, error: Exception | None = None) -> None:
-            tries = 0
-            while tries < self.retry.tries:
-                if error is not None and tries:
-                    self._back_off(tries)
-                tries += 1
-                told: AbstractContextManager[None] = nullcontext()
-                if error is not None and last - first == 1:
-                    told = self.governor.executing(
-                        self.shard, name_of(first), tries, error_line(error)
-                    )
-                try:
-                    with self.governor.throttle.admit(last - first), told:
-                        results.append(call(components.slice(first, last)))
-                except _NOT_OF_A_COMPONENT:
-                    raise
-                except Exception as caught:
-                    error = caught
-                    if self.is_final(caught):
-                        break
-                else:
-                    if tries > 1 and error is not None and last - first == 1:
-                        outcomes[first] = self.outcome(
-                            name_of(first), ComponentStatus.SUCCESS, tries, error_line(error)
-                        )
-                    return
-            assert error is not None
-            if last - first == 1:
-                outcomes[first] = self.outcome(
-                    name_of(first), ComponentStatus.FAILURE, tries, error_line(error)
-                )
-                lost.append(outcomes[first])
-                self.check_failures(lost)
-                return
-            middle = (first + last) // 2
-            run(first, middle, error)
-            run(middle, last, error)
-
+        job = _Tables(self, components, call, name_of)
         for first, last in self._slices(len(components.starts)):
-            run(first, last)
-        return Executed(results, outcomes)
+            job.run(first, last)
+        return Executed(job.results, job.outcomes)
 
     def execute_each(
         self,
@@ -168,7 +127,7 @@ class Executor:
         tries = 0
         while waiting:
             if tries:
-                self._back_off(tries)
+                self.back_off(tries)
             tries += 1
             waiting = job.round(waiting, tries)
         return EachExecuted(job.records, job.outcomes)
@@ -181,7 +140,8 @@ class Executor:
             yield first, last
             first = last
 
-    def _back_off(self, tries: int) -> None:
+    def back_off(self, tries: int) -> None:
+        """Wait before the next try."""
         # Jitter needs no secret; the delay changes no result.
         self.sleep(self.retry.delay(tries, random.random()))  # noqa: S311
 
@@ -207,6 +167,86 @@ class Executor:
             )
 
 
+# Not the fault of the component that happened to be executed.
+_NOT_OF_A_COMPONENT = (Canceled, FencedError, MemoryError)
+
+
+class _Tables:
+    """Components of one shard, on their way, many in a call.
+
+    Not a closure that calls itself: that would hold the shard's tables until garbage is looked for.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        components: Components,
+        call: Callable[[Components], Results],
+        name_of: Callable[[int], str],
+    ) -> None:
+        self._executor = executor
+        self._components = components
+        self._call = call
+        self._name_of = name_of
+        self.results: list[Results] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self._lost: list[Outcome] = []
+
+    def run(self, first: int, last: int, error: Exception | None = None) -> None:
+        """Try these components in one call, and halves of them where that fails."""
+        try:
+            tries, error = self._try(first, last, error)
+            if error is None:
+                return
+            if last - first == 1:
+                self._lose(first, tries, error)
+                return
+            middle = (first + last) // 2
+            self.run(first, middle, error)
+            self.run(middle, last, error)
+        finally:
+            # Its traceback holds this frame, and so the tables of those below.
+            error = None
+
+    def _try(self, first: int, last: int, error: Exception | None) -> tuple[int, Exception | None]:
+        """The tries made, and the error of the last one; None where it gave results."""
+        executor = self._executor
+        tries = 0
+        while tries < executor.retry.tries:
+            if error is not None and tries:
+                executor.back_off(tries)
+            tries += 1
+            told: AbstractContextManager[None] = nullcontext()
+            if error is not None and last - first == 1:
+                told = executor.governor.executing(
+                    executor.shard, self._name_of(first), tries, error_line(error)
+                )
+            try:
+                with executor.governor.throttle.admit(last - first), told:
+                    self.results.append(self._call(self._components.slice(first, last)))
+            except _NOT_OF_A_COMPONENT:
+                raise
+            except Exception as caught:
+                error = caught
+                if executor.is_final(caught):
+                    break
+            else:
+                if tries > 1 and error is not None and last - first == 1:
+                    self.outcomes[first] = executor.outcome(
+                        self._name_of(first), ComponentStatus.SUCCESS, tries, error_line(error)
+                    )
+                return tries, None
+        return tries, error
+
+    def _lose(self, number: int, tries: int, error: Exception) -> None:
+        executor = self._executor
+        self.outcomes[number] = executor.outcome(
+            self._name_of(number), ComponentStatus.FAILURE, tries, error_line(error)
+        )
+        self._lost.append(self.outcomes[number])
+        executor.check_failures(self._lost)
+
+
 class EachExecuted(NamedTuple):
     """What executing units one by one gave.
 
@@ -217,10 +257,6 @@ class EachExecuted(NamedTuple):
 
     records: list[Sequence[Record] | None]
     outcomes: dict[int, Outcome]
-
-
-# Not the fault of the component that happened to be executed.
-_NOT_OF_A_COMPONENT = (Canceled, FencedError, MemoryError)
 
 
 class _Each:

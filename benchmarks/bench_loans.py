@@ -36,6 +36,9 @@ from ledgerbeam.io import read_published
 HERE = Path(__file__).resolve().parent
 NAME = "loans"
 CLOSE = "close of business"
+LONG = 60
+"""Seconds: a run that takes longer isn't repeated."""
+
 # Module of each workload, the folder of its input, and what its rates are of.
 WORKLOADS = {
     "schedules": ("repayment_schedules", "schedules", "instalments"),
@@ -110,7 +113,7 @@ def compete(entries: list[Entry], case: LoanCase, repetitions: int, limit: float
     for repetition in range(repetitions):
         first = repetition % len(entries)
         for entry in entries[first:] + entries[:first]:
-            if entry.trouble:
+            if entry.trouble or max(entry.wall_seconds, default=0) > LONG:
                 continue
             output = scratch / "output"
             scratch.mkdir(parents=True, exist_ok=True)
@@ -256,7 +259,8 @@ def write(folder: Path, raw: dict[str, Any], entries: list[Entry], grown: list[E
         f"- Machine: {raw['machine']}",
         f"- Versions: {', '.join(f'{name} {v}' for name, v in raw['versions'].items())}",
         "- Wall time is that of the whole process, imports included; peak memory that of the "
-        "process tree. `wall s` is the median of the repetitions, which took turns.",
+        "process tree. `wall s` is the median of the repetitions, which took turns; a run of more "
+        f"than {LONG} s wasn't repeated.",
         "",
         *table_of(entries),
         "",
