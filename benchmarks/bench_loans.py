@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import agreement
 import matplotlib as mpl
+import matplotlib.ticker
 import pyarrow.dataset as ds
 import report
 import typer
@@ -294,6 +295,7 @@ def _plot(path: Path, grown: list[Entry], raw: dict[str, Any]) -> None:
             axes.set_ylabel("wall seconds")
             axes.set_xlim(0)
             axes.set_ylim(0)
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)

@@ -159,11 +159,7 @@ def _by_loan(loans: pa.Table, rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
 
 def _with_state(loans: pa.Table, states: States) -> pa.Table:
     """The loans with other states; the scheduled balance is taken for the actual one."""
-    table = states.table()
-    for name in table.column_names:
-        if name in loans.column_names:
-            loans = loans.drop_columns(name)
-        loans = loans.append_column(name, table.column(name))
+    loans = write_states(complete(loans), states)
     where = loans.column_names.index("scheduled_balance")
     return loans.set_column(where, "scheduled_balance", loans.column("balance"))
 

@@ -35,6 +35,7 @@ from ledgerbeam.rules.day_count import DayCount
 from ledgerbeam.rules.loan import RATE_SCALE
 from ledgerbeam.rules.loan_month import Money, nothing_to_report
 from ledgerbeam.rules.loan_month_columns import report_lines
+from ledgerbeam.rules.loan_tables import RATE_CHANGES, with_rate_changes
 from ledgerbeam.rules.money import units
 from ledgerbeam.rules.remittance import Investor, RemittanceType, unknown_investor
 from ledgerbeam.rules.remittance_totals import LINE_TOTALS
@@ -63,6 +64,7 @@ LOANS = Contract(
         Column("accrued_from", pa.date32()),
         Column("late_fees_through", pa.date32()),
         *(Column(name, STATE_SCHEMA.field(name).type, required=False) for name in _OPTIONAL_STATE),
+        Column(RATE_CHANGES, pa.string(), required=False, nullable=True),
     )
 )
 """Loans at the end of a month: terms, the investor's part, and the state on `closed_through`."""
@@ -117,6 +119,8 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
     name = "investor-report"
     parameters_type = InvestorReportParameters
     key = ("loan_id",)
+    # Lines come together once more, by investor: what executes them leaves room for that.
+    rows_a_shard = 40_000
     lookups = (Lookup("investors", INVESTORS, key="investor_id"),)
 
     def __init__(self, parameters: InvestorReportParameters) -> None:
@@ -187,7 +191,7 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
         transactions = components.related["transactions"]
         offsets = np.append(transactions.starts, transactions.table.num_rows)
         return report_lines(
-            components.table,
+            with_rate_changes(components.table),
             transactions.table,
             offsets,
             investors_of(self.lookup_tables["investors"]),

@@ -87,6 +87,18 @@ def read_states(loans: pa.Table) -> tuple[States, States]:
     return result
 
 
+def with_rate_changes(loans: pa.Table) -> pa.Table:
+    """Rows with `rate_changes` as `STATE_SCHEMA` has it, where they have it as text.
+
+    Raises:
+        ValueError: a text is none that `write_states` writes.
+    """
+    if RATE_CHANGES not in loans.column_names:
+        return loans
+    at = loans.column_names.index(RATE_CHANGES)
+    return loans.set_column(at, RATE_CHANGES, _parsed(loans.column(RATE_CHANGES)))
+
+
 def write_states(loans: pa.Table, states: States) -> pa.Table:
     """The rows of `loans`, which `complete` gave, with other states and not locked."""
     table = states.table()

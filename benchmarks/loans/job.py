@@ -95,12 +95,12 @@ def line_of(
 ) -> Row:
     """The line of a loan in the report."""
     terms = Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names})
-    state = {name: _plain(name, loan[name]) for name in STATE_SCHEMA.names}
+    state = _state(loan)
     holding = Holding(*(_plain(name, loan[name]) for name in Holding._fields))
     investor = investors[holding.investor_id]
     transactions = [_transaction(row) for row in rows]
     line, money, rejections = report_line(
-        terms, holding, investor, State(**state), transactions, date, Policy()
+        terms, holding, investor, state, transactions, date, Policy()
     )
     return _as_row((*line, *money, rejections))
 
@@ -110,10 +110,7 @@ def closed_of(loan: Row, rows: Iterable[Row], date: datetime.date) -> tuple[Row,
     closed, entries = close(
         Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names}),
         State(**{name: _plain(name, loan[OPENING + name]) for name in NUMBERS}),
-        State(
-            **{name: _plain(name, loan[name]) for name in NUMBERS},
-            rate_changes=_changes(loan["rate_changes"]),
-        ),
+        _state(loan),
         [_transaction(row) for row in rows],
         date,
         Policy(),
@@ -130,6 +127,11 @@ def closed_of(loan: Row, rows: Iterable[Row], date: datetime.date) -> tuple[Row,
     return loan | state | {"rate_changes": changes or None}, [
         {"loan_id": loan["loan_id"], **entry} for entry in booked
     ]
+
+
+def _state(loan: Row) -> State:
+    numbers = {name: _plain(name, loan[name]) for name in NUMBERS}
+    return State(**numbers, rate_changes=_changes(loan["rate_changes"]))
 
 
 def _changes(text: str | None) -> tuple[RateChange, ...]:
@@ -161,8 +163,6 @@ _SCALES = {
 def _plain(name: str, value: Any) -> Any:
     if name == "day_count":
         return DayCount(value)
-    if name == "rate_changes":
-        return ()
     return in_minor_units(value, _SCALES[name]) if name in _SCALES and value is not None else value
 
 
