@@ -27,11 +27,13 @@ from ledgerbeam.pipelines.investor_report import (
     InvestorReportParameters,
     investors_of,
 )
+from ledgerbeam.pipelines.loan_close_of_business import CloseParameters, LoanCloseOfBusiness
 from ledgerbeam.rules.book import States, TermsColumns, Transactions
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.loan import RATE_SCALE, Partials, Policy
 from ledgerbeam.rules.loan_month import Holding, ReportLine, report_line
 from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
+from ledgerbeam.rules.loan_tables import with_rate_changes
 from ledgerbeam.rules.money import units
 from ledgerbeam.rules.remittance_totals import LINE_TOTALS, InvestorTotal, totals
 from ledgerbeam.synthetic.loans import TRANSACTIONS, investor_table, make_loans, write_loans
@@ -241,6 +243,41 @@ class TestBadInput:
         pages = [data for name, data in reports_of(manifest).items() if name.endswith(".html")]
         assert any(b"Rejected transactions" in page for page in pages)
         assert all(control.balances for control in manifest.controls)
+
+    def test_loans_as_a_close_of_business_has_published_them(self, tmp_path: Path) -> None:
+        """With changes of rates that no instalment has been paid by."""
+        month_end = DAY.replace(day=1) - datetime.timedelta(1)
+        boarded, transactions = made()
+        changes = [
+            {
+                **dict.fromkeys(TRANSACTIONS.names),
+                "transaction_id": 10**9 + number,
+                "loan_id": loan["loan_id"],
+                "kind": "rate_change",
+                "effective_date": month_end - datetime.timedelta(5),
+                "posted_date": month_end - datetime.timedelta(20),
+                "amount": Decimal(0),
+                "currency": loan["currency"],
+                "rate": Decimal("4.250000"),
+                "payment": loan["payment"],
+            }
+            for number, loan in enumerate(boarded.slice(0, 50).to_pylist())
+        ]
+        more = pa.Table.from_pylist(changes, transactions.schema)
+        transactions = pa.concat_tables([transactions, more])
+        good = portfolio(tmp_path / "p", boarded, transactions)
+        given = {**good.flags(), "business_date": month_end, "output": str(tmp_path)}
+        del given["investors"]
+        close = LoanCloseOfBusiness(CloseParameters.model_validate(given))
+        uri = instance_uri(run(close))
+        loans = read_published(uri).to_table()
+        assert loans.column("rate_changes").null_count < loans.num_rows
+        since = pc.greater(transactions.column("posted_date"), pa.scalar(month_end))
+        recent = tmp_path / "recent.parquet"
+        pq.write_table(transactions.filter(since), recent)
+        manifest = run(good.process(tmp_path, loans=uri, transactions=str(recent)))
+        expected = expected_lines(with_rate_changes(loans), transactions.filter(since))
+        assert published_lines(manifest) == {name: flat(line) for name, line in expected.items()}
 
     def test_the_policy_is_that_of_the_book(self, good: Portfolio, tmp_path: Path) -> None:
         manifest = run(good.process(tmp_path, partials="apply", late_fee_percent="4"))
