@@ -16,6 +16,7 @@ as boarded, at the end of a month, so that a payment of any month since may stil
 
 import datetime
 import logging
+import os
 
 import ledgerbeam_runs as runs
 import pendulum
@@ -23,6 +24,9 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Pa
 from ledgerbeam_airflow import BatchProcessOperator
 
 ZONE = "Europe/Berlin"
+HOURS = "LEDGERBEAM_NIGHT_HOURS"
+"""Environment variable: hours that a night may take before on-call hears of it."""
+
 DATA = "{{ var.value.ledgerbeam_data }}"
 DAY = "{{ business_date(logical_date) }}"
 
@@ -42,6 +46,17 @@ def loans_at(data: str, day: datetime.date, boarded: str) -> str:
 def day_before(day: datetime.date) -> datetime.date:
     """The calendar day before."""
     return day - datetime.timedelta(days=1)
+
+
+def deadline_after(hours: str | None) -> DeadlineAlert | None:
+    """The alert at so many hours after the night has begun; None for none."""
+    if not hours:
+        return None
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=datetime.timedelta(hours=float(hours)),
+        callback=AsyncCallback(tell_late),
+    )
 
 
 async def tell_late(**details: object) -> None:
@@ -67,11 +82,7 @@ with DAG(
         "day_before": day_before,
         "loans_at": loans_at,
     },
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=datetime.timedelta(hours=8),
-        callback=AsyncCallback(tell_late),
-    ),
+    deadline=deadline_after(os.environ.get(HOURS)),
     tags=["ledgerbeam"],
     doc_md=__doc__,
 ):
