@@ -117,7 +117,9 @@ def _write_file(folder: Path, loans: int, file: int) -> int:
         recent = _since(made.transactions, MONTH_BEFORE)
         write("month", "loans", as_of)
         write("month", "transactions", recent)
-        in_month = report_lines(as_of, *_by_loan(as_of, recent), investors, BUSINESS_DATE, Policy())
+        in_month = report_lines(
+            with_rate_changes(as_of), *_by_loan(as_of, recent), investors, BUSINESS_DATE, Policy()
+        )
         write("lines", "lines", in_month)
         day = close_many(terms, opening, month, transactions, DAY_BEFORE, Policy()).states
         write("day", "loans", write_states(complete(made.loans), day))
