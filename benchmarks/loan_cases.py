@@ -27,7 +27,7 @@ from ledgerbeam.rules.book import States, TermsColumns, Transactions
 from ledgerbeam.rules.close_many import close_many
 from ledgerbeam.rules.loan import Policy
 from ledgerbeam.rules.loan_month_columns import report_lines
-from ledgerbeam.rules.loan_tables import complete, write_states
+from ledgerbeam.rules.loan_tables import complete, with_rate_changes, write_states
 from ledgerbeam.rules.money import decimals
 from ledgerbeam.synthetic.loans import investor_table, make_loans
 
