@@ -6,12 +6,14 @@ BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 BENCH_LOANS_FLAGS ?= --loans 200000
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
+FLINK := 1.19.1
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
 # What tests of other engines need is fetched once, and kept here.
 CACHE := .cache
 
-.PHONY: help install demo test test-slow airflow-test prism-test check bench bench-pages bench-loans
+.PHONY: help install demo test test-slow airflow-test flink-test prism-test
+.PHONY: check bench bench-pages bench-loans bench-flink
 .PHONY: clean
 .DELETE_ON_ERROR:
 
@@ -27,13 +29,16 @@ demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, sho
 		--trade-date=2026-11-20 --output=demo/results
 
 test: $(VENV)/dev.stamp ## run the test suite, less what is slow
-	$(BIN)/pytest -m 'not slow and not airflow and not prism' -n $(TEST_PROCESSES)
+	$(BIN)/pytest -m 'not slow and not airflow and not flink and not prism' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
 	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
 
 airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in Airflow
 	$(BIN)/pytest -m airflow
+
+flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink; needs Java, Maven
+	$(BIN)/pytest -m flink
 
 prism-test: $(VENV)/dev.stamp $(CACHE)/prism/prism ## run the workloads on Prism; needs Go
 	$(BIN)/pytest -m prism
@@ -59,6 +64,17 @@ clean: ## remove what the other targets made
 $(CACHE)/airflow/stamp: dags/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/airflow
 	$(CACHE)/airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow
+	@touch $@
+
+$(CACHE)/flink/stamp: tests/flink/pom.xml constraints.txt
+	rm -rf $(CACHE)/flink && mkdir -p $(CACHE)/flink
+	$(PYTHON) -m pip download --quiet --no-deps --dest $(CACHE)/flink apache-flink-libraries==$(FLINK)
+	tar -xzf $(CACHE)/flink/apache-flink-libraries-$(FLINK).tar.gz -C $(CACHE)/flink \
+		--strip-components=2 apache-flink-libraries-$(FLINK)/deps/lib
+	rm $(CACHE)/flink/apache-flink-libraries-$(FLINK).tar.gz
+	mvn --quiet --batch-mode --file tests/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
+	$(PYTHON) -m venv $(CACHE)/flink/workers
+	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
 	@touch $@
 
 $(CACHE)/prism/prism: constraints.txt

@@ -11,11 +11,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from ledgerbeam.batch.process import Parameters
+from ledgerbeam.batch.runner_jobs import LOCAL_RUNNERS, runner_of
 from ledgerbeam.batch.settings import REGISTRY
 from ledgerbeam.io.errors import UserError
-
-LOCAL_RUNNERS = ("", "directrunner", "direct", "fnapirunner", "fnapi")
-"""Names of the local runner, in small letters; no name is the local runner too."""
 
 
 class Arguments(NamedTuple):
@@ -74,13 +72,6 @@ def parse_arguments(
     except ValidationError as error:
         raise UserError("; ".join(problem_of(entry) for entry in error.errors())) from error
     return Arguments(parameters, wants_json, registry, beam_flags)
-
-
-def runner_of(beam_flags: Sequence[str]) -> str:
-    """The runner that the flags name; empty where they name none."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--runner", default="")
-    return str(parser.parse_known_args(list(beam_flags))[0].runner)
 
 
 class _Parser(argparse.ArgumentParser):

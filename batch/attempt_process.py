@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch import logs
+from ledgerbeam.batch.runner_jobs import name_of_job, runner_job
 from ledgerbeam.batch.workloads import load_workload
 from ledgerbeam.io.attempts import Attempt, LostError
 from ledgerbeam.io.errors import UserError
@@ -52,11 +53,13 @@ class Report(NamedTuple):
 
     Attributes:
         attempt: number of the attempt that it has recorded, and now waits to be let work.
+        job: what its job is going to be called on an engine; empty for the local runner.
         error: why it has failed; one line.
         lost: why it has ended without having failed: another attempt may do better.
     """
 
     attempt: int | None = None
+    job: str = ""
     error: str = ""
     lost: str = ""
 
@@ -98,7 +101,8 @@ def _run(order: Order, reports: TextIO) -> None:
     process = process_type(process_type.parameters_type.model_validate(order.parameters))
 
     def started(attempt: Attempt) -> None:
-        _report(reports, Report(attempt=attempt.record.number))
+        job = name_of_job(attempt) if runner_job(order.beam_flags, "") is not None else ""
+        _report(reports, Report(attempt=attempt.record.number, job=job))
         failpoint("job: reported")
         if sys.stdin.readline().strip() != GO:
             raise LostError("the launcher ended before it had recorded the attempt")

@@ -232,6 +232,8 @@ def reports(
     """Print where the reports are that a run has published, or copy them into one folder."""
     with _runs(registry) as runs:
         places = runs.reports(run) if output is None else runs.copy_reports(run, output)
+    if not places:
+        print(f"{run}: its process gives no reports", file=sys.stderr)
     for place in places:
         if as_json:
             report.print_json({"report": str(place)})

@@ -5,12 +5,14 @@ import logging
 from typing import NamedTuple
 
 from ledgerbeam.batch.attempt_process import Report
-from ledgerbeam.batch.jobs import LocalJob
+from ledgerbeam.batch.jobs import Job
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
+from ledgerbeam.batch.runner_jobs import error_of
 from ledgerbeam.batch.started_job import StartedJob
 from ledgerbeam.batch.status import RunStatus
 from ledgerbeam.io.attempts import (
     Attempt,
+    LostError,
     attempts,
     complete_publication,
     ending_of,
@@ -42,7 +44,7 @@ class Fate(NamedTuple):
 def find_out(
     run: RunRecord,
     attempt: RunAttempt,
-    job: LocalJob | None,
+    job: Job | None,
     status: RunStatus,
     ended_by: str,
     who: str,
@@ -60,6 +62,8 @@ def find_out(
         at: time in UTC.
     """
     words = job.last_words if isinstance(job, StartedJob) else Report()
+    if job is not None and not ended_by and words == Report():
+        words = _by_engine(job.failure())
     is_canceled = status is RunStatus.CANCELING
     error, is_lost, warning = words.error, not ended_by and not words.error, ""
     record = _stored(run, attempt)
@@ -87,6 +91,14 @@ def find_out(
     if is_lost:
         return _lost(run, attempt, words.lost or "its process is gone")._replace(warning=warning)
     return Fate(AttemptOutcome.FAILURE, RunStatus.FAILURE, ended_by or error, warning)
+
+
+def _by_engine(failure: str) -> Report:
+    """What a driver that is gone would have reported of its job's failure on the engine."""
+    if not failure:
+        return Report()
+    error = error_of(failure)
+    return Report(lost=str(error)) if isinstance(error, LostError) else Report(error=str(error))
 
 
 def _lost(run: RunRecord, attempt: RunAttempt, why: str) -> Fate:

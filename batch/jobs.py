@@ -1,18 +1,25 @@
-"""A job on its runner: whether it still goes on, and how to stop it.
+"""An attempt's job: whether it still goes on, and how to stop it.
 
-The local runner's job is a process: the one that runs the pipeline, with whatever it has started.
+It is a process, the driver, which runs the pipeline or has an engine run it; then it is the
+engine's job as well, which goes on without the driver.
 """
 
 import contextlib
+import logging
+import math
 import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import psutil
 
+from ledgerbeam.batch.runner_jobs import RunnerJob, RunnerUnavailableError, runner_job
+
 _POLL_SECONDS = 0.05
+_log = logging.getLogger(__name__)
 
 
 class ProcessId(NamedTuple):
@@ -68,48 +75,118 @@ def _started(process: psutil.Process) -> str:
     return f"{process.create_time() - psutil.boot_time():.2f}"
 
 
-class LocalJob:
-    """A pipeline's process, the leader of a process group of its own."""
+class JobId(NamedTuple):
+    """How a job is told from all others.
 
-    def __init__(self, process: ProcessId) -> None:
-        """Hold a process of this machine."""
-        self.process = process
+    Attributes:
+        driver: the process that runs the pipeline or has it run.
+        name: of the job on its engine; empty for the local runner.
+    """
+
+    driver: ProcessId
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "JobId":
+        """From the form that `str` gives."""
+        driver, _, name = text.partition(" ")
+        return cls(ProcessId.parse(driver), name)
+
+    def __str__(self) -> str:
+        return f"{self.driver} {self.name}".rstrip()
+
+    @property
+    def can_be_seen(self) -> bool:
+        """Whether it can be looked after from this machine."""
+        return bool(self.name) or self.driver.is_here
+
+
+class Job:
+    """A job that can be seen from this machine.
+
+    The driver is the leader of a process group of its own. One on another machine is left alone:
+    it ends with its job on the engine.
+
+    Attributes:
+        id: of the job.
+    """
+
+    def __init__(self, id: JobId, beam_flags: Sequence[str]) -> None:  # noqa: A002
+        """Hold a job that the flags lead to."""
+        self.id = id
+        self._on_engine: RunnerJob | None = runner_job(beam_flags, id.name) if id.name else None
+        self._goes_on = True
+        self._ask_at = 0.0
 
     def is_alive(self) -> bool:
         """Whether it goes on."""
-        return self.process.is_alive()
+        return self._is_driven() or self._is_on_engine()
 
     def stop(self, grace: float) -> None:
-        """End the process and all that it has started; return when they are gone.
+        """End it, with all that its driver has started; return when nothing of it is left.
 
         Args:
-            grace: seconds that it is given to end by itself.
+            grace: seconds that the driver is given to end by itself, and with it the engine's job.
         """
-        if self.is_alive():
-            self._signal(signal.SIGCONT)  # a stopped one would not hear of it
-            self._signal(signal.SIGTERM)
-            deadline = time.monotonic() + grace
-            while self.is_alive() and time.monotonic() < deadline:
+        if self.id.driver.is_here:
+            if self._is_driven():
+                self._signal(signal.SIGCONT)  # a stopped one would not hear of it
+                self._signal(signal.SIGTERM)
+                deadline = time.monotonic() + grace
+                while self._is_driven() and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECONDS)
+            self._signal(signal.SIGKILL)
+            while self._group():
                 time.sleep(_POLL_SECONDS)
-        self._signal(signal.SIGKILL)
-        while self._group():
-            time.sleep(_POLL_SECONDS)
+        if self._on_engine is not None:
+            try:
+                self._on_engine.cancel()
+            except RunnerUnavailableError as error:
+                # Its attempt is fenced off all the same: nothing that it still does counts.
+                _log.warning("job %s can't be canceled on its runner: %s", self.id.name, error)
+            self._goes_on = False
+            self._ask_at = math.inf
+
+    def failure(self) -> str:
+        """Why the engine's job has failed, in its words; empty where it hasn't or can't be told."""
+        if self._on_engine is None:
+            return ""
+        try:
+            return self._on_engine.failure()
+        except RunnerUnavailableError as error:
+            _log.warning("how job %s ended can't be told: %s", self.id.name, error)
+            return ""
+
+    def _is_driven(self) -> bool:
+        return self.id.driver.is_here and self.id.driver.is_alive()
+
+    def _is_on_engine(self) -> bool:
+        """What the engine said last; it isn't asked all the time."""
+        if self._on_engine is None:
+            return False
+        if time.monotonic() >= self._ask_at:
+            try:
+                self._goes_on = self._on_engine.is_alive()
+            except RunnerUnavailableError as error:
+                _log.warning("whether job %s goes on can't be told: %s", self.id.name, error)
+            self._ask_at = time.monotonic() + self._on_engine.poll_seconds
+        return self._goes_on
 
     def _signal(self, number: int) -> None:
         # The group outlives its leader as long as a worker process does.
         if self._group():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+                os.killpg(self.id.driver.pid, number)
 
     def _group(self) -> list[int]:
         """Processes of the group that go on. Its number isn't given anew while there are any."""
-        if self.process.was_replaced():
+        if self.id.driver.was_replaced():
             return []
         found = []
         for process in psutil.process_iter(["pid", "status"]):
             if process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(process.info["pid"]) == self.process.pid:
+                if os.getpgid(process.info["pid"]) == self.id.driver.pid:
                     found.append(process.info["pid"])
         return found

@@ -19,7 +19,8 @@ from ledgerbeam.batch.arguments import parse_arguments
 from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
 from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
-from ledgerbeam.batch.runner import make_pipeline, run_pipeline
+from ledgerbeam.batch.runner import make_pipeline, name_job, run_pipeline
+from ledgerbeam.batch.runner_jobs import name_of_job, runner_job
 from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
     Attempt,
@@ -144,7 +145,9 @@ def run(
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
         batch = prepared.build(Start(attempt, committed, retried, spill, stack))
-        run_pipeline(pipeline, process.name, batch)
+        name = name_of_job(attempt)
+        name_job(pipeline, name)
+        run_pipeline(pipeline, process.name, batch, runner_job(beam_flags, name))
         failpoint("run: published")
         manifest = load_manifest(uri)
         process.after(manifest)

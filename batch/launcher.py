@@ -27,7 +27,7 @@ from ledgerbeam.batch.database import RegistryUnavailableError
 from ledgerbeam.batch.events import Event
 from ledgerbeam.batch.failures import failure_event
 from ledgerbeam.batch.fate import Fate
-from ledgerbeam.batch.jobs import LocalJob, ProcessId
+from ledgerbeam.batch.jobs import Job, JobId, ProcessId
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.registry import Registry
 from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
@@ -187,12 +187,12 @@ class Launcher:
         return _Wish(kind, retry_failed=asked is AttemptKind.RETRY)
 
     @contextlib.contextmanager
-    def _job(self, run: RunRecord, attempt: RunAttempt) -> Iterator[LocalJob | None]:
+    def _job(self, run: RunRecord, attempt: RunAttempt) -> Iterator[Job | None]:
         """The attempt's job: the one on record, or else a new one; None where there is none."""
         was_taken_over = run.live_attempt is not None
         if was_taken_over or self._get().status is RunStatus.CANCELING:
-            process = ProcessId.parse(attempt.job_id) if attempt.job_id else None
-            yield LocalJob(process) if process is not None and process.is_here else None
+            known = JobId.parse(attempt.job_id) if attempt.job_id else None
+            yield Job(known, run.beam_flags) if known is not None and known.can_be_seen else None
             return
         order = Order(
             process=run.process,
@@ -210,7 +210,7 @@ class Launcher:
         finally:
             job.let_go()
 
-    def _answer_for(self, run: RunRecord, attempt: RunAttempt, job: LocalJob | None) -> Fate:
+    def _answer_for(self, run: RunRecord, attempt: RunAttempt, job: Job | None) -> Fate:
         """Watch an attempt to its end, and record that.
 
         Raises:
@@ -238,7 +238,7 @@ class Launcher:
         failpoint("launcher: end recorded")
         return end
 
-    def _watch(self, run: RunRecord, attempt: RunAttempt, job: LocalJob) -> str:
+    def _watch(self, run: RunRecord, attempt: RunAttempt, job: Job) -> str:
         """Wait for the end of a job; gives why it was ended, if it was."""
         ended_by = ""
         look_at = time.monotonic()
@@ -269,7 +269,7 @@ class Launcher:
             run.id,
             attempt.number,
             launcher=self._id,
-            job_id=str(job.process),
+            job_id=str(job.id),
             who=self._who,
             at=self._now(),
         )

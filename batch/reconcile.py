@@ -16,7 +16,7 @@ import logging
 from typing import NamedTuple
 
 from ledgerbeam.batch.alarm import Alarm, known_listeners, tell
-from ledgerbeam.batch.jobs import ProcessId
+from ledgerbeam.batch.jobs import JobId
 from ledgerbeam.batch.launcher import spawn
 from ledgerbeam.batch.records import RunRecord
 from ledgerbeam.batch.runs import Runs
@@ -80,9 +80,9 @@ def see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) 
         return "a launcher was started, as none came"
     if attempt.lease_until >= now:
         return ""
-    job = ProcessId.parse(attempt.job_id) if attempt.job_id else None
+    job = JobId.parse(attempt.job_id) if attempt.job_id else None
     # Past its deadline it is given up even so: what it may still do doesn't count.
-    if job is not None and not job.is_here and now <= attempt.deadline:
-        return f"its launcher is silent, and its job ran on {job.host}: reconcile there"
+    if job is not None and not job.can_be_seen and now <= attempt.deadline:
+        return f"its launcher is silent, and its job ran on {job.driver.host}: reconcile there"
     spawn(settings, run.id)
     return f"its launcher {attempt.launcher} is silent: another one takes over"

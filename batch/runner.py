@@ -1,16 +1,30 @@
 """Beam runners: the pinned local one and those that flags name, and their errors in one line."""
 
 import logging
-import re
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    WorkerOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 
-from ledgerbeam.batch.arguments import LOCAL_RUNNERS, runner_of
+from ledgerbeam.batch.runner_jobs import (
+    LOCAL_RUNNERS,
+    RunnerJob,
+    RunnerUnavailableError,
+    error_of,
+    runner_of,
+    told_in,
+    without_step,
+)
 from ledgerbeam.batch.worker_watch import interrupted_by_lost_workers
 from ledgerbeam.io.attempts import FencedError, LostError
 from ledgerbeam.io.errors import UserError
@@ -31,6 +45,8 @@ def make_pipeline(beam_flags: Sequence[str]) -> beam.Pipeline:
     """
     options = PipelineOptions(list(beam_flags))
     name = runner_of(beam_flags)
+    if options.view_as(GoogleCloudOptions).job_name:
+        raise UserError("--job_name: jobs are named by their instance and attempt: leave it out")
     if name.lower() in LOCAL_RUNNERS:
         return beam.Pipeline(local_runner(options), options)
     try:
@@ -71,27 +87,47 @@ def local_runner(options: PipelineOptions) -> FnApiRunner:
     return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
-def run_pipeline(pipeline: beam.Pipeline, name: str, batch: beam.PTransform) -> None:
+def name_job(pipeline: beam.Pipeline, name: str) -> None:
+    """Have the runner call a pipeline's job so."""
+    pipeline.options.view_as(GoogleCloudOptions).job_name = name
+
+
+def run_pipeline(
+    pipeline: beam.Pipeline, name: str, batch: beam.PTransform, job: RunnerJob | None = None
+) -> None:
     """Apply a transform to an empty pipeline, and run that to its end.
 
+    Args:
+        pipeline: that has nothing in it.
+        name: of the transform.
+        batch: the transform.
+        job: by which an engine knows the pipeline that it runs. It is canceled if this process is
+            interrupted.
+
     Raises:
-        LostError: a worker process was killed.
+        LostError: a worker process was killed, or the engine has failed.
         UserError: a worker raised one, or the runner could not run the job.
     """
     # Beam logs an error once a layer; it is told once, in the end, as one line.
     beam_log = logging.getLogger("apache_beam")
     level = beam_log.level
     beam_log.setLevel(logging.CRITICAL)
+    result = None
     try:
         _ = pipeline | name >> batch
         with interrupted_by_lost_workers():
-            state = pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            state = result.wait_until_finish() if job is None else _wait(result, job)
     except LostError:
         raise
+    except KeyboardInterrupt:
+        if job is not None:
+            _cancel(job, result)
+        raise
     except _TOLD as error:
-        raise UserError(_without_step(str(error))) from error
+        raise UserError(without_step(str(error))) from error
     except Exception as error:
-        message = _user_error_in(error)
+        message = told_in(str(error))
         if message is None and not isinstance(pipeline.runner, FnApiRunner):
             message = f"{type(pipeline.runner).__name__} could not run the job: {error}"
         if message is None:
@@ -103,13 +139,24 @@ def run_pipeline(pipeline: beam.Pipeline, name: str, batch: beam.PTransform) -> 
         raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
 
 
-def _user_error_in(error: Exception) -> str | None:
-    """The line of a `UserError` that a worker raised: runners hand on its text alone."""
-    text = str(error)
-    names = "|".join(kind.__name__ for kind in _TOLD)
-    found = re.findall(rf"(?:{names}): (.*)", text.replace("\\n", "\n"))
-    return _without_step(found[-1]) if found else None
+def _wait(result: Any, job: RunnerJob) -> str:
+    """Wait for the end of an engine's job; gives the state that it ended in."""
+    try:
+        # Beam's own way of waiting looks ever more rarely, at last once a minute.
+        while not PipelineState.is_terminal(state := result.state):
+            time.sleep(job.poll_seconds)
+        failure = job.failure()
+    except Exception as error:
+        raise LostError(f"the runner doesn't tell how the job goes on: {error}") from error
+    if failure:
+        raise error_of(failure)
+    return str(state)
 
 
-def _without_step(message: str) -> str:
-    return re.sub(r" \[while running '[^']*'\]", "", message)
+def _cancel(job: RunnerJob, result: Any) -> None:
+    try:
+        job.cancel()
+        if result is not None:
+            _ = result.state  # Beam sees the end, and deletes what it has uploaded for the job
+    except RunnerUnavailableError as error:
+        raise UserError(f"interrupted, and the runner's job goes on: {error}") from error

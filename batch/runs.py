@@ -444,9 +444,10 @@ def _draft(
     at: datetime.datetime,
 ) -> tuple[RunDraft, dict[str, Any]]:
     # Imports Beam, which the other verbs do without.
-    from ledgerbeam.batch.arguments import problem_of, runner_of
+    from ledgerbeam.batch.arguments import problem_of
     from ledgerbeam.batch.launch import instance_uri
     from ledgerbeam.batch.process import BatchProcess, is_overridden
+    from ledgerbeam.batch.runner_jobs import runner_of
     from ledgerbeam.batch.workloads import load_workload
 
     kind: type[BatchProcess[Any]] = load_workload(process_name).PROCESS

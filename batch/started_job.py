@@ -10,11 +10,11 @@ import time
 from typing import IO
 
 from ledgerbeam.batch.attempt_process import GO, Order, Report
-from ledgerbeam.batch.jobs import LocalJob, ProcessId
+from ledgerbeam.batch.jobs import Job, JobId, ProcessId
 
 
-class StartedJob(LocalJob):
-    """The process of an attempt, as its parent sees it.
+class StartedJob(Job):
+    """The job of an attempt, as the driver's parent sees it.
 
     Attributes:
         waits: whether it has recorded its attempt, and waits to be let work.
@@ -37,7 +37,8 @@ class StartedJob(LocalJob):
             cwd=folder if os.path.isdir(folder) else None,
             start_new_session=True,  # a group of its own, which can be stopped as one
         )
-        super().__init__(ProcessId.of(self._process.pid))
+        self._beam_flags = order.beam_flags
+        super().__init__(JobId(ProcessId.of(self._process.pid)), order.beam_flags)
         self.waits = False
         self.last_words = Report()
         self._begun = b""
@@ -60,6 +61,7 @@ class StartedJob(LocalJob):
             for line in lines:
                 report = Report(**json.loads(line))
                 if report.attempt is not None:
+                    super().__init__(self.id._replace(name=report.job), self._beam_flags)
                     self.waits = True
                 else:
                     self.last_words = report

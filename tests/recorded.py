@@ -376,7 +376,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _process(job_id: str) -> psutil.Process | None:
-    from ledgerbeam.batch.jobs import ProcessId
+    from ledgerbeam.batch.jobs import JobId
 
-    process = ProcessId.parse(job_id)
+    process = JobId.parse(job_id).driver
     return psutil.Process(process.pid) if process.is_alive() else None

@@ -134,6 +134,8 @@ class TestCommands:
     def test_a_mistake_is_the_line_of_the_command(self, runs: Any, place: Place) -> None:
         with pytest.raises(runs.CommandError, match=r"^ledgerbeam: no workload countin: there are"):
             runs.go("countin", place.parameters(), "a slip")
-        with pytest.raises(runs.CommandError, match="business_date"):
+        with pytest.raises(
+            runs.CommandError, match="--business-date=yesterday: Input should be a valid date"
+        ):
             runs.go("counting", place.parameters(business_date="yesterday"), "a slip")
         assert runs.expire() == []

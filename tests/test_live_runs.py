@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 from tests.recorded import ACCOUNTS, Place, until, workloads_installed
 
-from ledgerbeam.batch.jobs import ProcessId
+from ledgerbeam.batch.jobs import JobId
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunRecord
 from ledgerbeam.batch.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.webhook import EVENT_HEADER, SIGNATURE_HEADER, verify_signature
@@ -71,7 +71,7 @@ def held(place: Place, **others: Any) -> "tuple[RunRecord, subprocess.Popen[byte
 def job_of(run: RunRecord) -> psutil.Process:
     job = run.attempts[-1].job_id
     assert job is not None
-    return psutil.Process(ProcessId.parse(job).pid)
+    return psutil.Process(JobId.parse(job).driver.pid)
 
 
 def in_flight(place: Place) -> int:
