@@ -57,6 +57,9 @@ bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a 
 bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, row-wise Beam, DuckDB
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
+bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure Flink against the local runner
+	$(BIN)/python benchmarks/bench_flink.py
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(CACHE) demo build dist src/*.egg-info benchmarks/data
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,116 @@
+"""The workloads on Prism, Beam's local runner in Go, which has to be built: `make prism-test`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from tests.postgres import PostgresServer
+
+from ledgerbeam.io.attempts import load_manifest
+from ledgerbeam.io.published import read_published
+
+pytestmark = pytest.mark.prism
+
+ROOT = Path(__file__).parents[1]
+PRISM = ROOT / ".cache" / "prism" / "prism"
+COMMAND = Path(sys.executable).parent / "ledgerbeam"
+ON_PRISM = ("--runner=PrismRunner", f"--prism_location={PRISM}")
+LOANS = (
+    "--loans=loans/loans-*",
+    "--transactions=loans/transactions-*",
+    "--business-date=2026-11-30",
+)
+OF_FILES = {
+    "delivery-marking": ("--trades=trades/*", "--trade-date=2026-11-20", "--shards=5"),
+    "loan-close-of-business": (*LOANS, "--shards=3"),
+    "investor-report": (*LOANS, "--investors=loans/investors.parquet", "--shards=3"),
+    "repayment-schedules": ("--loans=schedules.csv", "--business-date=2026-11-20", "--shards=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert PRISM.exists(), f"{PRISM} isn't there: make prism-test makes it"
+    folder = tmp_path_factory.mktemp("prism")
+    command(folder, "generate", "trades", "--output=trades", "--count=20000", "--files=4")
+    given = ("--count=300", "--months=3", "--business-date=2026-11-30", "--files=2")
+    command(folder, "generate", "loans", "--output=loans", *given)
+    head = "loan_id,currency,principal,annual_rate_percent,day_count,disbursed_on,frequency,term"
+    rows = [f"L{n},USD,{1000 + n}.00,{3 + n % 5}.25,30/360,2026-11-20,P1M,36" for n in range(200)]
+    lines = [f"{head},method", *(f"{row},level" for row in rows)]
+    (folder / "schedules.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def command(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(COMMAND), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def published(folder: Path, workload: str, *flags: str) -> tuple[str, tuple[Any, Any, Any]]:
+    """Run a workload; the URI, and all that two runs of one instance must have in common."""
+    shown = command(folder, "run", workload, *flags, "--json")
+    uri = json.loads(shown.splitlines()[-1])["published"]
+    manifest = load_manifest(uri)
+    return uri, (
+        [commit.part.sha256 for commit in manifest.shards],
+        [(file.name, file.sha256) for file in manifest.reports],
+        {**manifest.totals, **manifest.counts},
+    )
+
+
+@pytest.mark.parametrize("workload", OF_FILES)
+def test_bytes_are_those_of_the_local_runner(workload: str, folder: Path) -> None:
+    flags = OF_FILES[workload]
+    _, local = published(folder, workload, *flags, "--output=local")
+    uri, prism = published(folder, workload, *flags, "--output=prism", *ON_PRISM)
+    assert prism == local
+    command(folder, "verify", uri)
+
+
+def test_pages_of_a_table(
+    folder: Path, postgres: PostgresServer, new_schema: Callable[[], str]
+) -> None:
+    results = []
+    for runner, flags in (("local", ()), ("prism", ON_PRISM)):
+        url = postgres.create_database()
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(
+                sa.text("CREATE TABLE product (id bigint PRIMARY KEY, price numeric(12, 2))")
+            )
+            connection.execute(
+                sa.text("INSERT INTO product SELECT 3 * n, n FROM generate_series(1, 5000) AS n")
+            )
+        given = (f"--database={url}", "--business-date=2026-11-20", "--percent=10")
+        uri, _ = published(folder, "price-migration", *given, f"--output={runner}", *flags)
+        with engine.connect() as connection:
+            prices = connection.execute(sa.text("SELECT id, price FROM product ORDER BY id")).all()
+        engine.dispose()
+        results.append((prices, read_published(uri).to_table().sort_by("id")))
+    assert results[0] == results[1]
+
+
+def test_a_worker_that_fails_is_told_in_its_own_words(folder: Path) -> None:
+    (folder / "bad.csv").write_text("id,client_code,symbol,side,quantity\n1,A,S,X,1\n")
+    done = subprocess.run(
+        [str(COMMAND), "run", "delivery-marking", "--trades=bad.csv", "--trade-date=2026-11-20",
+         "--output=bad", *ON_PRISM],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "bad.csv row 2: side 'X' is none of B, S" in line
