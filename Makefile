@@ -12,7 +12,7 @@ BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 # What tests of other engines need is fetched once, and kept here.
 CACHE := .cache
 
-.PHONY: help install demo test test-slow airflow-test flink-test prism-test
+.PHONY: help install demo test test-slow airflow-test dataflow-test flink-test prism-test
 .PHONY: check bench bench-pages bench-loans bench-flink
 .PHONY: clean
 .DELETE_ON_ERROR:
@@ -29,13 +29,16 @@ demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, sho
 		--trade-date=2026-11-20 --output=demo/results
 
 test: $(VENV)/dev.stamp ## run the test suite, less what is slow
-	$(BIN)/pytest -m 'not slow and not airflow and not flink and not prism' -n $(TEST_PROCESSES)
+	$(BIN)/pytest -m 'not slow and not airflow and not dataflow and not flink and not prism' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
 	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
 
 airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in Airflow
 	$(BIN)/pytest -m airflow
+
+dataflow-test: $(CACHE)/dataflow/stamp ## build jobs for Dataflow, and steer them on a fake service
+	$(CACHE)/dataflow/bin/pytest -m dataflow
 
 flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink; needs Java, Maven
 	$(BIN)/pytest -m flink
@@ -67,6 +70,12 @@ clean: ## remove what the other targets made
 $(CACHE)/airflow/stamp: dags/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/airflow
 	$(CACHE)/airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow
+	@touch $@
+
+$(CACHE)/dataflow/stamp: pyproject.toml tests/dataflow/constraints.txt
+	$(PYTHON) -m venv $(CACHE)/dataflow
+	$(CACHE)/dataflow/bin/pip install --quiet --constraint tests/dataflow/constraints.txt \
+		--editable '.[dataflow]' gcp-storage-emulator hypothesis pytest
 	@touch $@
 
 $(CACHE)/flink/stamp: tests/flink/pom.xml constraints.txt

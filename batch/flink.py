@@ -8,11 +8,9 @@ import time
 from typing import Any
 
 import requests
-import tenacity
 
-from ledgerbeam.batch.runner_jobs import RunnerUnavailableError
+from ledgerbeam.batch.rest import Rest
 
-_TIMEOUT_SECONDS = 10
 _ENDED = ("FINISHED", "CANCELED", "FAILED")
 
 
@@ -32,7 +30,8 @@ class FlinkJob:
             master: `HOST:PORT` or the URL of the cluster's REST endpoint, as `--flink_master` has.
             name: of the job.
         """
-        self._url = (master if "://" in master else f"http://{master}").rstrip("/")
+        url = master if "://" in master else f"http://{master}"
+        self._flink = Rest(url, requests.Session())
         self._name = name
 
     def is_alive(self) -> bool:
@@ -46,7 +45,8 @@ class FlinkJob:
         while found is not None and found["state"] not in _ENDED:
             if found["state"] != "CANCELLING":
                 # 409: it has ended in the meantime.
-                self._ask("PATCH", f"/jobs/{found['jid']}", mode="cancel", allowed=(202, 409))
+                path = f"/jobs/{found['jid']}"
+                self._flink.ask("PATCH", path, query={"mode": "cancel"}, allowed=(202, 409))
             time.sleep(self.poll_seconds)
             found = self._find()
 
@@ -55,27 +55,11 @@ class FlinkJob:
         found = self._find()
         if found is None or found["state"] != "FAILED":
             return ""
-        exceptions = self._ask("GET", f"/jobs/{found['jid']}/exceptions", allowed=(200,))
+        exceptions = self._flink.ask("GET", f"/jobs/{found['jid']}/exceptions")
         return str(exceptions.get("root-exception") or "Flink knows no reason")
 
     def _find(self) -> dict[str, Any] | None:
-        jobs = self._ask("GET", "/jobs/overview", allowed=(200,))["jobs"]
+        jobs = self._flink.ask("GET", "/jobs/overview")["jobs"]
         # One is submitted once; should a proxy have done so twice, the one that goes on counts.
         named = [job for job in jobs if job["name"] == self._name]
         return min(named, key=lambda job: job["state"] in _ENDED, default=None)
-
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(RunnerUnavailableError),
-        wait=tenacity.wait_exponential(0.2),
-        stop=tenacity.stop_after_attempt(4),
-        reraise=True,
-    )
-    def _ask(self, method: str, path: str, *, allowed: tuple[int, ...], **query: str) -> Any:
-        url = f"{self._url}{path}"
-        try:
-            answer = requests.request(method, url, params=query, timeout=_TIMEOUT_SECONDS)
-            if answer.status_code in allowed:
-                return answer.json() if answer.content else {}
-        except requests.RequestException as error:
-            raise RunnerUnavailableError(f"{url}: {type(error).__name__}") from error
-        raise RunnerUnavailableError(f"{url}: status {answer.status_code}: {answer.text[:200]}")

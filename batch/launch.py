@@ -20,7 +20,7 @@ from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
 from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
 from ledgerbeam.batch.runner import make_pipeline, name_job, run_pipeline
-from ledgerbeam.batch.runner_jobs import name_of_job, runner_job
+from ledgerbeam.batch.runner_jobs import labels_of_job, name_of_job, runner_job
 from ledgerbeam.io import control, storage
 from ledgerbeam.io.attempts import (
     Attempt,
@@ -146,7 +146,7 @@ def run(
         stack.enter_context(watch(attempt, len(committed), spill))
         batch = prepared.build(Start(attempt, committed, retried, spill, stack))
         name = name_of_job(attempt)
-        name_job(pipeline, name)
+        name_job(pipeline, name, labels_of_job(attempt))
         run_pipeline(pipeline, process.name, batch, runner_job(beam_flags, name))
         failpoint("run: published")
         manifest = load_manifest(uri)

@@ -87,9 +87,11 @@ def local_runner(options: PipelineOptions) -> FnApiRunner:
     return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
-def name_job(pipeline: beam.Pipeline, name: str) -> None:
-    """Have the runner call a pipeline's job so."""
-    pipeline.options.view_as(GoogleCloudOptions).job_name = name
+def name_job(pipeline: beam.Pipeline, name: str, labels: Sequence[str]) -> None:
+    """Have the runner call a pipeline's job so, and put labels to those that it has."""
+    options = pipeline.options.view_as(GoogleCloudOptions)
+    options.job_name = name
+    options.labels = [*(options.labels or []), *labels]
 
 
 def run_pipeline(

@@ -66,13 +66,24 @@ def runner_of(beam_flags: Sequence[str]) -> str:
 
 def runner_job(beam_flags: Sequence[str], name: str) -> RunnerJob | None:
     """A job by its name; None where it ends with the process that has submitted it."""
-    if runner_of(beam_flags).lower() in ("flinkrunner", "flink"):
+    runner = runner_of(beam_flags).lower()
+    if runner in ("flinkrunner", "flink"):
         from ledgerbeam.batch.flink import FlinkJob
 
         master = _flag("--flink_master", beam_flags)
         # By these names a cluster is started for the job, and ends with it.
         if master and master not in ("[local]", "[auto]", "[collection]"):
             return FlinkJob(master, name)
+    if runner in ("dataflowrunner", "dataflow"):
+        from ledgerbeam.batch.dataflow import ENDPOINT, DataflowJob
+
+        return DataflowJob(
+            _flag("--project", beam_flags),
+            _flag("--region", beam_flags),
+            name,
+            _flag("--dataflow_endpoint", beam_flags) or ENDPOINT,
+            auth="--no_auth" not in beam_flags,
+        )
     return None
 
 
@@ -87,6 +98,22 @@ def name_of_job(attempt: Attempt) -> str:
     end = f"-{digest}-{record.number}"
     label = re.sub(r"[^a-z0-9]+", "-", f"{record.process}-{record.instance}".lower())
     return label.lstrip("0123456789-")[: _LONGEST_NAME - len(end)].rstrip("-") + end
+
+
+def labels_of_job(attempt: Attempt) -> list[str]:
+    """Labels of an attempt's job, as `KEY=VALUE`, by which costs and jobs are found on Dataflow."""
+    record = attempt.record
+    values = {
+        "ledgerbeam-process": record.process,
+        "ledgerbeam-instance": record.instance,
+        "ledgerbeam-attempt": str(record.number),
+        "ledgerbeam-run": record.run,
+    }
+    return [
+        f"{key}={re.sub('[^a-z0-9_-]', '-', value.lower())[:_LONGEST_NAME]}"
+        for key, value in values.items()
+        if value
+    ]
 
 
 def error_of(failure: str) -> UserError:

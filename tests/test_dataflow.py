@@ -1,0 +1,189 @@
+"""Everything up to Dataflow: what is submitted, and how jobs are watched, found and canceled.
+
+The client is the real one, storage an emulator, the service one of this machine: no job has been
+carried out. `make dataflow-test` makes the environment.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.dataflow_service import PROJECT, REGION, DataflowService, dataflow_service
+from tests.recorded import Place, until, workloads_installed
+
+from ledgerbeam.batch.jobs import JobId
+from ledgerbeam.batch.records import AttemptOutcome, RunRecord
+from ledgerbeam.batch.status import RunStatus
+from ledgerbeam.io import storage
+from ledgerbeam.io.secrets import Secret
+
+pytestmark = pytest.mark.dataflow
+
+ROOT = Path(__file__).parents[1]
+CANARY = "canary-6f1c2a"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, gcs: str) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("dataflow")
+    with workloads_installed(folder / "state", lease=3):
+        yield folder
+
+
+@pytest.fixture
+def service(base: Path) -> Iterator[DataflowService]:
+    with dataflow_service() as service:
+        yield service
+
+
+@pytest.fixture
+def place(tmp_path: Path, base: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "place", f"sqlite:///{tmp_path}/registry.db")
+    yield place
+    place.let_go()
+
+
+def flags(service: DataflowService, gcs: str) -> list[str]:
+    return [
+        "--runner=DataflowRunner",
+        f"--project={PROJECT}",
+        f"--region={REGION}",
+        f"--temp_location={gcs}/temp",
+        f"--staging_location={gcs}/staging",
+        f"--dataflow_endpoint={service.url}",
+        "--no_auth",
+        f"--setup_file={ROOT / 'setup.py'}",
+        "--resource_hints=min_ram=6GB",
+        "--machine_type=n2-highmem-4",
+        "--max_num_workers=12",
+        "--labels=team=settlement",
+    ]
+
+
+def started(
+    place: Place, service: DataflowService, gcs: str, **others: Any
+) -> "tuple[RunRecord, subprocess.Popen[bytes]]":
+    """A run whose job the service has; its launcher."""
+    run = place.runs.record(place.process, place.parameters(**others), flags(service, gcs))[0]
+    launcher = place.launcher(run)
+    until(lambda: service.jobs, f"a job of {place.told()}")
+    return place.run(), launcher
+
+
+def job_of(run: RunRecord) -> JobId:
+    job = run.attempts[-1].job_id
+    assert job is not None
+    return JobId.parse(job)
+
+
+def test_what_is_submitted(
+    place: Place, service: DataflowService, gcs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    monkeypatch.setenv("BANK_PASSWORD", CANARY)
+    run, launcher = started(place, service, gcs, password="env:BANK_PASSWORD")
+    assert Secret(reference="env:BANK_PASSWORD").resolve() == CANARY
+    ((name, job),) = service.jobs.items()
+    assert name == job_of(run).name
+    assert job["labels"] == {
+        "team": "settlement",
+        "ledgerbeam-process": "counting",
+        "ledgerbeam-instance": "2026-11-20",
+        "ledgerbeam-attempt": "1",
+        "ledgerbeam-run": run.id,
+    }
+    (pool,) = job["environment"]["workerPools"]
+    assert pool["machineType"] == "n2-highmem-4"
+    assert pool["autoscalingSettings"]["maxNumWorkers"] == 12
+    staged = {package["name"]: package["location"] for package in pool["packages"]}
+    assert not [name for name in staged if "main_session" in name]
+    read = {uri.uri: storage.read_bytes(uri.uri) for uri in storage.find(f"{gcs}/staging/**")}
+    ours = [data for uri, data in read.items() if uri.endswith(".tar.gz")]
+    with tarfile.open(fileobj=io.BytesIO(ours[-1])) as sdist:
+        assert any(n.endswith("ledgerbeam/batch/keyed.py") for n in sdist.getnames())
+    (graph,) = [data for uri, data in read.items() if uri.endswith("pipeline.pb")]
+    pipeline = beam_runner_api_pb2.Pipeline.FromString(graph)
+    steps = {transform.unique_name for transform in pipeline.components.transforms.values()}
+    assert {f"counting/{s}" for s in ("Read", "GroupByShard", "ExecuteShards", "Publish")} <= steps
+    hints = [
+        dict(environment.resource_hints)
+        for environment in pipeline.components.environments.values()
+    ]
+    assert {"beam:resources:min_ram_bytes:v1": str(6 * 10**9).encode()} in hints
+    # The secret's name went there, and not the secret.
+    assert not [uri for uri, data in read.items() if CANARY.encode() in data]
+    assert CANARY not in str(job)
+    assert b"env:BANK_PASSWORD" in graph or "env:BANK_PASSWORD" in str(job)
+    place.runs.cancel(run.id, "seen")
+    assert launcher.wait() == 0
+
+
+def test_cancel_is_confirmed_by_the_service(
+    place: Place, service: DataflowService, gcs: str
+) -> None:
+    service.confirms = False
+    run, launcher = started(place, service, gcs)
+    until(lambda: place.run().status is RunStatus.EXECUTING, "the run")
+    place.runs.cancel(run.id, "the desk calls")
+    name = job_of(place.run()).name
+    until(lambda: service.state(name) == "CANCELLING", "the request")
+    assert place.run().status is RunStatus.CANCELING
+    assert launcher.poll() is None
+    service.confirms = True
+    assert launcher.wait() == 0
+    assert place.run().status is RunStatus.CANCELED
+    assert service.state(name) == "CANCELLED"
+    place.check_story()
+
+
+def test_a_job_is_found_again_by_its_name(place: Place, service: DataflowService, gcs: str) -> None:
+    run, launcher = started(place, service, gcs)
+    driver = psutil.Process(job_of(run).driver.pid)
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    driver.kill()
+    until(lambda: not place.processes(), "nothing of the run on this machine")
+    until(lambda: any("takes over" in what for what in place.reconcile()), "a take-over")
+    until(lambda: place.run().attempts[0].launcher != run.attempts[0].launcher, "the new one")
+    assert place.run().status is RunStatus.EXECUTING
+    failed = "Traceback (most recent call last):\n  File x\nledgerbeam.UserError: no such trades"
+    service.move(job_of(run).name, "FAILED", failed)
+    run = place.until_rest()
+    assert (run.status, run.error, len(run.attempts)) == (RunStatus.FAILURE, "no such trades", 1)
+    place.check_story()
+
+
+def test_a_job_that_dataflow_lets_down_is_followed_by_others(
+    place: Place, service: DataflowService, gcs: str
+) -> None:
+    run, launcher = started(place, service, gcs)
+    for number in range(3):
+        until(lambda number=number: len(service.jobs) == number + 1, f"job {number + 1}")
+        service.move(list(service.jobs)[-1], "FAILED", "The zone has no more machines.")
+    assert launcher.wait() == 0
+    run = place.run()
+    assert [attempt.outcome for attempt in run.attempts] == [AttemptOutcome.LOST] * 3
+    assert run.status is RunStatus.FAILURE
+    assert run.error is not None
+    assert "The zone has no more machines" in run.error
+    # Each attempt's job has a name of its own.
+    assert [name.rpartition("-")[2] for name in service.jobs] == ["1", "2", "3"]
+
+
+def test_without_credentials_it_is_one_line(place: Place, gcs: str, tmp_path: Path) -> None:
+    given = ["--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}"]
+    done = place.command(
+        *("run", "counting", *place.flags(), *given, f"--temp_location={gcs}/temp"),
+        GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none.json"),
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "none.json" in line
