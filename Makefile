@@ -38,7 +38,7 @@ airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in 
 	$(BIN)/pytest -m airflow
 
 dataflow-test: $(CACHE)/dataflow/stamp ## build jobs for Dataflow, and steer them on a fake service
-	$(CACHE)/dataflow/bin/pytest -m dataflow
+	$(CACHE)/dataflow/bin/pytest -m dataflow tests/test_dataflow.py
 
 flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink; needs Java, Maven
 	$(BIN)/pytest -m flink

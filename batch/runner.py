@@ -21,6 +21,7 @@ from ledgerbeam.batch.runner_jobs import (
     RunnerJob,
     RunnerUnavailableError,
     error_of,
+    runner_job,
     runner_of,
     told_in,
     without_step,
@@ -49,6 +50,8 @@ def make_pipeline(beam_flags: Sequence[str]) -> beam.Pipeline:
         raise UserError("--job_name: jobs are named by their instance and attempt: leave it out")
     if name.lower() in LOCAL_RUNNERS:
         return beam.Pipeline(local_runner(options), options)
+    # An engine that can't be asked is told in a line, before Beam tells it in many.
+    runner_job(beam_flags, "")
     try:
         return beam.Pipeline(options=options)
     except (ValueError, ImportError) as error:
