@@ -34,13 +34,20 @@ class Finish(beam.PTransform):
         if self._reduce is None:
             return commits | "NoReports" >> beam.Filter(_no_report)
         kept = commits.pipeline | "Kept" >> beam.Create(self._kept, reshuffle=False)
-        return (
+        reports = (
             (commits, kept)
             | "AllShards" >> beam.Flatten()
             | "ReadResults" >> beam.Map(self._read).with_output_types(pa.Table)
             | "Reduce" >> self._reduce
-            | "WriteReports" >> beam.Map(self._write)
         )
+        if not isinstance(reports, tuple):
+            return reports | "WriteReports" >> beam.Map(self._write)
+        # Flattened first, whole files would wait in memory for the last of them.
+        written = [
+            each | f"WriteReports{number}" >> beam.Map(self._write)
+            for number, each in enumerate(reports)
+        ]
+        return written | "AllReports" >> beam.Flatten()
 
     def _read(self, commit: ShardCommit) -> pa.Table:
         return read_part(self._attempt.instance_uri, commit.part)

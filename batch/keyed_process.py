@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -38,6 +38,12 @@ class FileParameters(Parameters):
         ge=1,
         le=65_536,
         description="parts of the output; by default one for about 320,000 rows",
+    )
+    shuffle: Literal["auto", "group", "spill"] = Field(
+        default="auto",
+        description="how rows get to their shard: through the runner's group-by-key (group), or by "
+        "files in the driver's temporary folder, which all workers must share (spill); auto is "
+        "spill on the local runner, else group",
     )
 
 

@@ -16,6 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.arguments import parse_arguments
+from ledgerbeam.batch.keyed_process import FileParameters
 from ledgerbeam.batch.prepare import Cut, Prepared, Start, prepare
 from ledgerbeam.batch.process import BatchProcess, RetryMode, is_overridden
 from ledgerbeam.batch.report import print_summary, watch
@@ -134,7 +135,8 @@ def run(
         return _published_before(uri, published, _draft(process, prepare(process), earlier))
     prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
-        spill = stack.enter_context(SpillDirectory()).path if is_local else None
+        spills = _spills(process, is_local)
+        spill = stack.enter_context(SpillDirectory()).path if spills else None
         fingerprint = attempt.record.fingerprint
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input).values())
@@ -174,6 +176,13 @@ def _begin(
     except BaseException:
         process.cleanup()
         raise
+
+
+def _spills(process: BatchProcess[Any], is_local: bool) -> bool:
+    """Whether rows get to their shards by files, and not through the runner."""
+    parameters = process.parameters
+    asked = parameters.shuffle if isinstance(parameters, FileParameters) else "auto"
+    return is_local if asked == "auto" else asked == "spill"
 
 
 def _to_retry(uri: str, committed: Sequence[ShardCommit]) -> tuple[ShardCommit, ...]:

@@ -129,7 +129,7 @@ def _prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         without_effect=frozenset(
             {rows.name for rows in process.inputs}
             | {lookup.name for lookup in process.lookups}
-            | {"max_rejects"}
+            | {"max_rejects", "shuffle"}
         ),
         cut=lambda: Cut(asked or shard_count(estimated, process.rows_a_shard), {}),
         build=build,

@@ -241,7 +241,8 @@ class BatchProcess(ABC, Generic[P]):
         """The reduce step, over all results.
 
         A transform from a `PCollection` of `pa.Table` (results of one shard each, in no order) to
-        one of (file name, bytes): reports that are published with the rest. None for no such step.
+        one of (file name, bytes), or to a tuple of such: reports that are published with the rest.
+        None for no such step.
         """
         return None
 

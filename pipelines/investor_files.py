@@ -78,8 +78,8 @@ class WriteInvestorFiles(beam.PTransform):
             for row in investors.select(names).to_pylist()
         }
 
-    def expand(self, lines: beam.PCollection) -> beam.PCollection:
-        """`(file name, bytes)` of each file."""
+    def expand(self, lines: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        """`(file name, bytes)` of each investor's files, and of the file of totals."""
         files = (
             lines
             | "ByInvestor" >> beam.FlatMap(_by_investor).with_output_types(tuple[str, pa.Table])
@@ -95,7 +95,7 @@ class WriteInvestorFiles(beam.PTransform):
             | "Once" >> beam.Create([None], reshuffle=False)
             | "Reconcile" >> beam.Map(_reconciled, AsList(files[_POOLS]), AsList(sums))
         )
-        return (files.files, totals) | "AllFiles" >> beam.Flatten()
+        return files.files, totals
 
 
 class LineSums(NamedTuple):

@@ -32,6 +32,7 @@ from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.inputs import plan_input
 from ledgerbeam.io.published import read_part, read_published
 from ledgerbeam.io.records import AttemptRecord, Manifest
+from ledgerbeam.io.spill import spill
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking, DeliveryParameters
 
 DAY = datetime.date(2026, 11, 20)
@@ -411,6 +412,27 @@ class TestSameBytes:
         assert_same_parts(manifest, base)
         names = {path.name for path in Path(instance_uri(manifest), "attempt-1").iterdir()}
         assert sum(name.startswith("part-") for name in names) == SHARDS
+
+    def test_rows_get_to_their_shards_as_asked_for(
+        self, tmp_path: Path, base: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folders: list[str] = []
+
+        def noted(folder: str, pieces: Any) -> Any:
+            folders.append(folder)
+            return spill(folder, pieces)
+
+        monkeypatch.setattr("ledgerbeam.batch.keyed.spill", noted)
+        trades = variant(tmp_path, BASE, 4)
+        given_all = {"shards": SHARDS, "max_rejects": 6}
+        grouped = run(process(trades, tmp_path / "o", shuffle="group", **given_all))
+        assert not folders
+        spilled = run(process(trades, tmp_path / "p", shuffle="spill", **given_all))
+        assert folders
+        assert_same_parts(grouped, base)
+        assert_same_parts(spilled, base)
+        # It decides nothing about a result: the instance is the same, and published.
+        assert run(process(trades, tmp_path / "o", shuffle="spill", **given_all)) == grouped
 
     def test_the_rule_for_each_component(self, tmp_path: Path, base: Manifest) -> None:
         trades = variant(tmp_path, BASE)
