@@ -18,6 +18,7 @@ from ledgerbeam.io.attempts import LostError
 
 _THREAD = "run_worker"
 _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
+_SIGNAL = signal.SIGUSR1
 _MODULE = "apache_beam.runners.worker.sdk_worker_main"
 
 
@@ -49,8 +50,10 @@ def interrupted_by_lost_workers() -> Iterator[None]:
         if number > 0 and not killed:
             killed.append(number)
             _end_other_workers()
-            _thread.interrupt_main()
+            _thread.interrupt_main(_SIGNAL)
 
+    # Not by SIGINT: what a script starts in the background ignores that, and would wait for ever.
+    handler = signal.signal(_SIGNAL, signal.default_int_handler)
     threading.excepthook = heard
     try:
         yield
@@ -63,6 +66,7 @@ def interrupted_by_lost_workers() -> Iterator[None]:
         ) from None
     finally:
         threading.excepthook = before
+        signal.signal(_SIGNAL, handler)
 
 
 def _end_other_workers() -> None:

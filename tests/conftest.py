@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,10 @@ from tests.databases import Database, open_database, sqlite_url
 from tests.postgres import PostgresServer, postgres_server
 
 from ledgerbeam.io import storage
+
+# A suite that a script has started in the background is deaf to Ctrl-C, and so would be all the
+# programs that it starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes no test fail: nothing here is measured in time.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -485,9 +485,23 @@ class TestWorkerProcesses:
         place.check_story()
         place.check_cleaned_up()
 
-    def test_killed_in_a_module_run(self, base: Path, undisturbed: Manifest) -> None:
-        place = Place(base / "module", "none")
+    @pytest.mark.parametrize("place_of_run", ["terminal", "background"])
+    def test_killed_in_a_module_run(
+        self, base: Path, undisturbed: Manifest, place_of_run: str
+    ) -> None:
+        place = Place(base / f"module-{place_of_run}", "none")
         place.set("kill-A7")
+        if place_of_run == "background":
+            # What a script starts with `&` is deaf to Ctrl-C, and so are the processes of that.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self.check_module_run(place, undisturbed)
+            finally:
+                signal.signal(signal.SIGINT, before)
+        else:
+            self.check_module_run(place, undisturbed)
+
+    def check_module_run(self, place: Place, undisturbed: Manifest) -> None:
         command = ("run", place.process, *place.flags(), *self.FLAGS)
         environment = {"LEDGERBEAM_REGISTRY": ""}
         done = place.command(*command, **environment)
