@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch import logs
-from ledgerbeam.batch.runner_jobs import name_of_job, runner_job
 from ledgerbeam.batch.workloads import load_workload
 from ledgerbeam.io.attempts import Attempt, LostError
 from ledgerbeam.io.errors import UserError
@@ -100,8 +99,7 @@ def _run(order: Order, reports: TextIO) -> None:
     process_type = load_workload(order.process).PROCESS
     process = process_type(process_type.parameters_type.model_validate(order.parameters))
 
-    def started(attempt: Attempt) -> None:
-        job = name_of_job(attempt) if runner_job(order.beam_flags, "") is not None else ""
+    def started(attempt: Attempt, job: str) -> None:
         _report(reports, Report(attempt=attempt.record.number, job=job))
         failpoint("job: reported")
         if sys.stdin.readline().strip() != GO:

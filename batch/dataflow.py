@@ -3,27 +3,28 @@
 https://docs.cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.jobs
 """
 
-import time
-from typing import Any
+from collections.abc import Iterable
 
 import requests
 
 from ledgerbeam.batch.rest import Rest
+from ledgerbeam.batch.runner_jobs import JobState, Listed, RunnerJob
 from ledgerbeam.io.errors import UserError
 
 ENDPOINT = "https://dataflow.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_ENDED = tuple(
-    f"JOB_STATE_{state}" for state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")
-)
+_STATES = {
+    "JOB_STATE_CANCELLING": JobState.ENDING,
+    "JOB_STATE_CANCELLED": JobState.ENDED,
+    "JOB_STATE_DONE": JobState.ENDED,
+    "JOB_STATE_DRAINED": JobState.ENDED,
+    "JOB_STATE_UPDATED": JobState.ENDED,
+    "JOB_STATE_FAILED": JobState.FAILED,
+}
 
 
-class DataflowJob:
-    """A job that is known by its name, which is unique among those of a project that go on.
-
-    Attributes:
-        poll_seconds: how long to wait before the service is asked again.
-    """
+class DataflowJob(RunnerJob):
+    """A job that is known by its name, which is unique among those of a project that go on."""
 
     poll_seconds = 5.0
 
@@ -42,42 +43,27 @@ class DataflowJob:
         Raises:
             UserError: there are no credentials.
         """
+        super().__init__(name)
         self._dataflow = Rest(endpoint, _authorized() if auth else requests.Session())
         self._path = f"/v1b3/projects/{project}/locations/{region}/jobs"
-        self._name = name
 
-    def is_alive(self) -> bool:
-        """Whether the service has such a job, and it goes on."""
-        found = self._find()
-        return found is not None and found["currentState"] not in _ENDED
-
-    def cancel(self) -> None:
-        """End it; return when it is in a final state."""
-        found = self._find()
-        while found is not None and found["currentState"] not in _ENDED:
-            if found["currentState"] != "JOB_STATE_CANCELLING":
-                wish = {"requestedState": "JOB_STATE_CANCELLED"}
-                # 400: it has ended in the meantime.
-                path = f"{self._path}/{found['id']}"
-                self._dataflow.ask("PUT", path, body=wish, allowed=(200, 400))
-            time.sleep(self.poll_seconds)
-            found = self._find()
-
-    def failure(self) -> str:
-        """Why it has failed: the job's messages of errors; empty where it hasn't."""
-        found = self._find()
-        if found is None or found["currentState"] != "JOB_STATE_FAILED":
-            return ""
-        query = {"minimumImportance": "JOB_MESSAGE_ERROR"}
-        told = self._dataflow.ask("GET", f"{self._path}/{found['id']}/messages", query)
-        texts = [message["messageText"] for message in told.get("jobMessages", [])]
-        return "\n".join(texts) or "Dataflow knows no reason"
-
-    def _find(self) -> dict[str, Any] | None:
+    def _jobs(self) -> Iterable[Listed]:
         query = {"filter": "ALL", "name": self._name}
-        jobs = self._dataflow.ask("GET", self._path, query).get("jobs", [])
-        named = [job for job in jobs if job["name"] == self._name]
-        return min(named, key=lambda job: job["currentState"] in _ENDED, default=None)
+        for job in self._dataflow.ask("GET", self._path, query).get("jobs", []):
+            yield Listed(
+                job["id"], job["name"], _STATES.get(job["currentState"], JobState.GOING_ON)
+            )
+
+    def _ask_to_end(self, id: str) -> None:  # noqa: A002
+        wish = {"requestedState": "JOB_STATE_CANCELLED"}
+        # 400: it has ended.
+        self._dataflow.ask("PUT", f"{self._path}/{id}", body=wish, allowed=(200, 400))
+
+    def _reason(self, id: str) -> str:  # noqa: A002
+        """The job's messages of errors, a line each."""
+        query = {"minimumImportance": "JOB_MESSAGE_ERROR"}
+        told = self._dataflow.ask("GET", f"{self._path}/{id}/messages", query)
+        return "\n".join(message["messageText"] for message in told.get("jobMessages", []))
 
 
 def _authorized() -> requests.Session:

@@ -113,8 +113,13 @@ class Job:
 
     def __init__(self, id: JobId, beam_flags: Sequence[str]) -> None:  # noqa: A002
         """Hold a job that the flags lead to."""
+        self._beam_flags = beam_flags
+        self._hold(id)
+
+    def _hold(self, id: JobId) -> None:  # noqa: A002
         self.id = id
-        self._on_engine: RunnerJob | None = runner_job(beam_flags, id.name) if id.name else None
+        named = runner_job(self._beam_flags, id.name) if id.name else None
+        self._on_engine: RunnerJob | None = named
         self._goes_on = True
         self._ask_at = 0.0
 

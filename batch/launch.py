@@ -102,7 +102,7 @@ def run(
     run_id: str = "",
     launch: int = 0,
     retry_failed: bool = True,
-    started: Callable[[Attempt], None] = lambda attempt: None,
+    started: Callable[[Attempt, str], None] = lambda attempt, job: None,
 ) -> Manifest:
     """Run a process to its publication, on the runner that the flags name.
 
@@ -115,7 +115,8 @@ def run(
         run_id: of the run in the registry, if it is recorded.
         launch: number of the attempt in the registry.
         retry_failed: whether components that failed in earlier attempts are tried again.
-        started: called when the attempt is recorded, before its first element is worked on.
+        started: called when the attempt is recorded, before its first element is worked on, with
+            what the attempt's job is going to be called on an engine; empty for a local runner.
 
     Returns:
         The manifest of the published instance.
@@ -143,13 +144,14 @@ def run(
         retried = _to_retry(uri, committed) if retry_failed else ()
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)
-        started(attempt)
+        name = name_of_job(attempt)
+        job = runner_job(beam_flags, name)
+        started(attempt, "" if job is None else name)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
         batch = prepared.build(Start(attempt, committed, retried, spill, stack))
-        name = name_of_job(attempt)
         name_job(pipeline, name, labels_of_job(attempt))
-        run_pipeline(pipeline, process.name, batch, runner_job(beam_flags, name))
+        run_pipeline(pipeline, process.name, batch, job)
         failpoint("run: published")
         manifest = load_manifest(uri)
         process.after(manifest)

@@ -5,10 +5,13 @@ number is known only when the submission has been answered, and whoever waits fo
 """
 
 import argparse
+import enum
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ledgerbeam.io.attempts import Attempt, LostError
 from ledgerbeam.io.errors import UserError
@@ -25,8 +28,39 @@ class RunnerUnavailableError(Exception):
     """An engine doesn't answer, or refuses to; the message says why."""
 
 
-class RunnerJob(Protocol):
+class JobState(enum.Enum):
+    """What the states of engines come to."""
+
+    GOING_ON = enum.auto()
+    ENDING = enum.auto()
+    """It has been asked to end."""
+    ENDED = enum.auto()
+    FAILED = enum.auto()
+
+
+class Listed(NamedTuple):
+    """A job as its engine lists it.
+
+    Attributes:
+        id: the engine's own.
+        name: that it was given.
+        state: that it is in.
+    """
+
+    id: str
+    name: str
+    state: JobState
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it goes on."""
+        return self.state in (JobState.ENDED, JobState.FAILED)
+
+
+class RunnerJob(ABC):
     """A job on an engine, which knows it by its name.
+
+    All methods may raise `RunnerUnavailableError`.
 
     Attributes:
         poll_seconds: how long to wait before the engine is asked again.
@@ -34,29 +68,45 @@ class RunnerJob(Protocol):
 
     poll_seconds: float
 
-    def is_alive(self) -> bool:
-        """Whether the engine has such a job, and it goes on.
+    def __init__(self, name: str) -> None:
+        """Look for nothing yet."""
+        self._name = name
 
-        Raises:
-            RunnerUnavailableError: the engine doesn't answer.
-        """
-        ...
+    def is_alive(self) -> bool:
+        """Whether the engine has such a job, and it goes on."""
+        found = self._find()
+        return found is not None and not found.has_ended
 
     def cancel(self) -> None:
-        """End it; return when the engine confirms that.
-
-        Raises:
-            RunnerUnavailableError: the engine doesn't answer.
-        """
-        ...
+        """End it; return when the engine confirms that."""
+        while (found := self._find()) is not None and not found.has_ended:
+            if found.state is JobState.GOING_ON:
+                self._ask_to_end(found.id)
+            time.sleep(self.poll_seconds)
 
     def failure(self) -> str:
-        """Why it has failed, in the engine's words; empty where it hasn't.
+        """Why it has failed, in the engine's words; empty where it hasn't."""
+        found = self._find()
+        if found is None or found.state is not JobState.FAILED:
+            return ""
+        return self._reason(found.id) or "the engine knows no reason"
 
-        Raises:
-            RunnerUnavailableError: the engine doesn't answer.
-        """
-        ...
+    def _find(self) -> Listed | None:
+        # One is submitted once; should a proxy have done so twice, the one that goes on counts.
+        named = [job for job in self._jobs() if job.name == self._name]
+        return min(named, key=lambda job: job.has_ended, default=None)
+
+    @abstractmethod
+    def _jobs(self) -> Iterable[Listed]:
+        """Jobs of the engine, those of this name at least."""
+
+    @abstractmethod
+    def _ask_to_end(self, id: str) -> None:  # noqa: A002
+        """Ask for a job to be ended; one that has ended in the meantime is no error."""
+
+    @abstractmethod
+    def _reason(self, id: str) -> str:  # noqa: A002
+        """Why a job has failed; empty where that isn't known."""
 
 
 def runner_of(beam_flags: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ class StartedJob(Job):
             cwd=folder if os.path.isdir(folder) else None,
             start_new_session=True,  # a group of its own, which can be stopped as one
         )
-        self._beam_flags = order.beam_flags
         super().__init__(JobId(ProcessId.of(self._process.pid)), order.beam_flags)
         self.waits = False
         self.last_words = Report()
@@ -61,7 +60,7 @@ class StartedJob(Job):
             for line in lines:
                 report = Report(**json.loads(line))
                 if report.attempt is not None:
-                    super().__init__(self.id._replace(name=report.job), self._beam_flags)
+                    self._hold(self.id._replace(name=report.job))
                     self.waits = True
                 else:
                     self.last_words = report
