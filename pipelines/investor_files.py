@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
 
 from ledgerbeam.io.arrow_stream import join
 from ledgerbeam.io.errors import UserError
@@ -78,6 +79,7 @@ class WriteInvestorFiles(beam.PTransform):
             for row in investors.select(names).to_pylist()
         }
 
+    @no_annotations  # Beam warns of outputs that are a tuple.
     def expand(self, lines: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         """`(file name, bytes)` of each investor's files, and of the file of totals."""
         files = (
