@@ -6,7 +6,6 @@ Whole processes, Parquet to Parquet, taking turns: the framework, the same loop 
 pipeline, and a plain Python script. Results are compared row by row.
 """
 
-import json
 import os
 import shutil
 import statistics
@@ -80,16 +79,10 @@ def main(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     lines = table_of(figures, components)
-    raw = {
-        "started": started.isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/bench_components.py", *sys.argv[1:]]),
-        "machine": report.machine(),
-        "versions": report.versions(),
+    raw = report.circumstances(started) | {
         "components": components,
         "figures": figures,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"{NAME}.json").write_text(json.dumps(raw, indent=1) + "\n")
     head = [
         "# What the framework costs a component",
         "",
@@ -100,7 +93,7 @@ def main(
         f"- Machine: {raw['machine']}",
         "",
     ]
-    (results / f"{NAME}.md").write_text("\n".join([*head, *lines]) + "\n")
+    report.save(results, NAME, raw, "\n".join([*head, *lines]) + "\n")
     Console().print("\n".join(lines), highlight=False)
 
 

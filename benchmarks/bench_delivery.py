@@ -252,8 +252,7 @@ def main(
             progress.remove_task(task)
             bouts.append(bout)
             console.print(_table(bout))
-    command = " ".join(["python", "benchmarks/bench_delivery.py", *sys.argv[1:]])
-    report.write(results, [_plain(bout) for bout in bouts], started, command)
+    report.write(results, [_plain(bout) for bout in bouts], started)
     console.print(f"written to {results}/delivery-marking.md, .png and .json")
     if not all(bout.is_sound for bout in bouts):
         console.print("[red]a contender failed, or results differ[/red]")

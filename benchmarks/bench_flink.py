@@ -8,7 +8,6 @@ takes to more slots, rather than what a cluster of many machines would do. The c
 turns, repetition by repetition; their outputs must be the same to the byte.
 """
 
-import json
 import os
 import shutil
 import statistics
@@ -114,9 +113,7 @@ def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
         "included. `shuffled` is what the group-by-key of pieces has read, `written` what all "
         "steps have handed on: a step of four outputs writes all of them once for each.",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"| --- {'| ---: ' * (len(HEADINGS) - 1)}|",
-        *(f"| {' | '.join(row)} |" for row in cells),
+        *report.table(HEADINGS, cells),
     ]
     return "\n".join(lines) + "\n"
 
@@ -157,11 +154,7 @@ def main(
     outputs = {tuple(one.pop("hashes")) for ones in figures.values() for one in ones}
     if len(outputs) > 1:
         raise SystemExit("the outputs differ")
-    raw = {
-        "started": started.isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/bench_flink.py", *sys.argv[1:]]),
-        "machine": report.machine(),
-        "versions": report.versions(),
+    raw = report.circumstances(started) | {
         "flink": version,
         "trades": trades,
         "files": files,
@@ -169,9 +162,7 @@ def main(
         "repetitions": repetitions,
         "figures": figures,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "flink.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (results / "flink.md").write_text(markdown(raw, list(table_rows(figures, trades))))
+    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures, trades))))
     console.print(f"written to {results / 'flink.md'}")
 
 

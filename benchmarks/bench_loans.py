@@ -203,11 +203,7 @@ def main(
             console.print(f"{workload}, {count:,} loans")
             compete([entry], case, repetitions, limit)
             grown.append(entry)
-    raw = {
-        "started": started.isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/bench_loans.py", *sys.argv[1:]]),
-        "machine": report.machine(),
-        "versions": report.versions(),
+    raw = report.circumstances(started) | {
         "transactions": made(loans).transactions,
         "entries": [asdict(entry) for entry in entries],
         "grown": [asdict(entry) for entry in grown],
@@ -246,8 +242,6 @@ def table_of(entries: list[Entry]) -> list[str]:
 
 def write(folder: Path, raw: dict[str, Any], entries: list[Entry], grown: list[Entry]) -> None:
     """Write `loans.md`, `.png` and `.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{NAME}.json").write_text(json.dumps(raw, indent=1) + "\n")
     verdict = "All contenders of a workload agree on every row."
     if raw["differing"]:
         verdict = f"RESULTS DIFFER: {', '.join(raw['differing'])}."
@@ -273,7 +267,7 @@ def write(folder: Path, raw: dict[str, Any], entries: list[Entry], grown: list[E
         "",
         *table_of(grown),
     ]
-    (folder / f"{NAME}.md").write_text("\n".join(lines) + "\n")
+    report.save(folder, NAME, raw, "\n".join(lines) + "\n")
     _plot(folder / f"{NAME}.png", grown, raw)
 
 

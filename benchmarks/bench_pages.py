@@ -146,9 +146,7 @@ def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
         "pipeline is built until the manifest is published, `process` is the whole program. "
         "`reached` is the least of the repetitions.",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"| --- {'| ---: ' * (len(HEADINGS) - 1)}|",
-        *(f"| {' | '.join(row)} |" for row in cells),
+        *report.table(HEADINGS, cells),
     ]
     return "\n".join(lines) + "\n"
 
@@ -184,18 +182,12 @@ def main(
                     f"{repetition + 1} of {repetitions}: {contender}: {told['calls_seconds']:.2f} s"
                     f" of calls, {told['run_seconds']:.2f} s of the run"
                 )
-    raw = {
-        "started": started.isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/bench_pages.py", *sys.argv[1:]]),
-        "machine": report.machine(),
-        "versions": report.versions(),
+    raw = report.circumstances(started) | {
         "rows": rows,
         "repetitions": repetitions,
         "figures": figures,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "pages.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (results / "pages.md").write_text(markdown(raw, list(table_rows(figures, order))))
+    report.save(results, "pages", raw, markdown(raw, list(table_rows(figures, order))))
     console.print(f"written to {results / 'pages.md'}")
 
 

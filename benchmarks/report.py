@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -83,26 +84,40 @@ def verdict(bout: Raw) -> str:
     return f"RESULTS DIFFER. Equal among themselves: {parts}."
 
 
-def write(folder: Path, bouts: Sequence[Raw], started: datetime, command: str) -> None:
+def write(folder: Path, bouts: Sequence[Raw], started: datetime) -> None:
     """Write `delivery-marking.md`, `.png` and `.json`.
 
     Args:
         folder: where to; made if need be.
         bouts: one a day of trades.
         started: when the benchmark was.
-        command: what it was started by.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = {
+    raw = circumstances(started) | {"bouts": list(bouts)}
+    save(folder, NAME, raw, _markdown(raw))
+    _plot(folder / f"{NAME}.png", raw)
+
+
+def circumstances(started: datetime) -> Raw:
+    """What belongs to all figures: `started`, `command`, `machine`, `versions`."""
+    return {
         "started": started.isoformat(timespec="seconds"),
-        "command": command,
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
         "versions": versions(),
-        "bouts": list(bouts),
     }
-    (folder / f"{NAME}.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (folder / f"{NAME}.md").write_text(_markdown(raw))
-    _plot(folder / f"{NAME}.png", raw)
+
+
+def save(folder: Path, name: str, raw: Raw, page: str) -> None:
+    """Write `NAME.json` and the page `NAME.md` to a folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(page)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown, whose first column is text and whose others are figures."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _markdown(raw: Raw) -> str:
@@ -130,9 +145,7 @@ def _markdown(raw: Raw) -> str:
             f"{bout['files']} Parquet file{'s' * (bout['files'] > 1)}, "
             f"{runs} repetition{'s' * (runs != 1)}. {verdict(bout)}",
             "",
-            f"| {' | '.join(HEADINGS)} |",
-            f"| --- {'| ---: ' * (len(HEADINGS) - 1)}|",
-            *(f"| {' | '.join(cells)} |" for cells in rows(bout)),
+            *table(HEADINGS, rows(bout)),
             "",
             *(f"- differs: {example}" for example in bout["examples"]),
         ]

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import sqlalchemy as sa
+from tests.command import COMMAND, ledgerbeam
 from tests.postgres import PostgresServer
 from tests.recorded import until
 
@@ -19,7 +19,6 @@ from ledgerbeam.io import read_published
 pytestmark = pytest.mark.airflow
 
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 AIRFLOW = Path(os.environ.get("AIRFLOW_BIN", ROOT / ".cache" / "airflow" / "bin")) / "airflow"
 FRIDAY = "2026-11-20T21:00:00+00:00"
 SATURDAY = "2026-11-21T21:00:00+00:00"
@@ -56,15 +55,7 @@ class Scheduler:
         return self.airflow("dags", "test", name, date, "--conf", json.dumps(conf))
 
     def ledgerbeam(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [str(BIN / "ledgerbeam"), *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return ledgerbeam(*arguments, environment=self.environment)
 
     def run(self, name: str) -> dict[str, object]:
         run: dict[str, object] = json.loads(self.ledgerbeam("get", name, "--json"))
@@ -82,7 +73,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_VAR_LEDGERBEAM_DATA": str(folder / "data"),
         "AIRFLOW_VAR_LEDGERBEAM_SHOP": postgres.create_database(),
-        "LEDGERBEAM_COMMAND": str(BIN / "ledgerbeam"),
+        "LEDGERBEAM_COMMAND": str(COMMAND),
         "LEDGERBEAM_STATE": str(folder / "state"),
         "LEDGERBEAM_LEASE_SECONDS": "3",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from tests.command import ledgerbeam, published_by
 from tests.flink_cluster import FlinkCluster, flink_cluster
 from tests.recorded import Place, parts, sums, until, workloads_installed
 
@@ -20,14 +21,11 @@ from ledgerbeam.batch.flink import FlinkJob
 from ledgerbeam.batch.jobs import JobId
 from ledgerbeam.batch.records import AttemptOutcome, RunRecord
 from ledgerbeam.batch.runner_jobs import RunnerUnavailableError
+from ledgerbeam.batch.settings import REGISTRY
 from ledgerbeam.batch.status import RunStatus
-from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.synthetic.trades import write_trades
 
 pytestmark = pytest.mark.flink
-
-COMMAND = Path(sys.executable).parent / "ledgerbeam"
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +49,6 @@ def place(tmp_path: Path, flink: FlinkCluster, new_schema: Callable[[], str]) ->
     yield place
     place.let_go()
     flink.await_idle()
-
-
-def ledgerbeam(*arguments: str, registry: str = "") -> str:
-    environment = {**os.environ, **({"LEDGERBEAM_REGISTRY": registry} if registry else {})}
-    done = subprocess.run(
-        [str(COMMAND), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 class Workload(NamedTuple):
@@ -100,13 +84,6 @@ def workload(name: str, data: str) -> Workload:
     }[name]
 
 
-def published(uri: str) -> tuple[Any, Any, Any]:
-    """All that two runs of one instance must have in common: hashes of files, totals."""
-    manifest = load_manifest(uri)
-    reports = [(file.name, file.sha256) for file in manifest.reports]
-    return parts(manifest), reports, sums(manifest)
-
-
 @pytest.mark.parametrize(
     ("name", "parallelism"),
     [
@@ -125,20 +102,16 @@ def test_bytes_are_those_of_the_local_runner(
     new_schema: Callable[[], str],
 ) -> None:
     given = workload(name, data)
-    places = {}
+    results = {}
     for runner, flags in (("local", []), ("flink", flink.flags(parallelism))):
-        output = f"{data}/{runner}-{parallelism}"
-        registry = new_schema()
-        shown = ledgerbeam(
-            *("run", name, *given.flags, f"--output={output}", "--json", *flags), registry=registry
-        )
-        places[runner] = json.loads(shown.splitlines()[-1])["published"]
-    assert published(places["flink"]) == published(places["local"])
-    assert storage.stat_of(f"{places['flink']}/manifest.json") is not None
-    run = json.loads(ledgerbeam("list", "--json", registry=registry))
+        output = f"--output={data}/{runner}-{parallelism}"
+        recorded = {**os.environ, REGISTRY: new_schema()}
+        results[runner] = published_by(name, *given.flags, output, *flags, environment=recorded)
+    assert results["flink"][1:] == results["local"][1:]
+    run = json.loads(ledgerbeam("list", "--json", environment=recorded))
     assert (run["status"], run["attempts"][0]["runner"]) == ("SUCCESS", "FlinkRunner")
     assert flink.states()[JobId.parse(run["attempts"][0]["job_id"]).name] == "FINISHED"
-    ledgerbeam("verify", places["flink"])
+    ledgerbeam("verify", results["flink"].uri)
     assert not flink.jars()
 
 

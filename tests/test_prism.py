@@ -1,24 +1,20 @@
 """The workloads on Prism, Beam's local runner in Go, which has to be built: `make prism-test`."""
 
-import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from tests.command import COMMAND, ledgerbeam, published_by
 from tests.postgres import PostgresServer
 
-from ledgerbeam.io.attempts import load_manifest
 from ledgerbeam.io.published import read_published
 
 pytestmark = pytest.mark.prism
 
 ROOT = Path(__file__).parents[1]
 PRISM = ROOT / ".cache" / "prism" / "prism"
-COMMAND = Path(sys.executable).parent / "ledgerbeam"
 ON_PRISM = ("--runner=PrismRunner", f"--prism_location={PRISM}")
 LOANS = (
     "--loans=loans/loans-*",
@@ -37,9 +33,9 @@ OF_FILES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert PRISM.exists(), f"{PRISM} isn't there: make prism-test makes it"
     folder = tmp_path_factory.mktemp("prism")
-    command(folder, "generate", "trades", "--output=trades", "--count=20000", "--files=4")
+    ledgerbeam("generate", "trades", "--output=trades", "--count=20000", "--files=4", folder=folder)
     given = ("--count=300", "--months=3", "--business-date=2026-11-30", "--files=2")
-    command(folder, "generate", "loans", "--output=loans", *given)
+    ledgerbeam("generate", "loans", "--output=loans", *given, folder=folder)
     head = "loan_id,currency,principal,annual_rate_percent,day_count,disbursed_on,frequency,term"
     rows = [f"L{n},USD,{1000 + n}.00,{3 + n % 5}.25,30/360,2026-11-20,P1M,36" for n in range(200)]
     lines = [f"{head},method", *(f"{row},level" for row in rows)]
@@ -47,38 +43,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [str(COMMAND), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def published(folder: Path, workload: str, *flags: str) -> tuple[str, tuple[Any, Any, Any]]:
-    """Run a workload; the URI, and all that two runs of one instance must have in common."""
-    shown = command(folder, "run", workload, *flags, "--json")
-    uri = json.loads(shown.splitlines()[-1])["published"]
-    manifest = load_manifest(uri)
-    return uri, (
-        [commit.part.sha256 for commit in manifest.shards],
-        [(file.name, file.sha256) for file in manifest.reports],
-        {**manifest.totals, **manifest.counts},
-    )
-
-
 @pytest.mark.parametrize("workload", OF_FILES)
 def test_bytes_are_those_of_the_local_runner(workload: str, folder: Path) -> None:
     flags = OF_FILES[workload]
-    _, local = published(folder, workload, *flags, "--output=local")
-    uri, prism = published(folder, workload, *flags, "--output=prism", *ON_PRISM)
-    assert prism == local
-    command(folder, "verify", uri)
+    local = published_by(workload, *flags, "--output=local", folder=folder)
+    prism = published_by(workload, *flags, "--output=prism", *ON_PRISM, folder=folder)
+    assert prism[1:] == local[1:]
+    ledgerbeam("verify", prism.uri)
 
 
 def test_pages_of_a_table(
@@ -96,7 +67,8 @@ def test_pages_of_a_table(
                 sa.text("INSERT INTO product SELECT 3 * n, n FROM generate_series(1, 5000) AS n")
             )
         given = (f"--database={url}", "--business-date=2026-11-20", "--percent=10")
-        uri, _ = published(folder, "price-migration", *given, f"--output={runner}", *flags)
+        given = ("price-migration", *given, f"--output={runner}", *flags)
+        uri = published_by(*given, folder=folder).uri
         with engine.connect() as connection:
             prices = connection.execute(sa.text("SELECT id, price FROM product ORDER BY id")).all()
         engine.dispose()
