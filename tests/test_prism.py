@@ -8,14 +8,12 @@ import pytest
 import sqlalchemy as sa
 from tests.command import COMMAND, ledgerbeam, published_by
 from tests.postgres import PostgresServer
+from tests.prism import ON_PRISM, assert_is_built
 
 from ledgerbeam.io.published import read_published
 
 pytestmark = pytest.mark.prism
 
-ROOT = Path(__file__).parents[1]
-PRISM = ROOT / ".cache" / "prism" / "prism"
-ON_PRISM = ("--runner=PrismRunner", f"--prism_location={PRISM}")
 LOANS = (
     "--loans=loans/loans-*",
     "--transactions=loans/transactions-*",
@@ -31,7 +29,7 @@ OF_FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert PRISM.exists(), f"{PRISM} isn't there: make prism-test makes it"
+    assert_is_built()
     folder = tmp_path_factory.mktemp("prism")
     ledgerbeam("generate", "trades", "--output=trades", "--count=20000", "--files=4", folder=folder)
     given = ("--count=300", "--months=3", "--business-date=2026-11-30", "--files=2")
