@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ledgerbeam.io import storage
-from ledgerbeam.io.attempts import MANIFEST, REPORT, load_manifest
+from ledgerbeam.io.attempts import MANIFEST, REPORT, load_manifest, read_parquet
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.records import FileRecord, Manifest
 
@@ -109,7 +108,7 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
         UserError: the file is gone, or differs from its record.
     """
     place = storage.join(instance_of(uri), file.name)
-    table: pa.Table = pq.read_table(pa.BufferReader(read_file(uri, file)))
+    table = read_parquet(pa.BufferReader(read_file(uri, file)))
     if table.num_rows != file.rows:
         raise UserError(f"{place}: {table.num_rows:,} rows instead of {file.rows:,}: {_ADVICE}")
     return table
