@@ -125,11 +125,12 @@ class Executor:
         job = _Each(self, units, call, name_of, results)
         waiting = list(range(len(units)))
         tries = 0
-        while waiting:
-            if tries:
-                self.back_off(tries)
-            tries += 1
-            waiting = job.round(waiting, tries)
+        with self.governor.looking(self.shard, job.now):
+            while waiting:
+                if tries:
+                    self.back_off(tries)
+                tries += 1
+                waiting = job.round(waiting, tries)
         return EachExecuted(job.records, job.outcomes)
 
     def _slices(self, count: int) -> Iterator[tuple[int, int]]:
@@ -279,6 +280,11 @@ class _Each:
         self.records: list[Sequence[Record] | None] = [None] * len(units)
         self.outcomes: dict[int, Outcome] = {}
         self._lost: list[Outcome] = []
+        self._at: int | None = None
+
+    def now(self) -> str | None:
+        """The unit that is executed just now in the worker's own thread."""
+        return None if (number := self._at) is None else self._name_of(number)
 
     def round(self, numbers: list[int], tries: int) -> list[int]:
         """Try these units once, and say which are to be tried again."""
@@ -289,15 +295,19 @@ class _Each:
         position = 0
         while position < len(numbers):
             if tries > 1 or pooled_always or (throttle.limits.parallelism or 0) > IN_FLIGHT:
+                self._at = None
                 again += self._in_pool(numbers[position:], tries)
                 break
             number = numbers[position]
             position += 1
             try:
                 if throttle.is_open:
+                    self._at = number
                     records = self._checked(self._call(self._units[number]))
                 else:
+                    self._at = None
                     with throttle.admit(1):
+                        self._at = number
                         records = self._checked(self._call(self._units[number]))
             except _NOT_OF_A_COMPONENT:
                 raise
@@ -306,6 +316,7 @@ class _Each:
                     again.append(number)
                 continue
             self.records[number] = records
+        self._at = None
         return again
 
     def _in_pool(self, numbers: list[int], tries: int) -> list[int]:

@@ -103,6 +103,7 @@ class Governor:
         self._lock = threading.Lock()
         self._executing: dict[object, Executing] = {}
         self._waiting: dict[tuple[int, str], Executing] = {}
+        self._looks: dict[object, tuple[int, Callable[[], str | None]]] = {}
         self._done: dict[str, int] = {}
         self._steering: Steering | None = None
         self._workers = [worker]
@@ -142,6 +143,23 @@ class Governor:
         finally:
             with self._lock:
                 del self._executing[token]
+
+    @contextmanager
+    def looking(self, shard: int, component: Callable[[], str | None]) -> Iterator[None]:
+        """Tell of whatever component is executed, by asking each time a sign of life is given.
+
+        Args:
+            shard: of the components.
+            component: gives the one that is executed just now, or None; called in another thread.
+        """
+        token = object()
+        with self._lock:
+            self._looks[token] = (shard, component)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._looks[token]
 
     def waiting(self, shard: int, component: str, tries: int, error: str) -> None:
         """Tell of a component that has failed and waits for its next try."""
@@ -210,12 +228,17 @@ class Governor:
     def _beat(self) -> None:
         now = self._now()
         with self._lock:
-            executing = [*self._executing.values(), *self._waiting.values()]
+            executing = [*self._executing.values()]
+            for shard, component in self._looks.values():
+                if (name := component()) is not None:
+                    executing.append(Executing(shard=shard, component=name))
+            in_flight = len(executing)
+            executing += self._waiting.values()
             done = {status: number for status, number in self._done.items() if number}
         heartbeat = Heartbeat(
             worker=self._worker,
             at=now,
-            in_flight=max(self.throttle.in_flight, len(self._executing)),
+            in_flight=max(self.throttle.in_flight, in_flight),
             # The sort is stable: among equals, what began first.
             executing=sorted(executing, key=lambda e: -e.tries)[:MOST_EXECUTING],
             done=done,

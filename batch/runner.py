@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
@@ -122,7 +123,7 @@ def run_pipeline(
         _ = pipeline | name >> batch
         with interrupted_by_lost_workers():
             result = pipeline.run()
-            state = result.wait_until_finish() if job is None else _wait(result, job)
+            state = _wait(result) if job is None else _watch(result, job)
     except LostError:
         raise
     except KeyboardInterrupt:
@@ -144,7 +145,16 @@ def run_pipeline(
         raise UserError(f"the runner ended the job as {state}: see its own log: nothing published")
 
 
-def _wait(result: Any, job: RunnerJob) -> str:
+def _wait(result: Any) -> str:
+    """Wait for the end of a job that ends with this process; gives the state that it ended in."""
+    try:
+        return str(result.wait_until_finish())
+    except grpc.RpcError as error:
+        # Of a runner that is a process of its own, such as Prism.
+        raise LostError(f"the runner is gone: {error.details()}") from error
+
+
+def _watch(result: Any, job: RunnerJob) -> str:
     """Wait for the end of an engine's job; gives the state that it ended in."""
     try:
         # Beam's own way of waiting looks ever more rarely, at last once a minute.

@@ -244,7 +244,7 @@ class Place:
         attempts = [p for launcher in launchers for p in _children(launcher)]
         job_ids = [a.job_id for a in self.run().attempts if a.job_id]
         jobs = [p for job_id in job_ids if (p := _process(job_id)) is not None]
-        return [p for p in {*launchers, *attempts, *jobs} if _goes_on(p)]
+        return [p for p in {*launchers, *attempts, *jobs} if goes_on(p)]
 
     def told(self) -> str:
         """What is to be known where a test fails."""
@@ -354,7 +354,8 @@ def sums(manifest: Manifest) -> Mapping[str, int]:
     return {**manifest.totals, **manifest.counts}
 
 
-def _goes_on(process: psutil.Process) -> bool:
+def goes_on(process: psutil.Process) -> bool:
+    """Whether it hasn't ended; one that waits for its parent has."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

@@ -337,6 +337,23 @@ class TestSignsOfLife:
             until(lambda: [s.executing for s in heartbeats(attempt, utc_now())] == [[]])
         assert os.listdir(f"{attempt}/workers") == []
 
+    def test_one_that_is_not_announced_is_asked_for(self, run: str) -> None:
+        attempt = f"{run}/attempt-1"
+        at: list[str | None] = ["C1"]
+
+        def told() -> list[tuple[list[str], int]]:
+            signs = heartbeats(attempt, utc_now())
+            return [([e.component for e in s.executing], s.in_flight) for s in signs]
+
+        with governing(run, "a") as governor:
+            with governor.looking(4, lambda: at[0]):
+                until(lambda: told() == [(["C1"], 1)])
+                at[0] = None
+                until(lambda: told() == [([], 0)])
+                at[0] = "C2"
+                until(lambda: told() == [(["C2"], 1)])
+            until(lambda: told() == [([], 0)])
+
     def test_what_was_tried_most_often_comes_first_where_there_is_much(self, run: str) -> None:
         with governing(run, "a") as governor, ThreadPoolExecutor(150) as pool:
             gate = threading.Event()

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.prism import ON_PRISM, PRISM, assert_is_built
-from tests.recorded import ACCOUNTS, Place, until, workloads_installed
+from tests.recorded import ACCOUNTS, Place, goes_on, until, workloads_installed
 
 from ledgerbeam.batch.jobs import JobId
 from ledgerbeam.batch.records import AttemptOutcome, RunRecord
@@ -103,7 +103,7 @@ def test_canceled(place: Place, flags: tuple[str, ...], undisturbed: Manifest) -
     assert len(group) > 1
     assert place.runs.cancel(run.id, "wrong day").status is RunStatus.CANCELING
     assert place.until_status(RunStatus.CANCELED), place.told()
-    assert not [process for process in group if process.is_running()]
+    assert not [process for process in group if goes_on(process)]
     before = place.tree()
     assert launcher.wait() == 0
     place.unset("hold")
@@ -119,7 +119,7 @@ def test_a_killed_driver(place: Place, flags: tuple[str, ...], undisturbed: Mani
     started = driver.children(recursive=True)
     driver.kill()
     until(lambda: len(place.run().attempts) == 2, f"another attempt of {place.told()}")
-    assert not [process for process in started if process.is_running()]
+    assert not [process for process in started if goes_on(process)]
     place.unset("hold")
     assert launcher.wait() == 0
     run = place.run()
@@ -139,7 +139,7 @@ def test_a_killed_launcher_and_driver(
     launcher.wait()
     place.unset("hold")
     assert place.until_rest().status is RunStatus.SUCCESS, place.told()
-    assert not [process for process in started if process.is_running()]
+    assert not [process for process in started if goes_on(process)]
     check_same(place, undisturbed)
 
 
@@ -148,8 +148,8 @@ def test_a_killed_engine(place: Place, undisturbed: Manifest) -> None:
     run, launcher = held(place, ON_PRISM)
     (prism,) = [p for p in driver_of(run).children(recursive=True) if p.name() == PRISM.name]
     prism.kill()
-    until(lambda: len(place.run().attempts) == 2, f"another attempt of {place.told()}")
     place.unset("hold")
+    until(lambda: len(place.run().attempts) == 2, f"another attempt of {place.told()}")
     assert launcher.wait() == 0
     assert place.run().status is RunStatus.SUCCESS, place.told()
     check_same(place, undisturbed)
