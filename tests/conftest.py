@@ -5,11 +5,13 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from tests import object_stores
 from tests.databases import Database, open_database, sqlite_url
 from tests.postgres import PostgresServer, postgres_server
 
+from ledgerbeam.batch.registry import Registry
 from ledgerbeam.io import storage
 
 # A suite that a script has started in the background is deaf to Ctrl-C, and so would be all the
@@ -63,6 +65,22 @@ def registry_url(request: pytest.FixtureRequest) -> str:
         return f"sqlite:///{request.getfixturevalue('tmp_path')}/registry.db"
     url: str = request.getfixturevalue("new_schema")()
     return url
+
+
+@pytest.fixture
+def registry(registry_url: str) -> Iterator[Registry]:
+    with Registry.open(registry_url) as registry:
+        yield registry
+
+
+@pytest.fixture
+def engine(registry: Registry, registry_url: str) -> Iterator[sa.Engine]:
+    """Another way into the registry's database, by which anything can be tried."""
+    engine = sa.create_engine(registry_url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA foreign_keys = ON"))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

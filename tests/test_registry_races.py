@@ -39,12 +39,6 @@ def racers() -> Iterator[Racers]:
         yield racers
 
 
-@pytest.fixture
-def registry(registry_url: str) -> Iterator[Registry]:
-    with Registry.open(registry_url) as registry:
-        yield registry
-
-
 def assert_story_replays(registry: Registry, run: str) -> None:
     """Moves follow one another without gap, each is legal, and the last is where the run is."""
     status = None
