@@ -53,6 +53,7 @@ check: $(VENV)/dev.stamp ## lint, formatting, types
 
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
+	$(BIN)/python benchmarks/bench_components.py
 
 bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a plain loop
 	$(BIN)/python benchmarks/bench_pages.py
