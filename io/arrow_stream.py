@@ -62,6 +62,15 @@ def narrow(table: pa.Table) -> pa.Table:
     return table
 
 
+def widen(table: pa.Table) -> pa.Table:
+    """The same values, with decimals in 16 bytes again."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_decimal64(field.type):
+            type_ = pa.decimal128(field.type.precision, field.type.scale)
+            table = table.set_column(index, field.name, table.column(index).cast(type_))
+    return table
+
+
 def decode_large(table: pa.Table) -> pa.Table:
     """The same rows, with dictionaries of more values than half the rows decoded.
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from ledgerbeam.io.arrow_stream import join
+from ledgerbeam.io.arrow_stream import join, narrow, widen
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.pipelines.investor_page import Header, in_units, render
 from ledgerbeam.rules.delinquency import BUCKETS
@@ -113,6 +113,8 @@ class LineSums(NamedTuple):
 
 
 def _by_investor(lines: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    # The local runner holds all that it groups in memory, several times over.
+    lines = narrow(lines)
     column = lines.column("investor_id")
     for investor_id in pc.unique(column).to_pylist():
         yield investor_id, lines.filter(pc.equal(column, investor_id))
@@ -142,7 +144,7 @@ class _FilesOf(beam.DoFn):
 
     def process(self, element: tuple[str, Iterable[pa.Table]]) -> Iterator[Any]:
         investor_id, tables = element
-        lines = join(list(tables)).sort_by("loan_id")
+        lines = widen(join(list(tables)).sort_by("loan_id"))
         pools = pool_totals(lines, self.find_loan)
         for pool in pools:
             yield TaggedOutput(_POOLS, pool)
