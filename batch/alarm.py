@@ -93,16 +93,15 @@ class Alarm:
         deadlines = Deadlines(run.must_start_by, run.must_finish_by)
         if deadlines != (None, None):
             now = self._now()
+            events = self._registry.events(run.id)
             if run.status is RunStatus.PAUSED or len(run.attempts) != self._attempt:
                 self._attempt = len(run.attempts)
                 self._samples.clear()
             if run.live_attempt is not None and run.status is not RunStatus.PAUSED:
-                self._sample(run.uri, now)
-            told = {
-                BreachKind(event.detail["kind"])
-                for event in self._registry.events(run.id)
-                if event.type == BREACH
-            }
+                began = run.live_attempt.started_at
+                has_paused = any(e.to_status is RunStatus.PAUSED and e.at >= began for e in events)
+                self._sample(run.uri, now, None if has_paused else began)
+            told = {BreachKind(e.detail["kind"]) for e in events if e.type == BREACH}
             ended = run.attempts[-1].ended_at if run.attempts else None
             facts = RunFacts(
                 deadlines,
@@ -131,7 +130,7 @@ class Alarm:
     def _listeners(self) -> list[Listener] | None:
         return known_listeners()
 
-    def _sample(self, uri: str, now: datetime.datetime) -> None:
+    def _sample(self, uri: str, now: datetime.datetime, began: datetime.datetime | None) -> None:
         # At first every time, so that a run of a minute can be foreseen to be late, too.
         is_many = len(self._samples) > _MANY_SAMPLES
         if is_many and now - self._samples[-1].at < _SAMPLE_EVERY:
@@ -139,6 +138,9 @@ class Alarm:
         self._reader = self._reader or ProgressReader(uri)
         progress = self._reader.read(now)
         if progress.shards_total is not None:
+            if not self._samples and began is not None:
+                # The first look may come late: what was done by then was done since the beginning.
+                self._samples.append(Sample(began, progress.shards_before, progress.shards_total))
             self._samples.append(Sample(now, progress.shards_done, progress.shards_total))
 
 

@@ -22,6 +22,7 @@ class Progress(BaseModel):
     Attributes:
         at: when that was so, in UTC.
         shards_done: that are committed.
+        shards_before: those of them that earlier attempts have committed.
         shards_total: how many there are; None where only the end of a walk will tell.
         components: by status, as far as it is known: those of committed shards, and those that
             workers tell of. What is pending is known by its shards only.
@@ -40,6 +41,7 @@ class Progress(BaseModel):
 
     at: datetime.datetime
     shards_done: int = 0
+    shards_before: int = 0
     shards_total: int | None = None
     components: dict[ComponentStatus, int] = {}
     tries: int = 0
@@ -103,6 +105,7 @@ class ProgressReader:
         return Progress(
             at=now,
             shards_done=len(found),
+            shards_before=len(found) - len(of_last),
             shards_total=shards,
             components={status: n for status, n in components.items() if n},
             tries=sum(components[status] for status in _DONE) + totals.get("retries", 0),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,8 @@ import pytest
 import sqlalchemy as sa
 from tests.recorded import ACCOUNTS, Place, until, workloads_installed
 
-from ledgerbeam.batch.jobs import JobId
+from ledgerbeam.batch.alarm import Alarm
+from ledgerbeam.batch.jobs import JobId, ProcessId
 from ledgerbeam.batch.records import AttemptKind, AttemptOutcome, RunRecord
 from ledgerbeam.batch.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.webhook import EVENT_HEADER, SIGNATURE_HEADER, verify_signature
@@ -464,6 +465,27 @@ def listeners(folder: Path, url: str) -> str:
     return str(file)
 
 
+def half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Place:
+    """A run that must finish in so many seconds; one of its two shards is held."""
+    place = Place(
+        tmp_path / "place",
+        f"sqlite:///{tmp_path}/registry.db",
+        "punctual",
+        datetime.now(UTC).date(),
+    )
+    probe = Place(tmp_path / "probe", f"sqlite:///{tmp_path}/probe.db", day=place.day)
+    assert probe.launcher(probe.record(shards=2)).wait() == 0
+    last = read_part(probe.run().uri, probe.manifest().shards[1].part)
+    place.set(*(f"hold-{account}" for account in last.column("account").to_pylist()))
+    midnight = datetime.combine(place.day, datetime.min.time(), UTC)
+    until_now = (datetime.now(UTC) - midnight).total_seconds()
+    monkeypatch.setenv("PUNCTUAL_SECONDS", str(until_now + seconds))
+    code = "import sys; from ledgerbeam.batch.cli import main; sys.exit(main())"
+    submit = [sys.executable, "-c", code, "submit", "punctual", *place.flags(shards=2)]
+    subprocess.run(submit, env=place.environment(), check=True, capture_output=True)
+    return place
+
+
 class TestAlerts:
     def test_a_failing_run_is_told_and_signed(
         self, place: Place, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
@@ -524,23 +546,7 @@ class TestAlerts:
     def test_a_late_end_is_foreseen(
         self, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        place = Place(
-            tmp_path / "place",
-            f"sqlite:///{tmp_path}/registry.db",
-            "punctual",
-            datetime.now(UTC).date(),
-        )
-        # One of the two shards is done at once, and the other one holds.
-        probe = Place(tmp_path / "probe", f"sqlite:///{tmp_path}/probe.db", day=place.day)
-        assert probe.launcher(probe.record(shards=2)).wait() == 0
-        last = read_part(probe.run().uri, probe.manifest().shards[1].part)
-        place.set(*(f"hold-{account}" for account in last.column("account").to_pylist()))
-        midnight = datetime.combine(place.day, datetime.min.time(), UTC)
-        seconds = (datetime.now(UTC) - midnight).total_seconds() + 75
-        monkeypatch.setenv("PUNCTUAL_SECONDS", str(seconds))
-        code = "import sys; from ledgerbeam.batch.cli import main; sys.exit(main())"
-        submit = [sys.executable, "-c", code, "submit", "punctual", *place.flags(shards=2)]
-        subprocess.run(submit, env=place.environment(), check=True, capture_output=True)
+        place = half_done(tmp_path, monkeypatch, seconds=120)
 
         def breaches() -> list[Any]:
             events = place.runs.events(place.run().id)
@@ -555,6 +561,23 @@ class TestAlerts:
         place.unset(*(f"hold-{account}" for account in ACCOUNTS))
         place.until_rest()
         assert place.run().status is RunStatus.SUCCESS
+
+    def test_who_looks_late_foresees_it_too(
+        self, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = half_done(tmp_path, monkeypatch, seconds=3600)
+        until(lambda: place.runs.get(place.run().id).progress.shards_done == 1, "one of two")
+        attempt = place.run().attempts[0]
+        psutil.Process(ProcessId.parse(attempt.launcher).pid).kill()
+        looks = iter(attempt.started_at + timedelta(minutes=40 + n) for n in range(9))
+        alarm = Alarm(place.runs.registry, place.run().id, "late", lambda: next(looks))
+        for _ in range(5):
+            alarm.watch()
+        events = place.runs.events(place.run().id)
+        (breach,) = [event for event in events if event.type == "sla_breach"]
+        assert (breach.who, breach.detail["kind"]) == ("late", "finish_foreseen_late")
+        place.unset(*(f"hold-{account}" for account in ACCOUNTS))
+        assert place.until_rest().status is RunStatus.SUCCESS
 
 
 def test_secrets_are_nowhere(
