@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PORT ?= 8017
 BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 BENCH_LOANS_FLAGS ?= --loans 200000
 # The suite's processes use one core each.
@@ -12,13 +13,33 @@ BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 # What tests of other engines need is fetched once, and kept here.
 CACHE := .cache
 
-.PHONY: help install demo test test-slow airflow-test dataflow-test flink-test prism-test
-.PHONY: check bench bench-pages bench-loans bench-flink
-.PHONY: clean
+empty :=
+space := $(empty) $(empty)
+
+# What `make test` runs: the tests that need nothing but .venv and a few seconds each.
+FAST := not slow and not airflow and not dataflow and not flink and not prism
+PYTHONS := 3.11 3.12 3.13
+
+# Types are checked in a folder of links: beside `io/`, mypy would take it for the standard library's.
+MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml
+# Folders whose modules import each other by bare names.
+SCRIPTS := dags benchmarks benchmarks/comparison benchmarks/components benchmarks/delivery benchmarks/loans
+SCRIPTS += examples/payment_requests docs
+# What pages of the site are made of, and what they link to.
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
+PAGES += docs benchmarks dags examples rules tests
+
+.PHONY: help install demo up clean
+.PHONY: test test-slow correctness matrix airflow-test dataflow-test flink-test prism-test
+.PHONY: check types docs coverage mutants
+.PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@awk -F ':.*## ' '/^## /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
+
+## Run
 
 install: $(VENV)/dev.stamp ## make .venv with everything that development needs
 
@@ -28,17 +49,42 @@ demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, sho
 	@$(BIN)/ledgerbeam run delivery-marking --trades='demo/trades/*.parquet' \
 		--trade-date=2026-11-20 --output=demo/results
 
+up: $(VENV)/service.stamp ## run the service on this machine: http://localhost:8017, or PORT
+	@$(BIN)/ledgerbeam up --port=$(PORT)
+
+## Test
+
 test: $(VENV)/dev.stamp ## run the test suite, less what is slow
-	$(BIN)/pytest -m 'not slow and not airflow and not dataflow and not flink and not prism' -n $(TEST_PROCESSES)
+	$(BIN)/pytest -m '$(FAST)' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
 	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
+
+correctness: $(VENV)/dev.stamp ## published examples, and 100,000 random loans by other libraries
+	$(BIN)/pytest tests/rules/test_correctness.py tests/rules/test_calendar.py tests/differential \
+		-m 'slow or not slow' -n $(TEST_PROCESSES) --dist loadfile
+
+matrix: ## run what `make test` runs on every supported Python that is found
+	@found=; missing=; \
+	for version in $(PYTHONS); do \
+		if PYENV_VERSION=$$version python$$version -c '' 2>/dev/null; \
+		then found="$$found $$version"; \
+		else missing="$$missing $$version"; \
+		fi; \
+	done; \
+	status=1; test -z "$$found" || { $(MAKE) $$(printf ' matrix-%s' $$found); status=$$?; }; \
+	echo "Pythons found and tested:$${found:- none}" >&2; \
+	test -z "$$missing" || echo "NOT TESTED, since not on this machine:$$missing" >&2; \
+	exit $$status
+
+matrix-%: $(CACHE)/python-%/stamp
+	$(CACHE)/python-$*/bin/pytest -m '$(FAST)' -n $(TEST_PROCESSES)
 
 airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in Airflow
 	$(BIN)/pytest -m airflow
 
 dataflow-test: $(CACHE)/dataflow/stamp ## build jobs for Dataflow, and steer them on a fake service
-	$(CACHE)/dataflow/bin/pytest -m dataflow tests/test_dataflow.py
+	$(CACHE)/dataflow/bin/pytest -m dataflow tests/engines/test_dataflow.py
 
 flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink; needs Java, Maven
 	$(BIN)/pytest -m flink
@@ -46,10 +92,16 @@ flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink
 prism-test: $(VENV)/dev.stamp $(CACHE)/prism/prism ## run the workloads on Prism; needs Go
 	$(BIN)/pytest -m prism
 
-check: $(VENV)/dev.stamp ## lint, formatting, types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	cd src && ../$(BIN)/mypy --config-file ../pyproject.toml -p ledgerbeam
+## Measure
+
+coverage: $(VENV)/dev.stamp ## measure which lines and branches `make test` reaches
+	$(BIN)/pytest -m '$(FAST)' -n $(TEST_PROCESSES) --cov --cov-report=term
+
+# The tests of a module are those whose file or name mentions it.
+mutants: export PYTEST_ADDOPTS := $(if $(RULES),-k '$(subst $(space), or ,$(notdir $(subst .,/,$(RULES))))')
+mutants: $(VENV)/dev.stamp ## change rules and see whether tests notice: make mutants RULES=money
+	$(BIN)/mutmut run $(RULES:%='ledgerbeam.rules.%.*')
+	@$(BIN)/python -m tests.support.mutants $(RULES)
 
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
@@ -61,31 +113,60 @@ bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a 
 bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, row-wise Beam, DuckDB
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
+bench-messages: $(VENV)/dev.stamp ## measure messages on PostgreSQL against raw SQL
+	$(BIN)/python benchmarks/bench_messages.py
+
 bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure Flink against the local runner
 	$(BIN)/python benchmarks/bench_flink.py
 
+bench-service: $(VENV)/dev.stamp ## measure the service on PostgreSQL: accepting, starting, idling
+	$(BIN)/python benchmarks/bench_service.py
+
+## Housekeeping
+
+check: types ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp ## types alone
+	@mkdir -p $(CACHE)/types
+	@ln -sfn $(addprefix ../../,src/ledgerbeam tests dags benchmarks examples docs) $(CACHE)/types
+	cd $(CACHE)/types && $(MYPY) -p ledgerbeam -p tests
+	cd $(CACHE)/types && for folder in $(SCRIPTS); do $(MYPY) $$folder/*.py || exit 1; done
+
+docs: $(VENV)/dev.stamp ## build the pages and the API reference as a site: build/site
+	@mkdir -p $(CACHE)/docs
+	@ln -sfn $(addprefix ../../,$(PAGES)) $(CACHE)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(CACHE) demo build dist src/*.egg-info benchmarks/data
+	rm -rf $(VENV) $(CACHE) demo build dist src/*.egg-info benchmarks/data mutants .coverage*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# pyenv's commands need to be told which of its versions is meant.
+$(CACHE)/python-%/stamp: pyproject.toml constraints.txt
+	PYENV_VERSION=$* python$* -m venv --clear $(CACHE)/python-$*
+	$(CACHE)/python-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 $(CACHE)/airflow/stamp: dags/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/airflow
 	$(CACHE)/airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow
 	@touch $@
 
-$(CACHE)/dataflow/stamp: pyproject.toml tests/dataflow/constraints.txt
+$(CACHE)/dataflow/stamp: pyproject.toml tests/engines/dataflow/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/dataflow
-	$(CACHE)/dataflow/bin/pip install --quiet --constraint tests/dataflow/constraints.txt \
+	$(CACHE)/dataflow/bin/pip install --quiet --constraint tests/engines/dataflow/constraints.txt \
 		--editable '.[dataflow]' gcp-storage-emulator hypothesis pytest
 	@touch $@
 
-$(CACHE)/flink/stamp: tests/flink/pom.xml constraints.txt
+$(CACHE)/flink/stamp: tests/engines/flink/pom.xml constraints.txt
 	rm -rf $(CACHE)/flink && mkdir -p $(CACHE)/flink
 	$(PYTHON) -m pip download --quiet --no-deps --dest $(CACHE)/flink apache-flink-libraries==$(FLINK)
 	tar -xzf $(CACHE)/flink/apache-flink-libraries-$(FLINK).tar.gz -C $(CACHE)/flink \
 		--strip-components=2 apache-flink-libraries-$(FLINK)/deps/lib
 	rm $(CACHE)/flink/apache-flink-libraries-$(FLINK).tar.gz
-	mvn --quiet --batch-mode --file tests/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
+	mvn --quiet --batch-mode --file tests/engines/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
 	$(PYTHON) -m venv $(CACHE)/flink/workers
 	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
 	@touch $@
@@ -101,6 +182,10 @@ $(VENV)/pip.stamp:
 
 $(VENV)/core.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/service.stamp: $(VENV)/core.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[service]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/pip.stamp pyproject.toml constraints.txt

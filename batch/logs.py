@@ -1,16 +1,16 @@
-"""Log lines of launcher and workers: all name their run and attempt, none holds a secret.
+"""Logs of launchers and workers: each line has its run and attempt, and no secrets.
 
-    2026-11-20T23:00:04.120Z INFO run=8f3a attempt=1 ledgerbeam.batch.launch: 64 shards
+    2026-11-20T23:00:04.120Z INFO run=8f3a attempt=1 ledgerbeam.batch.attempt.run: 64 shards
 
-A launcher calls `configure`, a worker `configure_worker` before its first element. Set
-`LEDGERBEAM_LOG=json` for JSON lines. In the log of a process with one run that is all there is to
-do. A process with several runs wraps each in `correlation`, and what it hands to a pool of threads
-in `bound`: such threads don't inherit the context.
+A launcher calls `configure`, and a worker calls `configure_worker` before its first element. Set
+`LEDGERBEAM_LOG=json` for JSON lines. A process that works for one run needs nothing else. A process
+with several runs wraps the work for each in `correlation`, and wraps functions that it passes to a
+pool of threads in `bound`, since such threads don't inherit the context.
 
-Run and attempt are put onto a record when it is made (a factory of log records), and secrets taken
-out of it. A filter on a logger doesn't see what its children log, and one on a handler misses
-handlers that come later: Beam's workers bring their own, and so does pytest. Messages stay as they
-were logged, so that whatever looks at records finds what it expects.
+A factory of log records adds run and attempt to each record when it is made, and removes secrets
+from it. Filters can't do that: one on a logger doesn't see what its children log, and one on a
+handler misses handlers that are added later, as by Beam's workers and by pytest. Apart from
+secrets, messages stay as they were logged, so that code that reads records finds what it expects.
 """
 
 import contextvars
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar
 
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import RedactSecrets, redact
 
 FORMAT_VARIABLE = "LEDGERBEAM_LOG"
@@ -37,11 +37,11 @@ Format = Literal["plain", "json"]
 
 
 class Correlation(NamedTuple):
-    """What log lines belong to.
+    """The run and the attempt that log lines belong to.
 
     Attributes:
-        run: its id.
-        attempt: its number from 1; None outside attempts.
+        run: the id of the run.
+        attempt: the number of the attempt, from 1; None outside attempts.
     """
 
     run: str
@@ -51,7 +51,7 @@ class Correlation(NamedTuple):
         return f"run={self.run} attempt={'-' if self.attempt is None else self.attempt}"
 
 
-# Threads of Beam's workers and of pools start with an empty context: they get the process's.
+# Threads of Beam's workers and of pools start with an empty context, so they use this value.
 _of_process: Correlation | None = None
 _of_context: contextvars.ContextVar[Correlation | None] = contextvars.ContextVar(
     _ATTRIBUTE, default=None
@@ -59,13 +59,13 @@ _of_context: contextvars.ContextVar[Correlation | None] = contextvars.ContextVar
 
 
 def current() -> Correlation | None:
-    """What this thread's log lines belong to: its `correlation`, or else the process's."""
+    """The correlation of this thread's log lines: its own, or else that of the process."""
     return _of_context.get() or _of_process
 
 
 @contextmanager
 def correlation(run: str, attempt: int | None = None) -> Iterator[None]:
-    """Log lines of this thread (or task) belong to that attempt while the `with` lasts."""
+    """Log lines of this thread or task belong to that attempt inside the `with` block."""
     token = _of_context.set(Correlation(run, attempt))
     try:
         yield
@@ -74,7 +74,7 @@ def correlation(run: str, attempt: int | None = None) -> Iterator[None]:
 
 
 def bound(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, to be called in other threads, whose log lines belong to what this one's do."""
+    """`function` for calls in other threads, where it logs with this thread's correlation."""
     bound_to = current()
 
     @functools.wraps(function)
@@ -96,17 +96,17 @@ def configure(
     stream: TextIO | None = None,
     style: Format | None = None,
 ) -> None:
-    """Set up a launcher's log. Calling it again changes the set-up, and adds no second line.
+    """Set up a launcher's log. A second call changes the settings, and doesn't double the lines.
 
     Args:
         run: id of the run that the process works for.
         attempt: number of the attempt.
-        level: the lowest that is written; of Beam's own messages, warnings at the lowest.
-        stream: where to; standard error by default.
-        style: `plain` or `json`; by default what the variable `LEDGERBEAM_LOG` says, or plain.
+        level: the lowest level that is written; for Beam's own messages, at least warnings.
+        stream: the stream to write to; by default standard error.
+        style: `plain` or `json`; by default the value of the variable `LEDGERBEAM_LOG`, or plain.
 
     Raises:
-        UserError: the variable says something else.
+        ParameterError: the style is neither.
     """
     formatter = _formatter(style or os.environ.get(FORMAT_VARIABLE) or "plain")
     _attach(run, attempt)
@@ -124,9 +124,9 @@ def configure(
 def configure_worker(run: str, attempt: int | None = None) -> None:
     """Set up the log of a worker process, whose handlers are the runner's. May be called often.
 
-    The runner records time, level and place of each message itself, so handlers that have no
-    formatter get one that writes run, attempt and message. What goes to standard error gets that
-    of a launcher.
+    The runner itself records time, level and place of each message, so handlers without a formatter
+    get one that writes run, attempt and message. Handlers that write to standard error get the
+    formatter of a launcher.
     """
     _attach(run, attempt)
     for handler in logging.getLogger().handlers:
@@ -137,9 +137,9 @@ def configure_worker(run: str, attempt: int | None = None) -> None:
 
 
 def _is_basic(handler: logging.Handler) -> bool:
-    """Whether nobody chose it: `logging` makes it itself at the first message without a handler.
+    """Whether `logging` itself made the handler, at the first message without a handler.
 
-    In a process that imports Beam that is a warning of Beam's.
+    In a process that imports Beam, that message is a warning of Beam's.
     """
     form = handler.formatter._fmt if handler.formatter else None
     return type(handler) is logging.StreamHandler and form == logging.BASIC_FORMAT
@@ -154,11 +154,11 @@ def _attach(run: str, attempt: int | None) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """The launcher's own handler, told from others by its type."""
+    """The launcher's own handler, recognized by its type."""
 
 
 class _RecordFactory:
-    """Makes records as `factory` does, with their correlation and without secrets."""
+    """Makes records by another factory, adds their correlation, and removes secrets."""
 
     def __init__(self, factory: Callable[..., logging.LogRecord]) -> None:
         self._factory = factory
@@ -172,7 +172,7 @@ class _RecordFactory:
 
 
 def correlation_of(record: logging.LogRecord) -> Correlation | None:
-    """What a record belongs to, if it was made after `configure`."""
+    """The correlation of a record; None if it was made before `configure`."""
     found: Correlation | None = getattr(record, _ATTRIBUTE, None)
     return found
 
@@ -182,11 +182,15 @@ def _formatter(style: str) -> logging.Formatter:
         return PlainFormatter()
     if style == "json":
         return JsonFormatter()
-    raise UserError(f"{FORMAT_VARIABLE}={style}: no such format: give plain or json")
+    raise ParameterError(
+        f"{FORMAT_VARIABLE}={style}: no such format: give plain or json",
+        parameter=FORMAT_VARIABLE,
+        value=style,
+    )
 
 
 class WorkerFormatter(logging.Formatter):
-    """Run, attempt and message. Each further line of a message, as of a traceback, has them too."""
+    """Run, attempt and message; each line of a message begins with run and attempt."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, without secrets."""
@@ -206,7 +210,7 @@ class PlainFormatter(WorkerFormatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: time, level, run, attempt, logger, message, and any exception."""
+    """One JSON object per line: time, level, run, attempt, logger, message, and any exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON, without secrets."""

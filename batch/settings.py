@@ -1,4 +1,4 @@
-"""Where things are that no command line names, from the environment."""
+"""Settings from the environment: the registry, the state folder, the lease."""
 
 import getpass
 import os
@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ParameterError, StorageError
 
 REGISTRY = "LEDGERBEAM_REGISTRY"
 STATE = "LEDGERBEAM_STATE"
@@ -15,13 +15,13 @@ LEASE = "LEDGERBEAM_LEASE_SECONDS"
 
 @dataclass(frozen=True)
 class Settings:
-    """What launchers and verbs are told by the environment.
+    """Settings that launchers and commands take from the environment.
 
     Attributes:
-        registry_url: of the registry's database (`LEDGERBEAM_REGISTRY`); by default a SQLite file
-            in the state folder.
+        registry_url: URL of the registry's database (`LEDGERBEAM_REGISTRY`); by default a SQLite
+            file in the state folder.
         state: folder of this user for the default registry and for logs (`LEDGERBEAM_STATE`).
-        lease_seconds: how long a launcher may be silent before another takes its place
+        lease_seconds: seconds without a heartbeat after which a launcher is replaced by another
             (`LEDGERBEAM_LEASE_SECONDS`).
     """
 
@@ -31,10 +31,11 @@ class Settings:
 
     @classmethod
     def from_environment(cls, registry: str | None = None) -> "Settings":
-        """Read the environment; a URL that is given goes before it.
+        """Read the environment; a registry's URL that is given takes precedence.
 
         Raises:
-            UserError: a variable's value doesn't fit.
+            ParameterError: a variable's value is invalid.
+            StorageError: the state folder can't be made.
         """
         home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         state = Path(os.environ.get(STATE) or Path(home, "ledgerbeam")).absolute()
@@ -43,9 +44,10 @@ class Settings:
             try:
                 state.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(
+                raise StorageError(
                     f"cannot make {state} for the registry: {error.strerror}: name another folder "
-                    f"by {STATE}, or a database by --registry"
+                    f"by {STATE}, or a database by --registry",
+                    uri=str(state),
                 ) from error
             url = f"sqlite:///{state}/registry.db"
         try:
@@ -53,20 +55,24 @@ class Settings:
         except ValueError:
             lease = 0
         if not lease > 0:
-            raise UserError(f"{LEASE}={os.environ.get(LEASE)}: give seconds, more than 0")
+            raise ParameterError(
+                f"{LEASE}={os.environ.get(LEASE)}: give seconds, more than 0",
+                parameter=LEASE,
+                value=os.environ.get(LEASE),
+            )
         return cls(url, state, lease)
 
     def environment_of_workers(self) -> dict[str, str]:
-        """This process's environment, less what leads to the registry."""
+        """This process's environment without the registry's URL."""
         return {name: value for name, value in os.environ.items() if name != REGISTRY}
 
     def log_of(self, run_id: str) -> Path:
-        """The file that the launchers of a run on this machine write their log to."""
+        """The log file of a run's launchers on this machine."""
         return self.state / "logs" / f"{run_id}.log"
 
 
 def whoami(role: str = "") -> str:
-    """`user@host`, or `role@host`, as events are signed."""
+    """`user@host`, or `role@host` if there is a role, for the signature of events."""
     try:
         name = role or getpass.getuser()
     except (KeyError, OSError):

@@ -7,8 +7,6 @@ pipeline, and a plain Python script. Results are compared row by row.
 """
 
 import os
-import shutil
-import statistics
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +16,8 @@ import pyarrow.dataset as ds
 import report
 import typer
 from cases import TRADE_DATE, generated
-from measure import measure
 from rich.console import Console
+from turns import Figures, medians, take_turns
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE / "components"
@@ -54,30 +52,13 @@ def main(
     """Measure the framework against the same loop without it."""
     started = datetime.now().astimezone()
     case = generated(HERE / "data", components, 32, lambda _: None)
-    figures: dict[str, dict[str, list[float]]] = {
-        name: {"wall": [], "cpu": [], "peak": []} for name in CONTENDERS
-    }
-    expected = None
-    scratch = HERE / "data" / f"components-{os.getpid()}"
-    try:
-        for repetition in range(repetitions):
-            first = repetition % len(CONTENDERS)
-            for name in CONTENDERS[first:] + CONTENDERS[:first]:
-                output = scratch / f"{name}-{repetition}"
-                os.sync()
-                measured = measure(command_of(name, case.parquet, output), limit_seconds=900)
-                if measured.exit_code != 0:
-                    sys.exit(f"{name} failed: {measured.errors.strip()[-400:]}")
-                found = results_of(output)
-                expected = expected or found
-                if found != expected:
-                    sys.exit(f"{name} gives other results than {CONTENDERS[0]}")
-                figures[name]["wall"].append(measured.wall_seconds)
-                figures[name]["cpu"].append(measured.cpu_seconds)
-                figures[name]["peak"].append(measured.peak_bytes / 1e6)
-                shutil.rmtree(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    figures = take_turns(
+        CONTENDERS,
+        repetitions,
+        HERE / "data" / f"components-{os.getpid()}",
+        lambda name, output: command_of(name, case.parquet, output),
+        results_of,
+    )
     lines = table_of(figures, components)
     raw = report.circumstances(started) | {
         "components": components,
@@ -97,12 +78,9 @@ def main(
     Console().print("\n".join(lines), highlight=False)
 
 
-def table_of(figures: dict[str, dict[str, list[float]]], components: int) -> list[str]:
+def table_of(figures: Figures, components: int) -> list[str]:
     """The figures as a Markdown table."""
-    median = {
-        name: {what: statistics.median(values) for what, values in of.items()}
-        for name, of in figures.items()
-    }
+    median = medians(figures)
     rows = [
         f"| {name} | {of['wall']:.2f} | {of['cpu']:.2f} | {components / of['wall']:,.0f} "
         f"| {of['peak']:,.0f} | {of['wall'] / median['bare-beam']['wall']:.2f} "

@@ -24,10 +24,17 @@ import typer
 from cases import TRADE_DATE, Case, generated, small_generated, small_given
 from measure import measure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
-from ledgerbeam.io import read_published
+from ledgerbeam.io.commit.published import read_published
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -245,7 +252,7 @@ def main(
             taking_part = sum(not why for why in why_not.values())
             task = progress.add_task(case.title, total=taking_part * repetitions + 1)
 
-            def report_turn(what: str, task: int = task) -> None:
+            def report_turn(what: str, task: TaskID = task) -> None:
                 progress.update(task, description=what, advance=1)
 
             bout = compete(case, why_not, repetitions, limit, report_turn)
@@ -275,7 +282,7 @@ def _cases(
     for count in trades:
         task = progress.add_task(f"making {count:,} trades", total=count)
 
-        def advance(written: int, task: int = task) -> None:
+        def advance(written: int, task: TaskID = task) -> None:
             progress.update(task, advance=written)
 
         case = generated(DATA, count, files, advance)

@@ -24,7 +24,7 @@ from cases import TRADE_DATE, Case, generated
 from measure import measure
 from rich.console import Console
 
-from ledgerbeam.io.attempts import load_manifest
+from ledgerbeam.io.commit.attempts import load_manifest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -130,7 +130,7 @@ def main(
 ) -> None:
     """Measure delivery marking on Flink and locally; writes flink.md and flink.json."""
     sys.path.insert(0, str(ROOT))
-    from tests.flink_cluster import flink_cluster
+    from tests.support.flink_cluster import flink_cluster
 
     started = datetime.now().astimezone()
     console = Console(stderr=True)

@@ -33,7 +33,7 @@ from measure import measure
 from rich.console import Console
 from rich.progress import Progress
 
-from ledgerbeam.io import read_published
+from ledgerbeam.io.commit.published import read_published
 
 HERE = Path(__file__).resolve().parent
 NAME = "loans"

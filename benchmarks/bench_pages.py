@@ -162,7 +162,7 @@ def main(
     """Measure the page process against a plain loop; writes pages.md and pages.json."""
     # The tests' own server: it starts in two seconds and leaves nothing behind.
     sys.path.insert(0, str(ROOT))
-    from tests.postgres import postgres_server
+    from tests.support.postgres import postgres_server
 
     started = datetime.now().astimezone()
     order = [

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ledgerbeam.synthetic.trades import Format, write_trades
+from ledgerbeam.synthetic.formats import TradeFormat
+from ledgerbeam.synthetic.trades import write_trades
 
 TRADE_DATE = datetime.date(2026, 11, 20)
 SMALL_TRADES = 10_000
@@ -90,7 +91,7 @@ def small_given(data: Path, csv: Path, columns: str) -> Case:
     )
 
 
-def _written(data: Path, trades: int, files: int, format_: Format, progress: Progress) -> str:
+def _written(data: Path, trades: int, files: int, format_: TradeFormat, progress: Progress) -> str:
     folder = data / f"trades-{trades}-seed-{_SEED}-files-{files}-{format_}"
     if not folder.exists():
         # A name of its own until it is complete: what was interrupted is made again.

@@ -23,12 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ledgerbeam.pipelines.investor_report import investors_of
-from ledgerbeam.rules.book import States, TermsColumns, Transactions
-from ledgerbeam.rules.close_many import close_many
-from ledgerbeam.rules.loan import Policy
-from ledgerbeam.rules.loan_month_columns import report_lines
-from ledgerbeam.rules.loan_tables import complete, with_rate_changes, write_states
+from ledgerbeam.rules.closing.close_many import close_many
+from ledgerbeam.rules.loans.book import States, Transactions
+from ledgerbeam.rules.loans.loan import Policy
+from ledgerbeam.rules.loans.read_book import Book
+from ledgerbeam.rules.loans.tables import OPENING, with_state_columns, write_states
+from ledgerbeam.rules.loans.terms_columns import TermsColumns
 from ledgerbeam.rules.money import decimals
+from ledgerbeam.rules.remittance.report_line_many import report_line_many
 from ledgerbeam.synthetic.loans import investor_table, make_loans
 
 BUSINESS_DATE = datetime.date(2026, 11, 30)
@@ -113,16 +115,15 @@ def _write_file(folder: Path, loans: int, file: int) -> int:
         opening = States.from_table(made.loans)
         transactions = Transactions.from_table(rows, offsets)
         month = close_many(terms, opening, opening, transactions, MONTH_BEFORE, Policy()).states
-        as_of = _with_state(made.loans, month)
+        as_of = _with_state(made.loans, month, terms)
         recent = _since(made.transactions, MONTH_BEFORE)
         write("month", "loans", as_of)
         write("month", "transactions", recent)
-        in_month = report_lines(
-            with_rate_changes(as_of), *_by_loan(as_of, recent), investors, BUSINESS_DATE, Policy()
-        )
+        book = Book(terms, month, Transactions.from_table(*_by_loan(as_of, recent)))
+        in_month = report_line_many(book, as_of, investors, BUSINESS_DATE, Policy())
         write("lines", "lines", in_month)
         day = close_many(terms, opening, month, transactions, DAY_BEFORE, Policy()).states
-        write("day", "loans", write_states(complete(made.loans), day))
+        write("day", "loans", write_states(with_state_columns(made.loans), day, terms.places))
         write("day", "transactions", made.transactions)
     for writer in writers.values():
         writer.close()
@@ -159,9 +160,10 @@ def _by_loan(loans: pa.Table, rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
     return rows, np.append(starts, rows.num_rows)
 
 
-def _with_state(loans: pa.Table, states: States) -> pa.Table:
-    """The loans with other states; the scheduled balance is taken for the actual one."""
-    loans = write_states(complete(loans), states)
+def _with_state(loans: pa.Table, states: States, terms: TermsColumns) -> pa.Table:
+    """The loans boarded in other states; the scheduled balance is taken for the actual one."""
+    loans = write_states(with_state_columns(loans), states, terms.places)
+    loans = loans.drop_columns([n for n in loans.column_names if n.startswith(OPENING)])
     where = loans.column_names.index("scheduled_balance")
     return loans.set_column(where, "scheduled_balance", loans.column("balance"))
 

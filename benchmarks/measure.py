@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import psutil
 
-LOOK_EVERY = 0.02
+POLL_SECONDS = 0.02
 """Seconds between two looks at the memory."""
 
 _FIND_CHILDREN_EVERY = 0.2
@@ -139,7 +139,7 @@ class _PeakMemory:
             now = [_proportional(pid) for pid in pids] if len(pids) > 1 else []
             self.bytes = max(self.bytes, *(1024 * mark for mark in marks), sum(now))
             spent = time.monotonic() - start
-            pause = max(LOOK_EVERY, spent / _MOST_TIME_SPENT_LOOKING)
+            pause = max(POLL_SECONDS, spent / _MOST_TIME_SPENT_LOOKING)
 
 
 def _cpu_seconds() -> float:

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from ledgerbeam.batch.launch import run
-from ledgerbeam.batch.page_process import Page, PageProcess, SqlPages, SqlParameters
-from ledgerbeam.batch.process import Record
-from ledgerbeam.io.sql_ranges import ByCount, ByNumber
-from ledgerbeam.io.sql_source import SqlTable
+from ledgerbeam.batch.attempt.run import run
+from ledgerbeam.batch.define.page_process import Page, PageProcess, SqlPages, SqlParameters
+from ledgerbeam.batch.define.process import Record
+from ledgerbeam.io.sql.ranges import ByCount, ByNumber
+from ledgerbeam.io.sql.source import SqlTable
 
 PAGE_ROWS = 1_000
 CALL_SECONDS = 0.01
@@ -72,7 +72,6 @@ class Accounts(PageProcess[AccountParameters]):
     """Calls the service for each page, and notes how many rows it had."""
 
     name = "accounts"
-    parameters_type = AccountParameters
     results = pa.schema([("rows", pa.int64()), ("last", pa.int64())])
 
     @property

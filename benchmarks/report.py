@@ -215,7 +215,8 @@ def _bars(
 
 
 def _peak_megabytes(entry: Raw) -> float:
-    return max(entry["peak_bytes"]) / 1e6
+    peak: int = max(entry["peak_bytes"])
+    return peak / 1e6
 
 
 def machine() -> str:

@@ -41,7 +41,7 @@ class RunTrigger(BaseTrigger):
         while True:
             run = await runs.look(self.run_name)
             if run is not None and run["status"] in runs.FINAL:
-                shown = ("id", "name", "status", "error", "uri")
+                shown = ("id", "name", "status", "error", "code", "uri")
                 yield TriggerEvent({name: run[name] for name in shown})
                 return
             await asyncio.sleep(self.poll_seconds)

@@ -33,7 +33,8 @@ DAY = "{{ business_date(logical_date) }}"
 
 def business_date(logical_date: pendulum.DateTime) -> datetime.date:
     """The date of a time in the zone of the DAG."""
-    return logical_date.in_timezone(ZONE).date()
+    date: datetime.date = logical_date.in_timezone(ZONE).date()
+    return date
 
 
 def loans_at(data: str, day: datetime.date, boarded: str) -> str:

@@ -18,11 +18,20 @@ FINAL = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 """Statuses that a run leaves by a person's or a program's wish only."""
 
 Run = dict[str, Any]
-"""A run as `ledgerbeam get --json` prints it: `id`, `name`, `status`, `error`, `uri`, …"""
+"""A run as `ledgerbeam get --json` prints it: `id`, `name`, `status`, `error`, `code`, `uri`, …"""
 
 
 class CommandError(Exception):
-    """`ledgerbeam` has refused; the line that it has printed."""
+    """`ledgerbeam` has refused, or a run has failed.
+
+    Attributes:
+        code: of the error, as `docs/errors.md` lists them; empty where there is none.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        """Hold the code beside the message."""
+        super().__init__(message)
+        self.code = code
 
 
 def submit_command(
@@ -98,7 +107,7 @@ async def look(run: str) -> Run | None:
     try:
         found: Run = json.loads(await _printed(_command("get", run)))
     except CommandError as error:
-        if "no run" in str(error):
+        if error.code == "run-not-found":
             return None
         raise
     return found
@@ -122,7 +131,8 @@ def check(run: Run) -> str:
     """
     if run["status"] != "SUCCESS":
         error = run.get("error") or "see `ledgerbeam audit`"
-        raise CommandError(f"{run['name']} {run['id']} is {run['status']}: {error}")
+        message = f"{run['name']} {run['id']} is {run['status']}: {error}"
+        raise CommandError(message, run.get("code") or "")
     return str(run["uri"])
 
 
@@ -137,7 +147,7 @@ def _run(command: list[str]) -> Run:
 def _lines(command: list[str]) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CommandError(_last_line(done.stderr))
+        raise _refusal(done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -147,9 +157,15 @@ async def _printed(command: list[str]) -> str:
     )
     output, errors = await process.communicate()
     if process.returncode:
-        raise CommandError(_last_line(errors.decode()))
+        raise _refusal(errors.decode())
     return output.decode()
 
 
-def _last_line(errors: str) -> str:
-    return (errors.strip().splitlines() or ["it has failed without a word"])[-1]
+def _refusal(printed: str) -> CommandError:
+    """The error that the last line on standard error holds as JSON, or as text after a crash."""
+    line = (printed.strip().splitlines() or ["it has failed without a word"])[-1]
+    try:
+        error = json.loads(line)["error"]
+        return CommandError(f"ledgerbeam: {error['message']}", error["code"])
+    except (ValueError, TypeError, KeyError):
+        return CommandError(line)

@@ -1,9 +1,9 @@
-"""Named points at which a test can end the process, as a crash or a loss of power would.
+"""Named points at which a test can kill the process, as a crash or a loss of power would.
 
-Every step that a run must survive to die at has its point. Without `LEDGERBEAM_FAILPOINT` in the
-environment a point costs a comparison. With `LEDGERBEAM_FAILPOINT_ONCE`, the name of a file that
-isn't there yet, only the first process that gets to the point ends: whoever makes the file. After
-FreeBSD's fail(9).
+There is a point at every step at which a run must survive the death of a process. If
+`LEDGERBEAM_FAILPOINT` isn't set in the environment, a point costs one comparison. With
+`LEDGERBEAM_FAILPOINT_ONCE`, the name of a file that doesn't exist yet, only the first process that
+reaches the point is killed: the one that creates the file. Modelled on FreeBSD's fail(9).
 """
 
 import os
@@ -16,7 +16,7 @@ _ARMED = os.environ.get(FAILPOINT)
 
 
 def failpoint(name: str) -> None:
-    """End this process by SIGKILL if it is this point that was asked for."""
+    """Kill this process with SIGKILL if `LEDGERBEAM_FAILPOINT` names this point."""
     if _ARMED is not None and name == _ARMED and _is_first():
         os.kill(os.getpid(), signal.SIGKILL)
 

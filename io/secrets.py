@@ -26,7 +26,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 from pydantic import BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import core_schema
 
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import SecretError
 
 MASK = "***"
 
@@ -36,7 +36,7 @@ _EMBEDDED = re.compile(rf"\$\{{({_REFERENCE})\}}")
 # What SQLAlchemy takes for the password of a URL.
 _PASSWORD = re.compile(r"[^:/]+://[^:/]*:([^@]*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)(?:password|passwd|pwd|secret|token)\s*=([^&;]*)")
-# Stands for a reference while a URL is looked at: it is in no URL.
+# Replaces each reference while a URL is parsed: no URL contains this character.
 _STAND_IN = "\0"
 
 
@@ -44,29 +44,32 @@ _STAND_IN = "\0"
 class Secret:
     """A reference to a secret, as a parameter: `env:NAME` or `file:PATH`.
 
-    Whatever shows, stores or pickles it gets the reference. A literal is refused, and not repeated
-    in the error. That error is a `UserError` even within pydantic, whose own would hold the value.
+    When it is shown, stored or pickled, only the reference appears. A literal secret is refused,
+    and the error doesn't repeat it. That error is a `UserError` even within pydantic, whose own
+    error would contain the value.
     """
 
     reference: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.reference, str) or not _WHOLE.fullmatch(self.reference):
-            raise UserError("a secret is given by reference: give env:NAME or file:PATH")
+            raise SecretError("a secret is given by reference: give env:NAME or file:PATH")
 
     def __str__(self) -> str:
         return self.reference
 
     def resolve(self) -> str:
-        """The secret, read anew; a line break at the end of a file is none of it.
+        """The secret, read again at each call and without the line break at the end of a file.
 
         Raises:
-            UserError: the variable or the file is missing or empty, or can't be read.
+            SecretError: the variable or the file is missing or empty, or can't be read.
         """
         kind, _, place = self.reference.partition(":")
         value = os.environ.get(place, "") if kind == "env" else _read(place)
         if not value:
-            raise UserError(f"{self.reference}: {_MISSING[kind]}, on workers too")
+            raise SecretError(
+                f"{self.reference}: {_MISSING[kind]}, on workers too", reference=self.reference
+            )
         remember(value)
         return value
 
@@ -74,7 +77,7 @@ class Secret:
     def __get_pydantic_core_schema__(
         cls, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        """What pydantic does with it: validate a reference, write it as JSON."""
+        """The pydantic schema: a reference is validated, and written to JSON as text."""
         return core_schema.with_info_plain_validator_function(
             cls._validate,
             serialization=core_schema.to_string_ser_schema(),
@@ -88,8 +91,8 @@ class Secret:
     def _validate(cls, value: Any, info: ValidationInfo) -> "Secret":
         try:
             return value if isinstance(value, Secret) else cls(value)
-        except UserError as error:
-            raise UserError(f"{_field(info)}{error}") from None
+        except SecretError as error:
+            raise SecretError(f"{_field(info)}{error}", reference=error.reference) from None
 
 
 _MISSING = {
@@ -103,9 +106,10 @@ def _read(path: str) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(
+        raise SecretError(
             f"file:{path}: cannot read the secret: {reason}: check the path and its permissions, "
-            "on workers too"
+            "on workers too",
+            reference=f"file:{path}",
         ) from None
     return text.removesuffix("\n").removesuffix("\r")
 
@@ -117,22 +121,22 @@ def _field(info: ValidationInfo) -> str:
 def check_url(url: object) -> str:
     """The URL of a database, as it was given, if it holds no literal password.
 
-    It may be a reference as a whole, or hold references as `${env:NAME}` or `${file:PATH}` in the
-    place of its password or of other parts.
+    The whole URL may be a reference, or its password and other parts may be references, written
+    `${env:NAME}` or `${file:PATH}`.
 
     Raises:
-        UserError: it holds a literal password, or is neither a URL nor a reference. The message
+        SecretError: it holds a literal password, or is neither a URL nor a reference. The message
             doesn't repeat it.
     """
     if not isinstance(url, str) or not (_WHOLE.fullmatch(url) or "://" in url):
-        raise UserError("neither a URL nor a reference: give URL, env:NAME or file:PATH")
+        raise SecretError("neither a URL nor a reference: give URL, env:NAME or file:PATH")
     if _WHOLE.fullmatch(url):
         return url
     shown = _EMBEDDED.sub(_STAND_IN, url)
     if "${" in shown:
-        raise UserError("a ${…} in the URL is no reference: give ${env:NAME} or ${file:PATH}")
+        raise SecretError("a ${…} in the URL is no reference: give ${env:NAME} or ${file:PATH}")
     if any(password.strip(_STAND_IN) for password in _passwords(shown)):
-        raise UserError(
+        raise SecretError(
             "the URL holds a literal password: give ${env:NAME} or ${file:PATH} in its place"
         )
     return url
@@ -141,22 +145,25 @@ def check_url(url: object) -> str:
 def _check_parameter(url: object, info: ValidationInfo) -> str:
     try:
         return check_url(url)
-    except UserError as error:
-        raise UserError(f"{_field(info)}{error}") from None
+    except SecretError as error:
+        raise SecretError(f"{_field(info)}{error}", reference=error.reference) from None
 
 
 DatabaseUrl = Annotated[str, BeforeValidator(_check_parameter)]
-"""A parameter that `resolve_url` takes; see `check_url`."""
+"""Type of a parameter that is the URL of a database: `resolve_url` takes it.
+
+A password in it must be a reference to a secret, `${env:NAME}` or `${file:PATH}`.
+"""
 
 
 def resolve_url(url: str) -> str:
-    """The URL with its references resolved, to connect with and to show nowhere.
+    """The URL with its references resolved: for connecting only, never to be shown.
 
-    A value that is put into a URL is percent-encoded; a URL that is a reference as a whole is
-    taken as it is.
+    A value that is put into a URL is percent-encoded; if the whole URL is a reference, its value is
+    used unchanged.
 
     Raises:
-        UserError: the URL is refused (see `check_url`), or a reference can't be resolved.
+        SecretError: the URL is refused (see `check_url`), or a reference can't be resolved.
     """
     if _WHOLE.fullmatch(check_url(url)):
         resolved = Secret(url).resolve()
@@ -186,9 +193,9 @@ _remembered = _Remembered()
 
 
 def remember(value: str) -> None:
-    """Have `value` redacted from now on, also as it stands in URLs, in JSON and in `repr`.
+    """Have `value` redacted from now on, also in the forms it has in URLs, in JSON and in `repr`.
 
-    Of a secret of several lines, such as a private key, each long line is one too.
+    If a secret has several lines, as a private key has, each long line is redacted too.
     """
     lines = [line.strip() for line in value.splitlines()]
     parts = {value, *(line for line in lines if len(line) >= 16)} - {""}
@@ -224,18 +231,18 @@ def redact(text: str) -> str:
 class RedactSecrets(logging.Filter):
     """Takes secrets out of log records: message, arguments, exception and stack.
 
-    A record without any passes untouched. One with a secret in its exception keeps the traceback's
-    text and loses `exc_info`: handlers such as Beam's would format the exception again.
+    A record without secrets passes unchanged. A record with a secret in its exception keeps the
+    traceback's text and loses `exc_info`: handlers such as Beam's would format the exception again.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact the record in place; never drops one."""
+        """Redact the record in place; no record is dropped."""
         if _remembered.pattern is None:
             return True
         try:
             message = record.getMessage()
         except Exception:
-            # Logging prints such a record's parts as they are.
+            # If message and arguments don't fit together, logging prints both as they are.
             record.msg, record.args = redact(f"{record.msg} {record.args!r}"), None
         else:
             if (clean := redact(message)) != message:

@@ -1,9 +1,9 @@
-"""One module a workload: its parameters, its definition, its `main`."""
+"""One module per workload: its parameters and its definition."""
 
 import gc
 
-# Importing Beam makes half a million objects that live as long as the process. To look for
-# garbage among them takes a quarter of a second while they are made, and as much at the end.
+# Importing Beam creates half a million objects that live as long as the process. Collecting garbage
+# among them takes a quarter of a second during the import, and as much when the process ends.
 gc.disable()
 import apache_beam  # noqa: E402, F401
 

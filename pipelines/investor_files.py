@@ -1,4 +1,4 @@
-"""The files that investors get: totals of all pools, and a page and the lines for each investor."""
+"""The investors' files: totals of all pools, and a page and the lines for each investor."""
 
 import datetime
 import io
@@ -16,60 +16,69 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from ledgerbeam.io.arrow_stream import join, narrow, widen
-from ledgerbeam.io.errors import UserError
-from ledgerbeam.pipelines.investor_page import Header, in_units, render
-from ledgerbeam.rules.delinquency import BUCKETS
-from ledgerbeam.rules.loan_month import Money
-from ledgerbeam.rules.remittance_columns import totals_many
-from ledgerbeam.rules.remittance_totals import (
+from ledgerbeam.io.arrow.stream import join, narrow, widen
+from ledgerbeam.io.errors import ControlTotalMismatchError, MixedCurrenciesError
+from ledgerbeam.pipelines.investor_page import Header, render
+from ledgerbeam.rules.closing.delinquency import BUCKETS
+from ledgerbeam.rules.currency import minor_units, to_decimal
+from ledgerbeam.rules.remittance.pool_totals import (
     LINE_TOTALS,
-    InvestorTotal,
+    PoolCurrenciesError,
+    PoolTotal,
     pool_imbalances,
     sum_imbalances,
 )
-from ledgerbeam.transforms.totals import exact_sum, sums_by_currency
+from ledgerbeam.rules.remittance.remit_many import pool_totals_many
+from ledgerbeam.rules.remittance.report_line import MonthMoney
+from ledgerbeam.transforms.columnar.totals import sums_by_currency
 
 File = tuple[str, bytes]
 
 TOTALS_FILE = "investor-totals.parquet"
 
 _POOLS = "pools"
-_WIDE = pa.decimal128(38, 2)
+_WIDEST = 38
 _BUCKET_NAMES = [name.replace("+", "_plus") for name in BUCKETS]
 
-TOTALS_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("investor_id", "pool_id", "currency")),
-        ("loans", pa.int64()),
-        *((name, _WIDE) for name in LINE_TOTALS),
-        *((f"loans_{name}", pa.int64()) for name in _BUCKET_NAMES),
-        *((f"balance_{name}", _WIDE) for name in _BUCKET_NAMES),
-    ]
-)
-"""A row a pool: amounts of its loans, and by payments missed their number and ending balance."""
+
+def totals_schema(decimals: int = 2) -> pa.Schema:
+    """One row per pool: amounts of its loans; their number and ending balance by payments missed.
+
+    Args:
+        decimals: decimals of the amounts.
+    """
+    amount = pa.decimal128(_WIDEST, decimals)
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("investor_id", "pool_id", "currency")),
+            ("loans", pa.int64()),
+            *((name, amount) for name in LINE_TOTALS),
+            *((f"loans_{name}", pa.int64()) for name in _BUCKET_NAMES),
+            *((f"balance_{name}", amount) for name in _BUCKET_NAMES),
+        ]
+    )
 
 
 FindLoan = Callable[[str], tuple[str, int] | None]
-"""From a loan's id to its file, and its line or row there; None where it isn't found."""
+"""Gives a loan's file, and its line or row there, by the loan's id; None if it isn't found."""
 
 
 class WriteInvestorFiles(beam.PTransform):
-    """From tables of lines to (file name, bytes).
+    """Turns tables of lines into pairs of file name and bytes.
 
-    Every investor's lines come together in one place: an investor with a million loans takes about
-    half a gigabyte there.
+    All lines of an investor are collected on one worker: an investor with a million loans takes
+    about half a gigabyte of its memory.
     """
 
     def __init__(
         self, investors: pa.Table, business_date: datetime.date, find_loan: FindLoan
     ) -> None:
-        """Hold what pages show besides the lines.
+        """Create the transform.
 
         Args:
-            investors: with the columns of `Header`.
-            business_date: of the report.
-            find_loan: where a loan that can't be reported stands, for its error.
+            investors: table of the investors, with the columns of `Header`.
+            business_date: business date of the report.
+            find_loan: finds the location of a loan that can't be reported, for the error.
         """
         super().__init__()
         self._find_loan = find_loan
@@ -81,7 +90,7 @@ class WriteInvestorFiles(beam.PTransform):
 
     @no_annotations  # Beam warns of outputs that are a tuple.
     def expand(self, lines: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-        """`(file name, bytes)` of each investor's files, and of the file of totals."""
+        """`(file name, bytes)` of all investors' files, and of the file of totals."""
         files = (
             lines
             | "ByInvestor" >> beam.FlatMap(_by_investor).with_output_types(tuple[str, pa.Table])
@@ -101,11 +110,11 @@ class WriteInvestorFiles(beam.PTransform):
 
 
 class LineSums(NamedTuple):
-    """Sums over lines, whoever the investor is.
+    """Sums over the lines of all investors.
 
     Attributes:
-        loans: lines of loans that had a balance in the month.
-        amounts: by the names of `LINE_TOTALS`.
+        loans: number of loans that had a balance in the month.
+        amounts: sums by the names of `LINE_TOTALS`, in minor units, over all currencies.
     """
 
     loans: int
@@ -113,7 +122,7 @@ class LineSums(NamedTuple):
 
 
 def _by_investor(lines: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    # The local runner holds all that it groups in memory, several times over.
+    # The local runner holds several copies in memory of all that it groups.
     lines = narrow(lines)
     column = lines.column("investor_id")
     for investor_id in pc.unique(column).to_pylist():
@@ -121,8 +130,8 @@ def _by_investor(lines: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _with_balance(lines: pa.Table) -> pa.Table:
-    """The lines of loans that are in the totals: those not paid off before."""
-    nothing = pa.scalar(0, _WIDE)
+    """The lines of loans that enter the totals: those not paid off earlier."""
+    nothing = pa.scalar(0, pa.decimal128(_WIDEST, lines.schema.field(LINE_TOTALS[0]).type.scale))
     flags = [pc.not_equal(lines.column(name), nothing) for name in LINE_TOTALS]
     is_in = flags[0]
     for flag in flags[1:]:
@@ -131,13 +140,14 @@ def _with_balance(lines: pa.Table) -> pa.Table:
 
 
 def _sums_of(lines: pa.Table) -> LineSums:
-    amounts = {name: exact_sum(lines.column(name)) for name in LINE_TOTALS}
+    by_currency = {name: sums_by_currency(lines, name, "currency") for name in LINE_TOTALS}
+    amounts = {name: sum(sums.values()) for name, sums in by_currency.items()}
     return LineSums(_with_balance(lines).num_rows, amounts)
 
 
 @dataclass
 class _FilesOf(beam.DoFn):
-    """The files of an investor; tagged, the totals of the investor's pools."""
+    """Gives the files of an investor and, as a tagged output, the totals of the pools."""
 
     headers: dict[str, Header]
     find_loan: FindLoan
@@ -149,7 +159,7 @@ class _FilesOf(beam.DoFn):
         for pool in pools:
             yield TaggedOutput(_POOLS, pool)
         header = self.headers[investor_id]
-        money = {name: sums_by_currency(lines, name, "currency") for name in Money._fields}
+        money = {name: sums_by_currency(lines, name, "currency") for name in MonthMoney._fields}
         rejected = lines.filter(pc.is_valid(lines.column("rejections")))
         rejections = [
             (row["loan_id"], row["rejections"])
@@ -160,67 +170,74 @@ class _FilesOf(beam.DoFn):
         yield f"{name}.csv", _csv(lines)
 
 
-def pool_totals(lines: pa.Table, find_loan: FindLoan) -> list[InvestorTotal]:
-    """Totals by pool of an investor's lines.
+def pool_totals(lines: pa.Table, find_loan: FindLoan) -> list[PoolTotal]:
+    """Totals of an investor's lines by pool.
 
     Args:
-        lines: of one investor.
-        find_loan: where a loan stands, for the error.
+        lines: the lines of one investor.
+        find_loan: finds the location of a loan, for the error.
 
     Raises:
-        UserError: a pool has loans in two currencies.
+        MixedCurrenciesError: a pool has loans in two currencies.
     """
     lines = _with_balance(lines)
     try:
-        return totals_many(lines)
-    except ValueError as error:
+        return pool_totals_many(lines)
+    except PoolCurrenciesError as error:
         loans = zip(
             *(lines.column(n).to_pylist() for n in ("pool_id", "currency", "loan_id")), strict=True
         )
-        pool_id = re.findall("pool (.*) of investor", str(error))[0]
         by_currency = Counter[str]()
         first: dict[str, str] = {}
         for pool, currency, loan_id in loans:
-            if pool == pool_id:
+            if pool == error.pool_id:
                 by_currency[currency] += 1
                 first.setdefault(currency, loan_id)
         rarest = min(by_currency, key=lambda currency: (by_currency[currency], currency))
-        place = find_loan(first[rarest])
-        where = "" if place is None else f" ({place[0]} row {place[1]})"
-        raise UserError(
+        file, row = find_loan(first[rarest]) or (None, None)
+        where = "" if file is None else f" ({file} row {row})"
+        raise MixedCurrenciesError(
             f"nothing published: {error}: loan {first[rarest]}{where} is in {rarest}: correct its "
-            "currency or pool"
+            "currency or pool",
+            file=file,
+            row=row,
+            column="currency",
+            value=rarest,
+            currencies=error.currencies,
         ) from error
 
 
-def _reconciled(_: None, pools: list[InvestorTotal], sums: list[LineSums]) -> File:
-    """The file of all totals, if they are those of the lines.
+def _reconciled(_: None, pools: list[PoolTotal], sums: list[LineSums]) -> File:
+    """The file of all totals, after checking them against the sums of the lines.
 
     Raises:
-        UserError: they aren't.
+        ControlTotalMismatchError: they differ.
     """
     pools.sort(key=lambda pool: (pool.investor_id, pool.pool_id))
     by_loan = {name: sum(each.amounts[name] for each in sums) for name in LINE_TOTALS}
     wrong = [problem for pool in pools for problem in pool_imbalances(pool)]
     wrong += sum_imbalances(sum(each.loans for each in sums), by_loan, pools)
     if wrong:
-        raise UserError(f"nothing published: the report doesn't reconcile: {'; '.join(wrong)}")
+        raise ControlTotalMismatchError(
+            f"nothing published: the report doesn't reconcile: {'; '.join(wrong)}", name=wrong[0]
+        )
     return TOTALS_FILE, _totals_file(pools)
 
 
-def _totals_file(pools: list[InvestorTotal]) -> bytes:
+def _totals_file(pools: list[PoolTotal]) -> bytes:
+    schema = totals_schema(max([2, *(minor_units(pool.currency) for pool in pools)]))
     rows = []
     for pool in pools:
         row: dict[str, Any] = {
-            **{name: getattr(pool, name) for name in TOTALS_SCHEMA.names[:4]},
-            **{name: in_units(amount) for name, amount in pool.amounts.items()},
+            **{name: getattr(pool, name) for name in schema.names[:4]},
+            **{name: to_decimal(value, pool.currency) for name, value in pool.amounts.items()},
         }
         for at, name in enumerate(_BUCKET_NAMES):
             row[f"loans_{name}"] = pool.delinquent[at]
-            row[f"balance_{name}"] = in_units(pool.delinquent_balance[at])
+            row[f"balance_{name}"] = to_decimal(pool.delinquent_balance[at], pool.currency)
         rows.append(row)
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, TOTALS_SCHEMA), sink)
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink)
     return sink.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""An investor's page: tables and two plots in one HTML file that needs no other."""
+"""An investor's page: tables and two plots in one self-contained HTML file."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,12 @@ from typing import NamedTuple
 import jinja2
 
 from ledgerbeam.pipelines.investor_plots import Bar, chart
-from ledgerbeam.rules.delinquency import BUCKETS
-from ledgerbeam.rules.loan_month import Money
-from ledgerbeam.rules.remittance_totals import LINE_TOTALS, InvestorTotal
+from ledgerbeam.rules.closing.delinquency import BUCKETS
+from ledgerbeam.rules.currency import to_decimal
+from ledgerbeam.rules.remittance.pool_totals import LINE_TOTALS, PoolTotal
+from ledgerbeam.rules.remittance.report_line import MonthMoney
 
-MOST_REJECTIONS = 20
+MAX_REJECTIONS = 20
 
 _TYPES = {
     "A/A": "actual/actual: interest and principal as collected",
@@ -30,7 +31,7 @@ BUCKET_WORDS = ("current", "30 days", "60 days", "90 days", "120 days +")
 
 
 class Header(NamedTuple):
-    """What a page says of its investor; fees in percent a year."""
+    """What a page says about its investor; fees in percent a year."""
 
     investor_id: str
     name: str
@@ -41,31 +42,31 @@ class Header(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """An investor's pools of one currency, added up; as `InvestorTotal` and `Money`."""
+    """Sums over an investor's pools of one currency; fields as in `PoolTotal` and `MonthMoney`."""
 
     currency: str
-    pools: list[InvestorTotal]
+    pools: list[PoolTotal]
     loans: int
     amounts: dict[str, int]
     delinquent: list[int]
     delinquent_balance: list[int]
-    money: Money
+    money: MonthMoney
 
 
 def render(
     header: Header,
-    pools: Sequence[InvestorTotal],
+    pools: Sequence[PoolTotal],
     money: Mapping[str, Mapping[str, int]],
     rejections: Sequence[tuple[str, str]],
     lines_file: str,
 ) -> bytes:
-    """The page, as UTF-8.
+    """The page, in UTF-8.
 
     Args:
-        header: of the investor.
+        header: what the page says about the investor.
         pools: totals of the investor's pools.
-        money: by the names of `Money` and then `NAME_CURRENCY`, in minor units.
-        rejections: ids of loans with what was rejected.
+        money: amounts by the names of `MonthMoney` and then by `NAME_CURRENCY`, in minor units.
+        rejections: ids of loans, each with what was rejected.
         lines_file: name of the file of lines beside the page.
     """
     by_currency = [
@@ -78,8 +79,8 @@ def render(
         type_words=_TYPES[header.remittance_type],
         by_currency=by_currency,
         buckets=BUCKET_WORDS,
-        rejections=rejections[:MOST_REJECTIONS],
-        more_rejections=max(0, len(rejections) - MOST_REJECTIONS),
+        rejections=rejections[:MAX_REJECTIONS],
+        more_rejections=max(0, len(rejections) - MAX_REJECTIONS),
         lines_file=lines_file,
         roll_forward="".join(map(roll_forward, shown)),
         delinquency="".join(map(delinquency, shown)),
@@ -88,9 +89,9 @@ def render(
 
 
 def sums_of(
-    currency: str, pools: Sequence[InvestorTotal], money: Mapping[str, Mapping[str, int]]
+    currency: str, pools: Sequence[PoolTotal], money: Mapping[str, Mapping[str, int]]
 ) -> Sums:
-    """Add up an investor's pools of a currency."""
+    """Add up an investor's pools of one currency."""
     own = [pool for pool in pools if pool.currency == currency]
     return Sums(
         currency,
@@ -99,35 +100,33 @@ def sums_of(
         {name: sum(pool.amounts[name] for pool in own) for name in LINE_TOTALS},
         [sum(pool.delinquent[at] for pool in own) for at in range(len(BUCKETS))],
         [sum(pool.delinquent_balance[at] for pool in own) for at in range(len(BUCKETS))],
-        Money(*(money[name].get(f"{name}_{currency}", 0) for name in Money._fields)),
+        MonthMoney(*(money[name].get(f"{name}_{currency}", 0) for name in MonthMoney._fields)),
     )
 
 
-def in_units(minor_units: int) -> Decimal:
-    """An amount of two decimals."""
-    return Decimal(minor_units).scaleb(-2)
-
-
 def roll_forward(sums: Sums) -> str:
-    """The plot from the beginning balance, by what was repaid, to the ending balance."""
-    beginning = sums.amounts["beginning_balance"]
+    """The plot that leads from the beginning balance, through repayments, to the ending balance."""
+    beginning = to_decimal(sums.amounts["beginning_balance"], sums.currency)
     levels = [beginning]
     for name in _CHANGES:
-        levels.append(levels[-1] - sums.amounts[name])
+        levels.append(levels[-1] - to_decimal(sums.amounts[name], sums.currency))
     lowest, highest = min(levels), max(levels)
-    margin = (highest - lowest) // 4 or highest // 20 or 100
-    bottom = max(0, lowest - margin)
+    margin = (highest - lowest) / 4 or highest / 20 or Decimal(1)
+    bottom = max(Decimal(0), lowest - margin)
+    # From here on the amounts are lengths in a drawing, so floats are fine.
+    start, *heights = (float(level) for level in (bottom, *levels))
     bars = [
-        Bar("beginning balance", bottom / 100, beginning / 100, _BLUE, (_whole(beginning),)),
+        Bar("beginning balance", start, heights[0], _BLUE, (_whole(beginning),)),
         *(
-            Bar(words, before / 100, after / 100, _GREY if after <= before else _RED,
-                (_whole(after - before),))
-            for words, before, after in zip(_CHANGES.values(), levels, levels[1:], strict=False)
+            Bar(words, before, after, _GREY if after <= before else _RED,
+                (_whole(levels[at] - levels[at - 1]),))
+            for at, (words, before, after)
+            in enumerate(zip(_CHANGES.values(), heights, heights[1:], strict=False), 1)
         ),
-        Bar("ending balance", bottom / 100, levels[-1] / 100, _BLUE, (_whole(levels[-1]),)),
+        Bar("ending balance", start, heights[-1], _BLUE, (_whole(levels[-1]),)),
     ]  # fmt: skip
     note = "the axis does not begin at 0" if bottom else ""
-    axis = (bottom / 100, (highest + margin) / 100)
+    axis = (start, float(highest + margin))
     return chart(f"Balance, {sums.currency}", note, bars, axis, "")
 
 
@@ -136,7 +135,10 @@ def delinquency(sums: Sums) -> str:
     whole = sums.amounts["ending_balance"] or 1
     shares = [100 * balance / whole for balance in sums.delinquent_balance]
     bars = [
-        Bar(words, 0, share, colour, (f"{share:.2f}%", f"{loans:,} loans, {_whole(balance)}"))
+        Bar(words, 0, share, colour, (
+            f"{share:.2f}%",
+            f"{loans:,} loans, {_whole(to_decimal(balance, sums.currency))}",
+        ))
         for words, share, colour, loans, balance in zip(
             BUCKET_WORDS, shares, _BUCKET_COLOURS, sums.delinquent, sums.delinquent_balance,
             strict=True,
@@ -147,13 +149,14 @@ def delinquency(sums: Sums) -> str:
     return chart(title, f"{shares[0]:.2f}% is current", bars[1:], axis, "%")
 
 
-def _whole(minor_units: int) -> str:
+def _whole(amount: Decimal) -> str:
     """An amount to the unit of its currency, for plots."""
-    return f"{round(in_units(minor_units)):,}"
+    return f"{round(amount):,}"
 
 
-def _money(minor_units: int) -> str:
-    return f"{in_units(minor_units):,.2f}"
+def _money(minor_units: int, currency: str) -> str:
+    """An amount where the currency stands above or beside it."""
+    return f"{to_decimal(minor_units, currency):,f}"
 
 
 def _percent(rate: Decimal) -> str:
@@ -202,9 +205,9 @@ svg { display: block; max-width: 100%; height: auto; margin: .6rem 0; fill: #273
 {% for sums in by_currency %}
 <div class="cards">
 <div class="card"><span>Remittance due, {{ sums.currency }}</span>
-<b>{{ sums.amounts.remittance | money }}</b></div>
+<b>{{ sums.amounts.remittance | money(sums.currency) }}</b></div>
 <div class="card"><span>Ending balance, {{ sums.currency }}</span>
-<b>{{ sums.amounts.ending_balance | money }}</b></div>
+<b>{{ sums.amounts.ending_balance | money(sums.currency) }}</b></div>
 <div class="card"><span>Loans, {{ sums.currency }}</span>
 <b>{{ "{:,}".format(sums.loans) }}</b></div>
 </div>
@@ -221,7 +224,7 @@ svg { display: block; max-width: 100%; height: auto; margin: .6rem 0; fill: #273
 <td>{{ "All pools" if loop.last else pool.pool_id }}</td><td>{{ "{:,}".format(pool.loans) }}</td>
 {% for name in ("beginning_balance", "scheduled_principal", "curtailment", "payoff",
   "ending_balance", "interest", "principal", "remittance", "guaranty_fee", "servicing_fee") %}
-<td>{{ pool.amounts[name] | money }}</td>
+<td>{{ pool.amounts[name] | money(sums.currency) }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
@@ -243,7 +246,7 @@ Beginning balance less scheduled principal, curtailments and payoffs is the endi
 <td>{{ "All pools" if loop.last else pool.pool_id }}</td>
 {% for bucket in buckets %}
 <td>{{ "{:,}".format(pool.delinquent[loop.index0]) }}</td>
-<td>{{ pool.delinquent_balance[loop.index0] | money }}</td>
+<td>{{ pool.delinquent_balance[loop.index0] | money(sums.currency) }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
@@ -254,9 +257,11 @@ Beginning balance less scheduled principal, curtailments and payoffs is the endi
 <tr><th>Currency</th><th>Received</th><th>Applied</th><th>Change of<br>suspense</th>
 <th>Rejected</th><th>Reversed</th></tr>
 {% for sums in by_currency %}
-<tr><td>{{ sums.currency }}</td><td>{{ sums.money.received | money }}</td>
-<td>{{ sums.money.applied | money }}</td><td>{{ sums.money.suspense | money }}</td>
-<td>{{ sums.money.rejected | money }}</td><td>{{ sums.money.reversed | money }}</td></tr>
+<tr><td>{{ sums.currency }}</td>
+{% for name in ("received", "applied", "suspense", "rejected", "reversed") %}
+<td>{{ sums.money[name] | money(sums.currency) }}</td>
+{% endfor %}
+</tr>
 {% endfor %}
 </table></div>
 <p class="sub">Received is applied, plus the change of what is held in suspense, plus rejected,

@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 920, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 110, 10, 34, 30
-_MOST_TICKS = 5
+_MAX_TICKS = 5
 
 
 class Bar(NamedTuple):
-    """A bar.
+    """A bar of a chart.
 
     Attributes:
-        name: below the axis.
-        bottom: where it begins.
-        top: where it ends, above or below that.
-        colour: of CSS.
-        labels: lines of text above it.
+        name: text below the axis.
+        bottom: value at which the bar begins.
+        top: value at which it ends, above or below `bottom`.
+        colour: CSS colour.
+        labels: lines of text above the bar.
     """
 
     name: str
@@ -32,11 +32,11 @@ def chart(title: str, note: str, bars: Sequence[Bar], axis: tuple[float, float],
     """A bar chart.
 
     Args:
-        title: above it, on the left.
-        note: above it, on the right, in small letters.
-        bars: from left to right.
+        title: text above the chart, on the left.
+        note: small text above the chart, on the right.
+        bars: the bars from left to right.
         axis: lowest and highest value shown.
-        unit: follows the numbers of the axis.
+        unit: text after the numbers of the axis.
     """
     low, high = axis
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -81,8 +81,8 @@ def _text(x: float, y: float, words: str, style: str) -> str:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Round values between two others, at most `_MOST_TICKS` and a few, with their text."""
-    rough = (high - low) / _MOST_TICKS
+    """Round values between two others, a few more than `_MAX_TICKS` at most, with their text."""
+    rough = (high - low) / _MAX_TICKS
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     decimals = max(0, -math.floor(math.log10(step)))

@@ -3,16 +3,15 @@ r"""Investor report: what is owed to each investor for the month, loan by loan a
     ledgerbeam run investor-report --loans='loans/*' --transactions='transactions/*' \
         --investors=investors.parquet --business-date=2026-11-30 --output=results
 
-The rules are in `ledgerbeam.rules.loan_month` and `ledgerbeam.rules.remittance`. The output holds
-a line for every loan; the reports beside it are totals by pool in Parquet and, for each investor,
-a page in HTML and the lines in CSV.
+The rules are in `ledgerbeam.rules.remittance`. The output holds a line for every loan; the reports
+beside it are totals by pool in Parquet and, for each investor, a page in HTML and the lines in CSV.
 """
 
 import datetime
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,76 +19,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import KeyedProcess, Lookup, RowInput
-from ledgerbeam.batch.launch import run_module
-from ledgerbeam.io.contract import Column, Contract
-from ledgerbeam.io.inputs import ColumnNames, TableName, plan_input
-from ledgerbeam.io.readers import find_row
-from ledgerbeam.io.records import Control, Totals
+from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.define.keyed_process import KeyedProcess, Lookup, RowInput
+from ledgerbeam.io.commit.records import Control, Totals
+from ledgerbeam.io.datasets.contract import Column, Contract
+from ledgerbeam.io.datasets.inputs import TableName, plan_input
+from ledgerbeam.io.datasets.readers import find_row
+from ledgerbeam.io.datasets.reading import reading_of
 from ledgerbeam.pipelines.investor_files import WriteInvestorFiles
-from ledgerbeam.pipelines.loan_inputs import loan_inputs
+from ledgerbeam.pipelines.loan_inputs import TRANSACTIONS, loans_input
 from ledgerbeam.pipelines.loan_policy import PolicyParameters
-from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA
 from ledgerbeam.rules.components import Components
-from ledgerbeam.rules.day_count import DayCount
-from ledgerbeam.rules.loan import RATE_SCALE
-from ledgerbeam.rules.loan_month import Money, nothing_to_report
-from ledgerbeam.rules.loan_month_columns import report_lines
-from ledgerbeam.rules.loan_tables import RATE_CHANGES, with_rate_changes
+from ledgerbeam.rules.loans.columns import PERCENT
+from ledgerbeam.rules.loans.loan import RATE_SCALE
+from ledgerbeam.rules.loans.read_book import read_book
+from ledgerbeam.rules.loans.tables import (
+    LOCKED,
+    OPENING,
+    with_state_columns,
+)
 from ledgerbeam.rules.money import units
-from ledgerbeam.rules.remittance import Investor, RemittanceType, unknown_investor
-from ledgerbeam.rules.remittance_totals import LINE_TOTALS
-from ledgerbeam.transforms.totals import sums_by_currency
+from ledgerbeam.rules.remittance.pool_totals import LINE_TOTALS
+from ledgerbeam.rules.remittance.remit import Investor, RemittanceType, unknown_investor
+from ledgerbeam.rules.remittance.report_line import MonthMoney, nothing_to_report
+from ledgerbeam.rules.remittance.report_line_many import report_line_many
+from ledgerbeam.transforms.columnar.totals import sums_by_currency
 
-_OPTIONAL_STATE = STATE_SCHEMA.names[STATE_SCHEMA.names.index("brought") : -1]
+LOANS = loans_input(investor=True)
+"""Loans at the end of a month: terms, the investor's part, and the state on `closed_through`; or
+loans as the close of business has published them, with the state in which they were boarded."""
 
-LOANS = Contract(
-    (
-        Column("loan_id", pa.string()),
-        Column("investor_id", pa.string(), few_values=True),
-        Column("pool_id", pa.string(), few_values=True),
-        Column("currency", pa.string(), few_values=True),
-        Column("participation", PERCENT),
-        Column("day_count", pa.string(), few_values=True, one_of=tuple(DayCount)),
-        Column("origination_date", pa.date32()),
-        Column("maturity_date", pa.date32()),
-        Column("due_day", pa.int64(), minimum=1),
-        Column("escrow_payment", AMOUNT),
-        Column("closed_through", pa.date32()),
-        Column("balance", AMOUNT),
-        Column("scheduled_balance", AMOUNT),
-        Column("rate", PERCENT),
-        Column("payment", AMOUNT),
-        Column("next_due", pa.date32()),
-        Column("accrued_from", pa.date32()),
-        Column("late_fees_through", pa.date32()),
-        *(Column(name, STATE_SCHEMA.field(name).type, required=False) for name in _OPTIONAL_STATE),
-        Column(RATE_CHANGES, pa.string(), required=False, nullable=True),
-    )
-)
-"""Loans at the end of a month: terms, the investor's part, and the state on `closed_through`."""
-
-TRANSACTIONS = Contract(
-    (
-        Column("transaction_id", pa.int64()),
-        Column("loan_id", pa.string()),
-        Column("kind", pa.string(), few_values=True),
-        Column("effective_date", pa.date32()),
-        Column("posted_date", pa.date32()),
-        Column("amount", AMOUNT),
-        Column("currency", pa.string(), few_values=True),
-        Column("reverses", pa.int64(), nullable=True),
-        Column("rate", PERCENT, nullable=True),
-        Column("payment", AMOUNT, nullable=True),
-    )
-)
-"""What came in for the loans since then; see `ledgerbeam.rules.loan.Transaction`."""
+_INTEREST = ("collected_interest", "interest", "guaranty_fee", "servicing_fee")
 
 INVESTORS = Contract(
     (
         Column("investor_id", pa.string()),
         Column("name", pa.string()),
-        Column("remittance_type", pa.string(), few_values=True, one_of=tuple(RemittanceType)),
+        Column(
+            "remittance_type", pa.string(), dictionary_encoded=True, one_of=tuple(RemittanceType)
+        ),
         Column("servicing_fee", PERCENT),
         Column("guaranty_fee", PERCENT),
     )
@@ -100,14 +68,23 @@ INVESTORS = Contract(
 class InvestorReportParameters(PolicyParameters):
     """Parameters of the investor report."""
 
-    loans: str = Field(
-        description="URI or glob of the loans as they stood at the end of an earlier month: CSV, "
-        "JSON lines (gzip, zstd), Parquet or Avro; several are separated by commas"
+    loans: Annotated[str, LOANS] = Field(
+        description="URI or glob of the loans as they stood at the end of an earlier month (CSV, "
+        "JSON lines (gzip, zstd), Parquet or Avro; several are separated by commas), or of a "
+        "published close of business"
     )
-    transactions: str = Field(
+    transactions: Annotated[str, TRANSACTIONS] = Field(
         description="URI or glob of all their transactions since then, in any of these formats"
     )
-    investors: str = Field(description="URI of the investors, likewise")
+    transactions_columns: str = Field(default="", description="as --columns, of the transactions")
+    transactions_profile: str = Field(default="", description="as --profile, of the transactions")
+    transactions_constants: str = Field(
+        default="", description="as --constants, of the transactions"
+    )
+    investors: Annotated[str, Lookup(INVESTORS, key="investor_id")] = Field(
+        description="URI of the investors, likewise"
+    )
+    investors_profile: str = Field(default="", description="as --profile, of the investors")
     business_date: datetime.date = Field(
         description="the day of the report, which covers its month up to that day"
     )
@@ -117,42 +94,48 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
     """The definition of the investor report."""
 
     name = "investor-report"
-    parameters_type = InvestorReportParameters
     key = ("loan_id",)
-    # Lines come together once more, by investor: what executes them leaves room for that.
-    rows_a_shard = 40_000
-    lookups = (Lookup("investors", INVESTORS, key="investor_id"),)
+    # Lines are grouped once more, by investor: smaller shards leave memory for that.
+    rows_per_shard = 40_000
 
     def __init__(self, parameters: InvestorReportParameters) -> None:
         """Make the definition for given parameters.
 
         Raises:
-            UserError: a parameter can't be meant.
+            UserError: a parameter has an invalid value.
         """
         super().__init__(parameters)
         self.policy = parameters.policy()
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:
-        """The loans, and their transactions."""
-        return loan_inputs(LOANS, TRANSACTIONS)
+        """The loans and their transactions, with the requested number of decimals in amounts."""
+        return self.parameters.with_decimals(super().inputs)
 
     @property
-    def results_are(self) -> str:
-        """Rows of the results."""
+    def lookups(self) -> tuple[Lookup, ...]:
+        """The investors, and corrections of calendars."""
+        # Their order enters the fingerprints of runs, also of those already recorded.
+        changes, investors = super().lookups
+        return investors, changes
+
+    @property
+    def results_label(self) -> str:
+        """What the rows of the results are called."""
         return "lines"
 
-    def refusals(self, name: str, rows: pa.Table) -> Mapping[int, str]:
-        """Loans of unknown investors, and those that have no month to report."""
+    def rejections(self, name: str, rows: pa.Table) -> Mapping[int, str]:
+        """Loans of unknown investors, and loans without a month to report."""
         return self._wrong_loans(rows) if name == "loans" else {}
 
     def _wrong_loans(self, loans: pa.Table) -> dict[int, str]:
         known = self.lookup_tables["investors"].column("investor_id").to_pylist()
-        closed = _days(loans, "closed_through")
+        loans = with_state_columns(loans)
+        closed = _days(loans, f"{OPENING}closed_through")
         is_month_end = closed.astype("datetime64[M]") != (closed + 1).astype("datetime64[M]")
         origination = _days(loans, "origination_date")
         day = self.business_date
-        # The first reason that applies is the one that is given.
+        # Of several reasons that apply, the first one is given.
         checks: tuple[tuple[Any, Callable[[dict[str, Any]], str]], ...] = (
             (
                 ~pc.is_in(loans.column("investor_id"), pa.array(known)).to_numpy(),
@@ -163,17 +146,23 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
                 lambda row: f"due_day {row['due_day']} is above 31",
             ),
             (
+                pc.is_valid(loans.column(LOCKED)).to_numpy(),
+                lambda row: f"the loan is locked: {row[LOCKED]}",
+            ),
+            (
                 closed >= np.datetime64(day),
-                lambda row: str(nothing_to_report(row["closed_through"], day)),
+                lambda row: str(nothing_to_report(row[f"{OPENING}closed_through"], day)),
             ),
             (
                 ~is_month_end,
-                lambda row: f"closed_through {row['closed_through']} is not the end of a month",
+                lambda row: (
+                    f"closed_through {row[f'{OPENING}closed_through']} is not the end of a month"
+                ),
             ),
             (
                 origination > closed,
                 lambda row: (
-                    f"closed_through {row['closed_through']} is before the loan's "
+                    f"closed_through {row[f'{OPENING}closed_through']} is before the loan's "
                     f"origination {row['origination_date']}"
                 ),
             ),
@@ -188,19 +177,19 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
 
     def execute_components(self, components: Components) -> pa.Table:
         """A line for each loan."""
-        transactions = components.related["transactions"]
-        offsets = np.append(transactions.starts, transactions.table.num_rows)
-        return report_lines(
-            with_rate_changes(components.table),
-            transactions.table,
-            offsets,
+        calendar = self.parameters.business_days(self.lookup_tables)
+        loans = with_state_columns(components.table)
+        book = read_book(loans, components.related["transactions"], calendar)
+        return report_line_many(
+            book,
+            loans,
             investors_of(self.lookup_tables["investors"]),
             self.business_date,
             self.policy,
         )
 
     def executed_totals(self, executed: Components, results: Components) -> Totals:
-        """Money in another currency than its loan's, which no loan receives."""
+        """Money in a currency other than its loan's, which no loan receives."""
         rows = executed.related["transactions"]
         of_loan = pa.array(np.repeat(executed.starts, rows.ends() - rows.starts))
         loans_currency = executed.table.column("currency").cast(pa.string()).take(of_loan)
@@ -210,16 +199,25 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
         return {f"foreign_{name}": value for name, value in sums.items()}
 
     def result_totals(self, results: Components) -> Totals:
-        """All amounts, by currency."""
-        names = [*LINE_TOTALS, *Money._fields]
+        """Totals of all amounts, by currency."""
+        lines = results.table
+        is_collected = pc.equal(lines.column("remittance_type"), RemittanceType.ACTUAL_ACTUAL)
+        nothing = pa.scalar(0, lines.schema.field("actual_balance").type)
+        is_over = pc.equal(lines.column("actual_balance"), nothing)
+        parts = {
+            "": (lines, (*LINE_TOTALS, *MonthMoney._fields)),
+            "actual_actual_": (lines.filter(is_collected), _INTEREST),
+            "paid_off_": (lines.filter(is_over), ("ending_balance",)),
+        }
         return {
-            name: value
-            for column in names
-            for name, value in sums_by_currency(results.table, column, "currency").items()
+            f"{prefix}{name}": value
+            for prefix, (table, columns) in parts.items()
+            for column in columns
+            for name, value in sums_by_currency(table, column, "currency").items()
         }
 
     def controls(self, totals: Totals) -> list[Control]:
-        """Beginning and changes are the ending; what came in is somewhere."""
+        """The ending is the beginning plus changes; all money that came in is accounted for."""
         controls = []
         for currency in sorted(_after(totals, "beginning_balance_")):
 
@@ -237,6 +235,16 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
                     name=f"interest + principal = remittance, {currency}",
                     expected=total("interest") + total("principal"),
                     actual=total("remittance"),
+                ),
+                Control(
+                    name=f"actual/actual: interest + fees = interest collected, {currency}",
+                    expected=total("actual_actual_collected_interest"),
+                    actual=sum(total(f"actual_actual_{name}") for name in _INTEREST[1:]),
+                ),
+                Control(
+                    name=f"ending balance of loans that owe nothing = 0, {currency}",
+                    expected=0,
+                    actual=total("paid_off_ending_balance"),
                 ),
                 Control(
                     name=f"received = applied + suspense + rejected + reversed, {currency}",
@@ -263,7 +271,7 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
     def finish(self) -> WriteInvestorFiles:
         """Totals, pages and lines, by investor."""
         investors = self.lookup_tables["investors"]
-        find_loan = partial(_find_loan, self.parameters)
+        find_loan = partial(_find_loan, self.parameters, self.inputs[0].contract)
         return WriteInvestorFiles(investors, self.business_date, find_loan)
 
 
@@ -271,7 +279,7 @@ def investors_of(table: pa.Table) -> dict[str, Investor]:
     """The investors by their ids.
 
     Args:
-        table: as `INVESTORS` says.
+        table: a table with the columns of `INVESTORS`.
     """
     return {
         name: Investor(name, RemittanceType(type_), servicing, guaranty)
@@ -285,11 +293,12 @@ def investors_of(table: pa.Table) -> dict[str, Investor]:
     }
 
 
-def _find_loan(parameters: InvestorReportParameters, loan_id: str) -> tuple[str, int] | None:
+def _find_loan(
+    parameters: InvestorReportParameters, contract: Contract, loan_id: str
+) -> tuple[str, int] | None:
     if TableName.parse(parameters.loans) is not None:
-        return None  # in a table the id is what it is found by
-    columns = ColumnNames.parse(parameters.columns)
-    loans = plan_input(parameters.loans, LOANS, columns=columns, format=parameters.format)
+        return None  # in a database table the id itself identifies the loan
+    loans = plan_input(parameters.loans, contract, reading_of(parameters.model_dump()))
     return find_row(loans, "loan_id", loan_id)
 
 
@@ -299,21 +308,9 @@ def _days(table: pa.Table, name: str) -> npt.NDArray[np.datetime64]:
 
 
 def _after(totals: Totals, start: str) -> set[str]:
-    """What follows a beginning of names."""
+    """The rest of each name that begins with `start`."""
     return {name.removeprefix(start) for name in totals if name.startswith(start)}
 
 
-PROCESS = InvestorReport
-"""What `ledgerbeam` runs and verifies under this module's name."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the workload from the command line; returns the exit status."""
-    return run_module(InvestorReport, __doc__ or "", arguments)
-
-
 if __name__ == "__main__":
-    # Not from here: what is pickled to workers must live in an importable module.
-    from ledgerbeam.pipelines.investor_report import main as importable_main
-
-    sys.exit(importable_main())
+    sys.exit(main(InvestorReport))

@@ -4,7 +4,7 @@
         --business-date=2026-11-20 --output=results
 
 Each loan is closed day by day from its own last closed date on; the rules are in
-`ledgerbeam.rules.close_of_day`. Published are the loans in their new state, which are the next
+`ledgerbeam.rules.closing.close`. Published are the loans in their new state, which are the next
 night's `--loans`, the ledger `entries` made, and `receipts`: where the money of all transactions
 is. A loan that can't be closed is locked: it stays as it was, with the reason in `locked`.
 """
@@ -12,102 +12,49 @@ is. A loan that can't be closed is locked: it stays as it was, with the reason i
 import datetime
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
+from typing import Annotated
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import KeyedProcess, RowInput
-from ledgerbeam.batch.launch import run_module
-from ledgerbeam.batch.process import FailureLimit
-from ledgerbeam.batch.results import Results
-from ledgerbeam.io.contract import Column, Contract
-from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.readers import POSITION
-from ledgerbeam.io.records import Control, Totals
-from ledgerbeam.pipelines.loan_inputs import loan_inputs
+from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.define.keyed_process import KeyedProcess, RowInput
+from ledgerbeam.batch.define.process import FailureLimit
+from ledgerbeam.batch.define.results import Results
+from ledgerbeam.io.commit.records import Control, Totals
+from ledgerbeam.io.datasets.readers import ROW_LOCATION
+from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
+from ledgerbeam.pipelines.loan_inputs import TRANSACTIONS, loans_input
 from ledgerbeam.pipelines.loan_policy import PolicyParameters
-from ledgerbeam.rules.book import AMOUNT, PERCENT, STATE_SCHEMA, Transactions
-from ledgerbeam.rules.close_each import close_each
-from ledgerbeam.rules.close_many import close_many
-from ledgerbeam.rules.components import Components
-from ledgerbeam.rules.day_count import DayCount
-from ledgerbeam.rules.entries import ENTRY_SCHEMA
-from ledgerbeam.rules.loan import (
-    TransactionKind,
-)
-from ledgerbeam.rules.loan_tables import (
-    LOCKED,
-    NUMBERS,
-    OPENING,
-    RATE_CHANGES,
-    REQUIRED_STATE,
-    complete,
-    read_states,
-    read_terms,
-    with_all_columns,
-    write_states,
-)
-from ledgerbeam.rules.receipts import (
+from ledgerbeam.rules.closing.close import BookMismatchError
+from ledgerbeam.rules.closing.close_book import ClosedBook, close_book
+from ledgerbeam.rules.closing.close_each import close_each
+from ledgerbeam.rules.closing.close_many import ClosedMany, close_many
+from ledgerbeam.rules.closing.receipts import (
     RECEIPT_SCHEMA,
     RECEIPTS,
-    currencies,
-    receipts,
-    rejected_transactions,
 )
-from ledgerbeam.transforms.totals import sums_by_currency
+from ledgerbeam.rules.closing.roll_forward import roll_forwards
+from ledgerbeam.rules.components import Components
+from ledgerbeam.rules.currency import format_money
+from ledgerbeam.rules.loans.columns import with_places
+from ledgerbeam.rules.loans.entries import ENTRY_SCHEMA
+from ledgerbeam.rules.loans.loan import STATE_VERSION, EntryKind
+from ledgerbeam.rules.loans.read_book import Book, read_book
+from ledgerbeam.rules.loans.tables import (
+    LOCKED,
+    with_state_columns,
+)
+from ledgerbeam.transforms.columnar.totals import sums_by_currency
 
-LOANS = Contract(
-    (
-        Column("loan_id", pa.string()),
-        Column("investor_id", pa.string(), required=False, nullable=True, few_values=True),
-        Column("pool_id", pa.string(), required=False, nullable=True, few_values=True),
-        Column("currency", pa.string(), few_values=True),
-        Column("participation", PERCENT, required=False, nullable=True),
-        Column("day_count", pa.string(), few_values=True, one_of=tuple(DayCount)),
-        Column("origination_date", pa.date32()),
-        Column("maturity_date", pa.date32()),
-        Column("due_day", pa.int64(), minimum=1),
-        Column("escrow_payment", AMOUNT),
-        Column("scheduled_balance", AMOUNT, required=False, nullable=True),
-        *(
-            Column(
-                name,
-                STATE_SCHEMA.field(name).type,
-                required=name in REQUIRED_STATE,
-                nullable=name not in REQUIRED_STATE,
-            )
-            for name in NUMBERS
-        ),
-        Column(RATE_CHANGES, pa.string(), required=False, nullable=True),
-        *(
-            Column(OPENING + name, STATE_SCHEMA.field(name).type, required=False, nullable=True)
-            for name in NUMBERS
-        ),
-        Column(LOCKED, pa.string(), required=False, nullable=True),
-    )
-)
-"""Loans: a row a loan, as it is boarded or as it was published the night before."""
-
-TRANSACTIONS = Contract(
-    (
-        Column("transaction_id", pa.int64()),
-        Column("loan_id", pa.string()),
-        Column("kind", pa.string(), few_values=True, one_of=tuple(TransactionKind)),
-        Column("effective_date", pa.date32()),
-        Column("posted_date", pa.date32()),
-        Column("amount", AMOUNT),
-        Column("currency", pa.string(), few_values=True),
-        Column("reverses", pa.int64(), required=False, nullable=True),
-        Column("rate", PERCENT, required=False, nullable=True),
-        Column("payment", AMOUNT, required=False, nullable=True),
-    )
-)
-"""All that came in for the loans since they were boarded."""
+LOANS = loans_input(investor=False)
+"""Loans: one row per loan, as it is boarded or as it was published the night before."""
 
 ENTRIES = pa.schema(
-    [*ENTRY_SCHEMA, pa.field("currency", pa.string()), pa.field(POSITION, pa.uint64())]
+    [*ENTRY_SCHEMA, pa.field("currency", pa.string()), pa.field(ROW_LOCATION, pa.uint64())]
 )
 
 
@@ -121,13 +68,17 @@ class Rule(StrEnum):
 class CloseParameters(PolicyParameters):
     """Parameters of the close of business."""
 
-    loans: str = Field(
+    loans: Annotated[str, LOANS] = Field(
         description="URI or glob of the loans, or a published close of business: its loans"
     )
-    transactions: str = Field(
+    transactions: Annotated[str, replace(TRANSACTIONS, row_locations=True)] = Field(
         description="URI or glob of all transactions since the loans were boarded"
     )
     transactions_columns: str = Field(default="", description="as --columns, of the transactions")
+    transactions_profile: str = Field(default="", description="as --profile, of the transactions")
+    transactions_constants: str = Field(
+        default="", description="as --constants, of the transactions"
+    )
     business_date: datetime.date = Field(description="the day to close the loans through")
     max_locked: str = Field(
         default="100%",
@@ -144,7 +95,6 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
     """The definition of the loans' close of business."""
 
     name = "loan-close-of-business"
-    parameters_type = CloseParameters
     key = ("loan_id",)
     tables = ("entries", "receipts")
     failure_event = "stayed_locked"
@@ -153,7 +103,7 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
         """Make the definition for given parameters.
 
         Raises:
-            UserError: a parameter can't be meant.
+            UserError: a parameter has an invalid value.
         """
         super().__init__(parameters)
         self.failure_limit = _limit(parameters.max_locked)
@@ -161,47 +111,66 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:
-        """The loans, and what came in for them."""
-        return loan_inputs(LOANS, TRANSACTIONS, positions=True)
+        """The loans and their transactions, with the requested number of decimals in amounts."""
+        return self.parameters.with_decimals(super().inputs)
 
     def execute_components(self, components: Components) -> Results:
         """Close loans."""
-        loans = _in_order(complete(components.table))
-        related = components.related["transactions"]
-        offsets = np.append(related.starts, related.table.num_rows)
-        transactions = Transactions.from_table(with_all_columns(related.table), offsets)
-        positions = related.column(POSITION)
-        terms = read_terms(loans)
-        opening, before = read_states(loans)
+        positions = components.related["transactions"].column(ROW_LOCATION)
+        loans = _in_order(with_state_columns(components.table))
+        calendar = self.parameters.business_days(self.lookup_tables)
+        book = read_book(loans, components.related["transactions"], calendar)
+        closed = self._close(loans, book)
+        _check_roll_forward(book, closed.closed)
+        entries = closed.entries.append_column(ROW_LOCATION, positions.take(closed.rejected))
+        return Results(closed.loans, {"entries": entries, "receipts": closed.receipts})
+
+    def _close(self, loans: pa.Table, book: Book) -> ClosedBook:
         rule = close_many if self.parameters.rule is Rule.VECTORISED else close_each
-        date, policy = self.business_date, self.policy
-        closed = rule(terms, opening, before, transactions, date, policy)
-        entries = closed.entries.table(terms.loan_id)
-        codes = currencies(terms, transactions, closed.entries)
-        rejected = positions.take(rejected_transactions(transactions, closed.entries))
-        found = receipts(
-            terms, opening, before, closed.states, transactions, closed.entries, policy
-        )
-        return Results(
-            write_states(loans, closed.states),
-            {
-                "entries": entries.append_column("currency", codes).append_column(
-                    POSITION, rejected
-                ),
-                "receipts": found,
-            },
-        )
+        try:
+            return close_book(loans, book, self.business_date, self.policy, rule)
+        except BookMismatchError as error:
+            at = book.terms.loan_id.index(error.loan_id).as_py()
+            if book.opening.version[at] < STATE_VERSION:
+                # Rules have changed since: the loan is locked, and the others close.
+                raise
+            raise ControlTotalMismatchError(
+                f"nothing published: {error}: give all transactions since the loans were boarded",
+                name=error.field,
+                expected=str(error.computed),
+                actual=str(error.on_book),
+            ) from error
 
     def results_of_failed(self, components: Components, errors: Sequence[str]) -> Results:
         """Locked loans, in the state that they were in."""
-        loans = _in_order(complete(components.table))
+        loans = _in_order(with_state_columns(components.table))
         at = loans.column_names.index(LOCKED)
         loans = loans.set_column(at, LOCKED, pa.array(errors, pa.string()))
-        nothing = {"entries": ENTRIES.empty_table(), "receipts": RECEIPT_SCHEMA.empty_table()}
+        schemas = {"entries": ENTRIES, "receipts": RECEIPT_SCHEMA}
+        nothing = {
+            name: with_places(schema, self.parameters.decimals).empty_table()
+            for name, schema in schemas.items()
+        }
         return Results(loans, nothing)
 
+    def executed_totals(self, executed: Components, results: Components) -> Totals:
+        """Suspense and accrued interest before and after, and the changes by the entries."""
+        before, after = with_state_columns(executed.table), results.table
+        entries = results.related["entries"].table
+        totals: Totals = {}
+        for field in ("suspense", "accrued"):
+            totals |= _renamed(sums_by_currency(before, field, "currency"), "opening_")
+            totals |= _renamed(sums_by_currency(after, field, "currency"), "ending_")
+        kind = pc.coalesce(entries.column("reverses"), entries.column("kind"))
+        accruals = entries.filter(pc.equal(kind, EntryKind.ACCRUAL))
+        accrued = sums_by_currency(accruals, "amount", "currency")
+        totals |= {name.replace("amount", "entries_accrual"): v for name, v in accrued.items()}
+        for name in ("suspense", "interest"):
+            totals |= _renamed(sums_by_currency(entries, name, "currency"), "entries_")
+        return totals
+
     def result_totals(self, results: Components) -> Totals:
-        """Balances, entries and receipts by currency; locked loans by themselves."""
+        """Balances, entries and receipts by currency; the numbers of entries and locked loans."""
         is_closed = results.table.column(LOCKED).is_null()
         closed = results.table.filter(is_closed)
         entries, found = results.related["entries"].table, results.related["receipts"].table
@@ -238,11 +207,47 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
             )
             for code in sorted({*codes("transactions_amount_"), *codes("receipts_applied_")})
         ]
-        return [*balances, *money]
+        changes = {
+            "suspense": ("entries_suspense", ""),
+            "accrued": ("entries_accrual", "entries_interest"),
+        }
+        states = [
+            Control(
+                name=f"{code}: beginning {field} + entries = ending {field}",
+                expected=totals.get(f"opening_{field}_{code}", 0)
+                + totals.get(f"{plus}_{code}", 0)
+                - totals.get(f"{minus}_{code}", 0),
+                actual=totals.get(f"ending_{field}_{code}", 0),
+            )
+            for field, (plus, minus) in changes.items()
+            for code in sorted({*codes(f"opening_{field}_"), *codes(f"ending_{field}_")})
+        ]
+        return [*balances, *money, *states]
 
 
-PROCESS = LoanCloseOfBusiness
-"""What `ledgerbeam` runs and verifies under this module's name."""
+def _check_roll_forward(book: Book, closed: ClosedMany) -> None:
+    """Check each loan: its state before and the entries must give its state after.
+
+    Raises:
+        ControlTotalMismatchError: they don't for some loan.
+    """
+    assert book.on_book is not None
+    for rolled in roll_forwards(book.on_book, closed.entries, closed.states):
+        at = rolled.first_wrong()
+        if at is None:
+            continue
+        amounts = (rolled.before, rolled.booked, rolled.after, rolled.before + rolled.booked)
+        was, booked, is_now, expected = (
+            format_money(int(values[at]), book.terms.currency[at]) for values in amounts
+        )
+        raise ControlTotalMismatchError(
+            f"nothing published: loan {book.terms.loan_id[at]}: {rolled.field} was {was}, "
+            f"{booked} is booked, and {is_now} is left: give all transactions since the loans "
+            "were boarded",
+            name=rolled.field,
+            expected=expected,
+            actual=is_now,
+        )
 
 
 def _limit(text: str) -> int | str:
@@ -250,13 +255,15 @@ def _limit(text: str) -> int | str:
     try:
         FailureLimit(limit)
     except ValueError as error:
-        raise UserError(f"max_locked={text}: {error}") from error
+        raise ParameterError(
+            f"max_locked={text}: {error}", parameter="--max-locked", value=text
+        ) from error
     return limit
 
 
 def _in_order(loans: pa.Table) -> pa.Table:
-    """The columns in the contract's order, whatever the source's, and others behind them."""
-    known = [c.name for c in LOANS.columns if c.name in loans.column_names]
+    """The columns in the contract's order, whatever the source's order, and then the others."""
+    known = [c.name for c in LOANS.contract.columns if c.name in loans.column_names]
     return loans.select([*known, *(name for name in loans.column_names if name not in known)])
 
 
@@ -264,13 +271,5 @@ def _renamed(totals: Totals, start: str) -> Totals:
     return {start + name: value for name, value in totals.items()}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the workload from the command line; returns the exit status."""
-    return run_module(LoanCloseOfBusiness, __doc__ or "", arguments)
-
-
 if __name__ == "__main__":
-    # Not from here: what is pickled to workers must live in an importable module.
-    from ledgerbeam.pipelines.loan_close_of_business import main as importable_main
-
-    sys.exit(importable_main())
+    sys.exit(main(LoanCloseOfBusiness))

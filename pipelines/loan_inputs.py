@@ -1,34 +1,102 @@
-"""The inputs that loan workloads share: loans, and the transactions that came in for them."""
+"""The inputs that loan workloads share: loans and their transactions."""
 
-from ledgerbeam.batch.keyed_process import RowInput
-from ledgerbeam.io.contract import Contract
+import pyarrow as pa
+
+from ledgerbeam.batch.define.keyed_process import RowInput
+from ledgerbeam.io.datasets.contract import Column, Contract
+from ledgerbeam.rules.loans.book import RATE_CHANGES, STATE_SCHEMA
+from ledgerbeam.rules.loans.columns import AMOUNT, PERCENT
+from ledgerbeam.rules.loans.loan import TransactionKind
+from ledgerbeam.rules.loans.tables import LOCKED, NUMBERS, OPENING, REQUIRED_STATE
+from ledgerbeam.rules.terms.day_count import DayCount
 
 
-def loan_inputs(
-    loans: Contract, transactions: Contract, *, positions: bool = False
-) -> tuple[RowInput, ...]:
-    """A row a loan, and its transactions by their ids; totals by currency.
+def loans_input(investor: bool) -> RowInput:
+    """Loans: one row per loan, as it is boarded or as the close of business has published it.
 
     Args:
-        loans: with `loan_id`, `balance` and `currency`.
-        transactions: with `loan_id`, `transaction_id`, `amount` and `currency`.
-        positions: whether it is asked where transactions stood.
+        investor: whether the columns of the investor's part in the loan are required.
     """
-    return (
-        RowInput(
-            "loans",
-            loans,
-            order="loan_id",
-            amounts=("balance",),
-            currency="currency",
-            ids=("loan_id",),
-        ),
-        RowInput(
-            "transactions",
-            transactions,
-            order="transaction_id",
-            amounts=("amount",),
-            currency="currency",
-            positions=positions,
-        ),
+
+    def of_investor(name: str, type_: pa.DataType, *, dictionary_encoded: bool = False) -> Column:
+        return Column(
+            name,
+            type_,
+            required=investor,
+            nullable=not investor,
+            dictionary_encoded=dictionary_encoded,
+            currency=_currency(type_),
+        )
+
+    contract = Contract(
+        (
+            Column("loan_id", pa.string()),
+            of_investor("investor_id", pa.string(), dictionary_encoded=True),
+            of_investor("pool_id", pa.string(), dictionary_encoded=True),
+            Column("currency", pa.string(), dictionary_encoded=True),
+            of_investor("participation", PERCENT),
+            Column("day_count", pa.string(), dictionary_encoded=True, one_of=tuple(DayCount)),
+            Column("origination_date", pa.date32()),
+            Column("maturity_date", pa.date32()),
+            Column("due_day", pa.int64(), minimum=1),
+            Column("escrow_payment", AMOUNT, currency="currency"),
+            _optional("frequency", pa.string(), dictionary_encoded=True),
+            _optional("second_due_day", pa.int64()),
+            _optional("first_due", pa.date32()),
+            _optional("method", pa.string(), dictionary_encoded=True),
+            _optional("first_period", pa.string(), dictionary_encoded=True),
+            _optional("round_payment_to", AMOUNT),
+            of_investor("scheduled_balance", AMOUNT),
+            *(
+                Column(
+                    name,
+                    STATE_SCHEMA.field(name).type,
+                    required=name in REQUIRED_STATE,
+                    nullable=name not in REQUIRED_STATE,
+                    currency=_currency(STATE_SCHEMA.field(name).type),
+                )
+                for name in NUMBERS
+            ),
+            _optional(RATE_CHANGES, pa.string()),
+            *(_optional(OPENING + name, STATE_SCHEMA.field(name).type) for name in NUMBERS),
+            _optional(OPENING + RATE_CHANGES, pa.string()),
+            _optional(LOCKED, pa.string()),
+        )
     )
+    return RowInput(
+        contract, order="loan_id", amounts=("balance",), currency="currency", ids=("loan_id",)
+    )
+
+
+TRANSACTIONS = RowInput(
+    Contract(
+        (
+            Column("transaction_id", pa.int64()),
+            Column("loan_id", pa.string()),
+            Column("kind", pa.string(), dictionary_encoded=True, one_of=tuple(TransactionKind)),
+            Column("effective_date", pa.date32()),
+            Column("posted_date", pa.date32()),
+            Column("amount", AMOUNT, currency="currency"),
+            Column("currency", pa.string(), dictionary_encoded=True),
+            Column("reverses", pa.int64(), required=False, nullable=True),
+            Column("rate", PERCENT, required=False, nullable=True),
+            Column("payment", AMOUNT, required=False, nullable=True, currency="currency"),
+        )
+    ),
+    order="transaction_id",
+    amounts=("amount",),
+    currency="currency",
+)
+"""All transactions of the loans since they were boarded; see `ledgerbeam.rules.loans.loan`."""
+
+
+def _optional(name: str, type_: pa.DataType, *, dictionary_encoded: bool = False) -> Column:
+    return Column(
+        name, type_, required=False, nullable=True, dictionary_encoded=dictionary_encoded,
+        currency=_currency(type_),
+    )  # fmt: skip
+
+
+def _currency(type_: pa.DataType) -> str:
+    """Name of the column of an amount's currency; empty if the type isn't that of an amount."""
+    return "currency" if type_ == AMOUNT else ""

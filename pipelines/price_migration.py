@@ -18,17 +18,17 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pydantic import Field
 
-from ledgerbeam.batch.launch import run_module
-from ledgerbeam.batch.page_process import Page, PageProcess, SqlPages, SqlParameters
-from ledgerbeam.batch.process import Record
-from ledgerbeam.io.records import Totals
+from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.define.page_process import Page, PageProcess, SqlPages, SqlParameters
+from ledgerbeam.batch.define.process import Record
+from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.secrets import resolve_url
-from ledgerbeam.io.sql_engine import connect, database_errors, open_engine
-from ledgerbeam.io.sql_ranges import ByNumber
-from ledgerbeam.io.sql_source import SqlQuery
+from ledgerbeam.io.sql.engine import connect, database_errors, open_engine
+from ledgerbeam.io.sql.ranges import ByNumber
+from ledgerbeam.io.sql.source import SqlQuery
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.prices import raised_price
-from ledgerbeam.transforms.totals import exact_sum
+from ledgerbeam.transforms.columnar.totals import exact_sum
 
 PRICE = pa.decimal128(12, 2)
 
@@ -47,7 +47,7 @@ PRICE_CHANGE = sa.Table(
     sa.Column("old_price", sa.Numeric(12, 2), nullable=False),
     sa.Column("new_price", sa.Numeric(12, 2), nullable=False),
 )
-"""Every price that was changed, by the instance that did it."""
+"""Every price that was changed, with the instance that changed it."""
 
 
 class PriceParameters(SqlParameters):
@@ -66,16 +66,15 @@ class PriceMigration(PageProcess[PriceParameters]):
     """The definition of the price migration."""
 
     name = "price-migration"
-    parameters_type = PriceParameters
     results = pa.schema([("product_id", pa.int64()), ("old_price", PRICE), ("new_price", PRICE)])
 
     @property
     def source(self) -> SqlPages:
-        """The products, at the prices that they had before this instance."""
+        """The products with the prices that they had before this instance."""
         return SqlPages(
             SqlQuery(
                 self.parameters.database,
-                # A date, and maybe the number of a run: no quotes in it.
+                # The instance is a date, perhaps with a run number: it holds no quotes.
                 "SELECT product.id AS product_id, coalesce(old_price, price) AS price "  # noqa: S608
                 "FROM product LEFT JOIN price_change "
                 f"ON instance = '{self.instance}' AND price_change.product_id = product.id",
@@ -88,7 +87,7 @@ class PriceMigration(PageProcess[PriceParameters]):
         )
 
     def before(self) -> None:
-        """Make the table of changes, if it isn't there."""
+        """Create the table of changes if it doesn't exist."""
         engine = open_engine(resolve_url(self.parameters.database))
         try:
             what = f"table {PRICE_CHANGE.name}"
@@ -117,7 +116,7 @@ class PriceMigration(PageProcess[PriceParameters]):
         yield from changes
 
     def _check(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
-        """Results must say what was done, even if that was an attempt with other parameters."""
+        """Refuse results that differ from the recorded changes, as after other parameters."""
         done = connection.execute(
             sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
             .where(PRICE_CHANGE.c.instance == self.instance)
@@ -148,7 +147,7 @@ class PriceMigration(PageProcess[PriceParameters]):
             )
 
     def result_totals(self, results: Components) -> Totals:
-        """All products are there; the sums of their prices before and after."""
+        """Number of products, and the sums of their prices before and after."""
         return {
             "rows": results.table.num_rows,
             "price": exact_sum(results.table.column("old_price")),
@@ -160,17 +159,5 @@ def _first_and_last(changes: Sequence[Record]) -> tuple[int, int]:
     return changes[0]["product_id"], changes[-1]["product_id"]
 
 
-PROCESS = PriceMigration
-"""What `ledgerbeam` runs and verifies under this module's name."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the workload from the command line; returns the exit status."""
-    return run_module(PriceMigration, __doc__ or "", arguments)
-
-
 if __name__ == "__main__":
-    # Not from here: what is pickled to workers must live in an importable module.
-    from ledgerbeam.pipelines.price_migration import main as importable_main
-
-    sys.exit(importable_main())
+    sys.exit(main(PriceMigration))

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from ledgerbeam.rules.arrays import Flags, Integers
 
 _NONE: Mapping[str, Any] = {}
 
@@ -18,12 +19,12 @@ class Components(NamedTuple):
             is one contiguous chunk.
         starts: int64 `(components,)`, the first row of each component, ascending; a component
             ends where the next one starts. Empty for an empty table.
-        related: rows of further inputs by the input's name, with a start for each of the same
+        related: rows of other inputs by the input's name, with a start for each of the same
             components; a component without such rows starts where the next one does.
     """
 
     table: pa.Table
-    starts: npt.NDArray[np.int64]
+    starts: Integers
     related: "Mapping[str, Components]" = _NONE
 
     def column(self, name: str) -> pa.Array:
@@ -44,7 +45,7 @@ class Components(NamedTuple):
             return column.to_numpy().tolist()
         return column.to_pylist()
 
-    def ends(self) -> npt.NDArray[np.int64]:
+    def ends(self) -> Integers:
         """int64 `(components,)`, the row after the last of each component."""
         return np.append(self.starts, self.table.num_rows)[1:].astype(np.int64)
 
@@ -59,7 +60,7 @@ class Components(NamedTuple):
         table = self.table.slice(start, end - start)
         return Components(table, self.starts[first:last] - start, related)
 
-    def select(self, chosen: npt.NDArray[np.bool_]) -> "Components":
+    def select(self, chosen: Flags) -> "Components":
         """The components of a bool `(components,)` mask, in their order."""
         if chosen.all():
             return self
@@ -113,7 +114,6 @@ class Component:
         end: int,
         related: "Mapping[str, Component]" = _NONE,
     ) -> None:
-        """Look at rows from `start` up to, and without, `end`."""
         self.key = key
         self._columns = columns
         self._start = start
@@ -124,7 +124,7 @@ class Component:
     def of(
         cls, key: tuple[Any, ...], rows: pa.Table, related: Mapping[str, pa.Table] = _NONE
     ) -> Self:
-        """A component made by hand, as tests do."""
+        """A component of these rows and of those of other inputs, for tests and single calls."""
         no_starts = np.zeros(0, np.int64)
 
         def columns(table: pa.Table) -> "_Columns":
@@ -157,7 +157,7 @@ class Component:
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def related(self, name: str) -> "Component":
-        """The rows of a further input that have this key; maybe none."""
+        """The rows of another input that have this key; maybe none."""
         return self._related[name]
 
 

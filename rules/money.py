@@ -2,7 +2,8 @@
 
 A plain rule computes with `Decimal` and `Fraction` and rounds with `round_money`. A vectorised
 rule computes with int64 counts of minor units (cents of USD, fils of KWD) and rounds with
-`round_div` and `mul_div`, which give the same results exactly. Floats never hold an amount.
+`divide_rounded_many` and `multiply_divide_many`, which give the same results exactly. Floats never
+hold an amount.
 """
 
 import decimal
@@ -11,16 +12,17 @@ from enum import StrEnum
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-Integers = npt.NDArray[np.int64]
+from ledgerbeam.rules.arrays import Flags, Integers
+from ledgerbeam.rules.currency import minor_units, scaled
 
 
 class Rounding(StrEnum):
-    """What becomes of an amount in the middle between two minor units; others go to the nearest.
+    """How an amount halfway between two minor units is rounded; others go to the nearest one.
 
-    The values are the names that `decimal` has for them.
+    The values are the names that Python's `decimal` has for them.
     """
 
     HALF_EVEN = decimal.ROUND_HALF_EVEN
@@ -29,40 +31,45 @@ class Rounding(StrEnum):
     """Away from zero."""
 
 
-# ISO 4217, list one: the currencies that haven't two decimals.
-_WITHOUT_TWO_DECIMALS = {
-    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
-    3: "BHD IQD JOD KWD LYD OMR TND",
-    4: "CLF UYW",
-}
-_MINOR_UNITS = {code: n for n, codes in _WITHOUT_TWO_DECIMALS.items() for code in codes.split()}
-# Holds every decimal128 exactly; the default context has 28 digits.
-_WIDE = decimal.Context(prec=76)
+AMOUNT_DIGITS = 18
+"""Digits of the amounts in a table: int64 holds every such amount in minor units."""
 
 
-def minor_units(currency: str) -> int:
-    """How many decimals amounts of a currency have, by ISO 4217.
+def has_more_decimals(amounts: pa.Array | pa.ChunkedArray, decimals: int) -> pa.BooleanArray:
+    """Which amounts have more decimals than they may; null for nulls.
 
-    Raises:
-        ValueError: if `currency` isn't three capital letters. Whether ISO lists it is not asked.
+    Args:
+        amounts: decimals of any scale; 1.200 has one.
+        decimals: at most so many.
     """
-    if not (
-        len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
-    ):
-        raise ValueError(f"currency {currency!r} is not three capital letters, such as USD")
-    return _MINOR_UNITS.get(currency, 2)
+    if decimals >= amounts.type.scale:
+        return pc.not_equal(amounts, amounts)
+    return pc.not_equal(pc.round(amounts, ndigits=decimals, round_mode="towards_zero"), amounts)
+
+
+def more_decimals(name: str, amount: Decimal, currency: str) -> str:
+    """Why an amount is rejected that isn't a whole number of its currency's minor units."""
+    return f"{name} {amount:f} has more than the {minor_units(currency)} decimals of {currency}"
 
 
 def round_money(
     value: Decimal | Fraction, scale: int = 2, mode: Rounding = Rounding.HALF_EVEN
 ) -> Decimal:
-    """An amount with `scale` decimals, rounded once from the exact value."""
+    """An amount with `scale` decimals, rounded once from the exact value.
+
+        round_money(Fraction(1000, 3))  # Decimal('333.33')
+
+    Args:
+        value: the exact value, of any sign and size.
+        scale: how many decimals the amount has.
+        mode: how a value halfway between two amounts is rounded.
+    """
     numerator, denominator = value.as_integer_ratio()
-    units = div_exactly(numerator * 10**scale, denominator, mode)
-    return Decimal(units).scaleb(-scale, _WIDE)
+    units = divide_rounded(numerator * 10**scale, denominator, mode)
+    return scaled(units, scale)
 
 
-def div_exactly(numerator: int, denominator: int, mode: Rounding = Rounding.HALF_EVEN) -> int:
+def divide_rounded(numerator: int, denominator: int, mode: Rounding = Rounding.HALF_EVEN) -> int:
     """`numerator / denominator` rounded to a whole number, for integers of any size.
 
     Args:
@@ -76,7 +83,7 @@ def div_exactly(numerator: int, denominator: int, mode: Rounding = Rounding.HALF
     return floor + (middle > 0 or (middle == 0 and to_next))
 
 
-def round_div(
+def divide_rounded_many(
     numerator: Integers, denominator: Integers | int, mode: Rounding = Rounding.HALF_EVEN
 ) -> Integers:
     """`numerator / denominator` rounded to whole numbers; int64, shapes broadcast.
@@ -90,7 +97,7 @@ def round_div(
     return _round(floor, rest, denominator, mode)
 
 
-def mul_div(
+def multiply_divide_many(
     amount: Integers,
     numerator: Integers | int,
     denominator: Integers | int,
@@ -154,7 +161,7 @@ def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
 
 def unscaled(
     amounts: pa.Decimal128Array | pa.ChunkedArray,
-) -> tuple[Integers, npt.NDArray[np.bool_]]:
+) -> tuple[Integers, Flags]:
     """Decimals as whole numbers of 10**-scale of their own type, and which of them int64 holds.
 
     Nulls are not held.

@@ -1,1 +1,1 @@
-"""Made-up input: a day of trades of any size."""
+"""Made-up input: days of trades and portfolios of loans, of any size."""

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of a seed and of what they are drawn for."""
+"""Random numbers that depend only on a seed, a purpose and a number."""
 
 import functools
 
@@ -10,33 +10,33 @@ Bits = npt.NDArray[np.uint64]
 
 
 class Draws:
-    """Numbers for a purpose and for numbered things, such as the price of trade 17.
+    """Random numbers for a purpose and for numbered items, such as the price of trade 17.
 
-    The same ones whatever else is drawn, so that any part can be made without the others.
+    They don't depend on what else is drawn, so any part can be made without the others.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def uniform(self, purpose: str, numbers: Integers) -> npt.NDArray[np.float64]:
-        """From 0 to below 1, one for each of the numbers."""
+        """Floats from 0 to below 1, one for each of the numbers."""
         bits = mixed(numbers.astype(np.uint64) + self.salt(purpose))
         return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
 
     def integers(self, purpose: str, below: int, numbers: Integers) -> Integers:
-        """From 0 to less than `below`, under 2³², one for each of the numbers."""
+        """Integers from 0 to below `below`, which is under 2³², one for each of the numbers."""
         bits = mixed(numbers.astype(np.uint64) + self.salt(purpose))
         return ((bits >> np.uint64(32)) * np.uint64(below) >> np.uint64(32)).astype(np.int64)
 
     def choice(
         self, purpose: str, cumulative: npt.NDArray[np.float64], numbers: Integers
     ) -> Integers:
-        """Places in a law of cumulative shares, one for each of the numbers."""
+        """Indices into a distribution given by cumulative shares, one for each of the numbers."""
         drawn = np.searchsorted(cumulative, self.uniform(purpose, numbers), side="right")
         return np.minimum(drawn, len(cumulative) - 1)
 
     def salt(self, purpose: str) -> np.uint64:
-        """The number that sets a purpose apart from others."""
+        """The number that makes the draws for a purpose differ from those for others."""
         sequence = np.random.SeedSequence([self.seed, *purpose.encode()])
         return sequence.generate_state(1, np.uint64)[0]
 

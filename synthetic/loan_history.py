@@ -24,7 +24,7 @@ class Portfolio:
     """What all loans have in common.
 
     Attributes:
-        investor_law: cumulative shares of the investors.
+        investor_law: cumulative shares of the investors in all loans.
     """
 
     draws: Draws
@@ -34,7 +34,7 @@ class Portfolio:
 
     @property
     def first_month(self) -> np.datetime64:
-        """The first one of the history."""
+        """The first month of the history."""
         return np.datetime64(self.business_date, "M") - (self.months - 1)
 
 
@@ -62,10 +62,10 @@ class History(NamedTuple):
     """Transactions of a block of loans, in the order of posting.
 
     Attributes:
-        numbers: of the loans.
-        columns: what `loan_columns` gives.
-        loan: which of the block, by its place.
-        reverses: -1 where there is none, as for `rate` and `payment`.
+        numbers: numbers of the loans.
+        columns: the loans' columns, for `loan_columns`.
+        loan: index in the block of each transaction's loan.
+        reverses: the transaction that is reversed; -1 for none, as in `rate` and `payment`.
     """
 
     numbers: Integers
@@ -83,7 +83,7 @@ class History(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Transactions before they have their ids; `undoes` is the place of another one."""
+    """Transactions before they have ids; `undoes` is the index of the reversed transaction."""
 
     loan: Integers
     kind: Integers
@@ -110,7 +110,7 @@ def transactions(portfolio: Portfolio, numbers: Integers) -> History:
     place = np.cumsum(is_in) - 1
     undoes = np.where(rows.undoes >= 0, place[rows.undoes], -1)
     rows = _Rows(*(column[is_in] for column in rows._replace(undoes=undoes)))
-    # Ids ascend with posting; a loan's own are unique among all.
+    # Ids ascend in the order of posting, and are unique over all loans.
     order = np.lexsort((np.arange(len(rows.loan)), rows.posted, rows.loan))
     sizes = np.bincount(rows.loan, minlength=len(numbers))
     within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -142,7 +142,7 @@ def _loans(portfolio: Portfolio, numbers: Integers) -> _Loans:
     escrow[draws.uniform("has escrow", numbers) < 0.2] = 0
     due_day = np.where(draws.uniform("due day", numbers) < 0.8, 1, 15)
     investor = draws.choice("investor", portfolio.investor_law, numbers)
-    # Of those that are paid off, one in 120 a month; they pay on time until then.
+    # One in 120 loans is paid off each month; such loans pay on time until then.
     payoff = np.floor(-120 * np.log1p(-draws.uniform("payoff", numbers))).astype(np.int64)
     has_change = draws.uniform("has rate change", numbers) < 0.05
     change = 1 + draws.integers("rate month", max(1, portfolio.months - 1), numbers)
@@ -174,9 +174,9 @@ def _columns(portfolio: Portfolio, loans: _Loans) -> dict[str, npt.NDArray[Any]]
     offset = loans.due_day - 1
     paid = (first - 1).astype("datetime64[D]") + offset
     rows = len(loans.numbers)
-    # An investor's fifth pool is of another currency than the others.
+    # An investor's fifth pool is in another currency than the others.
     currency = np.where(loans.pool == 4, "CAD", "USD").astype(object)
-    # A payoff takes interest to the day; its amount here is by 30/360.
+    # A payoff includes interest to the day; its amount is computed here by 30/360.
     codes = np.where(loans.payoff_month < portfolio.months, 0, loans.day_count)
     return {
         "number": loans.numbers,
@@ -213,7 +213,7 @@ def _all_rows(portfolio: Portfolio, loans: _Loans) -> list[_Rows]:
 
 
 def _cells(portfolio: Portfolio, loans: _Loans) -> Integers:
-    """A number for each loan and month, `(loans, months)`, that is theirs alone."""
+    """A unique number for each loan and month, of shape `(loans, months)`."""
     return loans.numbers[:, None] * 1_000 + np.arange(portfolio.months)
 
 
@@ -225,7 +225,8 @@ def _payments(portfolio: Portfolio, loans: _Loans) -> _Rows:
     parts = np.where(style < 0.40, 1, np.where(style < 0.75, 2, 4))
     punctual = draws.uniform("late", cells)
     days = draws.integers("days", 14, cells)
-    # A borrower's own day, up to 9 days early or within the days of grace, and a day around it.
+    # Each borrower has a usual day, up to 9 days early or within the days of grace, and pays within
+    # a day of it.
     habit = draws.integers("habit", 24, loans.numbers)
     habit = np.where(habit < 15, -(habit % 10), habit - 13)
     offset = habit[:, None] + days % 3 - 1
@@ -249,7 +250,7 @@ def _payments(portfolio: Portfolio, loans: _Loans) -> _Rows:
     each = total[loan, at_month] // of
     is_last = part == of - 1
     amount = np.where(is_last, total[loan, at_month] - each * (of - 1), each)
-    # Parts come a week or a fortnight apart, the last one on the day.
+    # Parts are paid one or two weeks apart, the last one on the borrower's day.
     gap = 28 // of * (of - 1 - part)
     effective = loans.due[loan, at_month] + (offset[loan, at_month] - gap)
     first = portfolio.first_month.astype("datetime64[D]")
@@ -261,7 +262,7 @@ def _payments(portfolio: Portfolio, loans: _Loans) -> _Rows:
 
 
 def _bounced(portfolio: Portfolio, loans: _Loans, payments: _Rows) -> list[_Rows]:
-    """Reversals of payments, and the payments that make up for them."""
+    """Reversals of payments, and the payments that replace them."""
     numbers = loans.numbers[payments.loan] * 100_000 + payments.effective.astype(np.int64)
     draws = portfolio.draws
     is_back = draws.uniform("bounced", numbers) < 1 / 150
@@ -278,7 +279,7 @@ def _curtailments(portfolio: Portfolio, loans: _Loans) -> _Rows:
     draws, cells = portfolio.draws, _cells(portfolio, loans)
     is_extra = draws.uniform("curtailed", cells) < 0.02
     is_extra &= (loans.payoff_month >= portfolio.months)[:, None]
-    # Not near the end, where it would be more than what is left.
+    # Not near the end of a loan, where it would exceed the remaining balance.
     is_extra &= (loans.balance > 50_000_00)[:, None]
     loan, month = np.nonzero(is_extra)
     on = loans.due[loan, month] + draws.integers("curtailed on", 25, cells[loan, month])
@@ -331,6 +332,6 @@ def _rows(loan: Integers, kind: int, effective: Dates, posted: Dates, amount: In
     return _Rows(loan, np.full(len(loan), kind), effective, posted, amount, none, none, none)
 
 
-def _joined(pieces: list[_Rows]) -> _Rows:
-    """All rows; what a reversal undoes is in the first piece, and keeps its place."""
-    return _Rows(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
+def _joined(parts: list[_Rows]) -> _Rows:
+    """All rows; reversals undo rows of the first part, whose indices stay the same."""
+    return _Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -12,17 +12,17 @@ comes a month or more late, some never; one payment part in a hundred and fifty 
 reversed and paid again; others are back-dated, curtailed, or ended by a payoff to the cent; a
 twentieth of the loans change their rate once.
 
-Bad rows come on top, evenly spread; all else is as without them: a transaction for an unknown
-loan, a loan of an unknown investor, a rate change in the past, a second loan with the id of
-another, an amount of three decimals (in CSV; negative in Parquet), a loan in another currency than
-its pool, and a transaction before the loan's origination.
+Bad rows are added, evenly spread; all other rows stay the same. The kinds of bad rows: a
+transaction for an unknown loan, a loan of an unknown investor, a rate change in the past, a second
+loan with the id of another, an amount of three decimals (in CSV; negative in Parquet), a loan in
+another currency than its pool, and a transaction before the loan's origination.
 """
 
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +31,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ledgerbeam.io import storage
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.synthetic.draws import Draws, Integers, zipf_mandelbrot
+from ledgerbeam.synthetic.formats import LoanFormat
 from ledgerbeam.synthetic.loan_history import History, Portfolio, loan_columns, transactions
 
-LoanFormat = Literal["parquet", "csv"]
-
 BLOCK = 4_000
-"""Loans that are made at once."""
+"""Number of loans that are made at once."""
 
 AMOUNT = pa.decimal128(18, 2)
 PERCENT = pa.decimal128(9, 6)
@@ -68,10 +67,11 @@ LOANS = pa.schema(
 )
 """Loans as they are boarded.
 
-`rate` is percent a year; `payment` principal and interest of an instalment, due on `due_day` of
-each month; `participation` the investor's percentage. The columns from `closed_through` on are
-the state on that day: `balance` is unpaid, `scheduled_balance` what the investor was paid down to,
-`next_due` the oldest unpaid instalment, `accrued_from` the start of its interest.
+`rate` is percent a year; `payment` is the principal and interest of an instalment, due on `due_day`
+of each month; `participation` is the investor's percentage. The columns from `closed_through` on
+are the state on that day: `balance` is the unpaid principal, `scheduled_balance` the balance down
+to which the investor was paid, `next_due` the due date of the oldest unpaid instalment,
+`accrued_from` the start of its interest.
 """
 
 TRANSACTIONS = pa.schema(
@@ -88,12 +88,11 @@ TRANSACTIONS = pa.schema(
         "payment": AMOUNT,
     }
 )
-"""What came in for loans since then.
+"""Transactions of the loans since they were boarded.
 
 `kind` is payment, curtailment, payoff, reversal (of the transaction that `reverses` names) or
 rate_change (to `rate` and `payment`); these three columns are null otherwise. `amount` is 0 for
-reversals and changes of the rate. The order is that of posting, within
-each block of loans.
+reversals and changes of the rate. Within each block of loans, rows are in the order of posting.
 """
 
 INVESTORS = pa.schema(
@@ -112,10 +111,10 @@ class GeneratedLoans(NamedTuple):
     """What `write_loans` has written.
 
     Attributes:
-        uris: the files.
-        loans: rows of loans in them, bad ones included.
-        transactions: likewise.
-        size: bytes in them.
+        uris: URIs of the files.
+        loans: number of rows of loans, bad ones included.
+        transactions: number of rows of transactions, bad ones included.
+        size: total size in bytes.
     """
 
     uris: list[str]
@@ -125,7 +124,7 @@ class GeneratedLoans(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Loans and their transactions, of `LOANS` and `TRANSACTIONS`."""
+    """Loans and their transactions, with the schemas `LOANS` and `TRANSACTIONS`."""
 
     loans: pa.Table
     transactions: pa.Table
@@ -144,13 +143,13 @@ def make_loans(
     """Make loans and their transactions up to the business date, block by block.
 
     Args:
-        count: loans of the whole portfolio, without bad rows.
+        count: number of loans of the whole portfolio, without bad rows.
         business_date: the last day on which anything is posted.
-        months: of history, the one of the business date included.
-        investors: how many there are.
+        months: months of history, including the month of the business date.
+        investors: number of investors.
         seed: another seed gives another portfolio.
-        bad_rows: how many rows to add that are to be refused, each for one reason.
-        numbers: which of the loans to make; by default all.
+        bad_rows: how many wrong rows to add, each wrong for one reason.
+        numbers: numbers of the loans to make; by default all.
 
     Raises:
         ValueError: a number is out of its range.
@@ -173,7 +172,7 @@ def make_loans(
 
 
 def investor_table(investors: int = 40) -> pa.Table:
-    """The investors, of `INVESTORS`: types in turn, fees as agencies have them."""
+    """The investors, with the schema `INVESTORS`: types in turn, fees as those of agencies."""
     numbers = np.arange(investors)
     return pa.table(
         [
@@ -202,12 +201,12 @@ def write_loans(
     Args:
         output: URI of the folder; the files are `loans-00000-of-00008.parquet`,
             `transactions-00000-of-00008.parquet` and so on, and `investors.parquet`.
-        count: loans, without bad rows.
-        files: over how many files loans and transactions are spread, each.
-        format: Parquet is snappy.
+        count: number of loans, without bad rows.
+        files: number of files for the loans, and again for the transactions.
+        format: file format; Parquet is compressed by snappy.
         progress: called with the number of loans that were written since its last call.
-        investors: how many there are.
-        **portfolio: what the loans are like, as for `make_loans`.
+        investors: number of investors.
+        **portfolio: other arguments of `make_loans`.
 
     Raises:
         UserError: the folder holds a portfolio already, or can't be written.
@@ -216,7 +215,7 @@ def write_loans(
     if files < 1:
         raise ValueError(f"files={files} must be at least 1")
     for name in ("loans-*", "transactions-*", "investors.*"):
-        if present := storage.find(storage.join(storage.escape(output), name)):
+        if present := stores.find(uris.join(uris.escape(output), name)):
             raise _exists(present[0].uri)
     written = _Writer(output, format)
     for number in range(files):
@@ -229,7 +228,7 @@ def write_loans(
 
 
 class _Writer:
-    """Files that are made once, whole."""
+    """Writes files that are created once, as a whole."""
 
     def __init__(self, output: str, format_: LoanFormat) -> None:
         self.output, self.format = output, format_
@@ -238,7 +237,7 @@ class _Writer:
         self.size = 0
 
     def write_pair(self, name: str, made: Iterator[Tables]) -> None:
-        """Write loans and transactions side by side, neither of them held in memory."""
+        """Write loans and transactions at the same time, without holding either in memory."""
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder, kind) for kind in ("loans", "transactions")]
             with (
@@ -255,7 +254,7 @@ class _Writer:
                 self._create(f"{path.name}-{name}", path)
 
     def write_one(self, name: str, schema: pa.Schema, tables: list[pa.Table]) -> None:
-        """Write a file of its own."""
+        """Write a single file."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, name)
             with self._open(path, schema) as writer:
@@ -281,9 +280,9 @@ class _Writer:
         return pa.table(columns)
 
     def _create(self, name: str, path: Path) -> None:
-        uri = storage.join(self.output, f"{name}.{self.format}")
+        uri = uris.join(self.output, f"{name}.{self.format}")
         with pa.memory_map(str(path)) as file:
-            if not storage.create(uri, file.read_buffer()):
+            if not stores.create(uri, file.read_buffer()):
                 raise _exists(uri)
         self.uris.append(uri)
         self.size += path.stat().st_size
@@ -300,7 +299,7 @@ def _with_bad_rows(portfolio: Portfolio, block: range, count: int, bad_rows: int
         return Tables(loans, rows)
     first = -(-block.start * bad_rows // count)
     bad = np.arange(first, -(-block.stop * bad_rows // count))
-    # In a portfolio smaller than its bad rows, several go with one loan.
+    # If there are more bad rows than loans, several belong to one loan.
     at = np.minimum(bad * count // bad_rows - block.start, len(block) - 1)
     kind = bad % 7
     return Tables(
@@ -395,7 +394,7 @@ def _transaction_table(history: History) -> pa.Table:
 
 
 def decimals(units: Integers, type_: pa.Decimal128Type) -> pa.Array:
-    """Whole numbers of the type's last decimal as decimals."""
+    """Decimals from integers in units of the type's last decimal."""
     words = np.empty((len(units), 2), np.int64)  # decimal128: low half, high half
     words[:, 0] = units
     words[:, 1] = units >> 63
@@ -403,7 +402,7 @@ def decimals(units: Integers, type_: pa.Decimal128Type) -> pa.Array:
 
 
 def _masked(units: Integers, type_: pa.Decimal128Type) -> pa.Array:
-    """Decimals, null where a number is negative."""
+    """Decimals, null if the integer is negative."""
     is_null = pa.array(units < 0)
     return pc.if_else(is_null, pa.scalar(None, type_), decimals(units, type_))
 
@@ -420,7 +419,9 @@ def _reporting(made: Iterator[Tables], progress: Callable[[int], None] | None) -
 
 
 def _exists(uri: str) -> UserError:
-    return UserError(
+    return ParameterError(
         f"{uri} exists already: a portfolio is never written over: choose another folder, or "
-        "delete the one in this"
+        "delete the one in this",
+        parameter="--output",
+        value=uri,
     )

@@ -1,4 +1,4 @@
-"""A day of trades, made up: as many as asked for, skewed as real ones are, the same for a seed.
+"""A made-up day of trades: of any size, skewed as real trades are, the same for the same seed.
 
 Every value of a trade is a function of the seed and of the trade's row number alone. The same day
 therefore comes out whatever the format and the number of files, any range of rows can be made
@@ -26,17 +26,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ledgerbeam.io import storage
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.synthetic.draws import Bits, Draws, Integers, mixed, zipf_mandelbrot
+from ledgerbeam.synthetic.formats import TradeFormat
 
-Format = Literal["parquet", "csv", "csv.gz", "jsonl", "jsonl.zst", "avro"]
 IdType = Literal["integer", "string"]
 
 BATCH_ROWS = 250_000
 FIRST_CLIENT_SHARE = 0.01
 ROWS_PER_CLIENT = 100
-"""Trades for each client where the number of clients isn't given."""
+"""Trades per client if the number of clients isn't given."""
 
 PRICE = pa.decimal128(18, 4)
 _TICK = 500  # 0.0500 in units of the price's last decimal
@@ -47,9 +47,9 @@ class Generated(NamedTuple):
     """What `write_trades` has written.
 
     Attributes:
-        uris: the files.
-        rows: trades in them, bad ones included.
-        size: bytes in them.
+        uris: URIs of the files.
+        rows: number of trades, bad ones included.
+        size: total size in bytes.
     """
 
     uris: list[str]
@@ -73,7 +73,7 @@ def schema(id_type: IdType = "integer") -> pa.Schema:
 
 
 class DayOptions(TypedDict, total=False):
-    """What `trades` takes besides the count, with the same meaning and defaults."""
+    """Arguments of `trades` besides the count, with the same meaning and defaults."""
 
     trade_date: Required[datetime.date]
     clients: int | None
@@ -99,18 +99,18 @@ def trades(
     """Make the trades of a day, in batches of at most `BATCH_ROWS`.
 
     Args:
-        count: trades of the whole day, bad ones included.
-        trade_date: the date of all trades but `other_dates` of them, which are a day older.
-        clients: how many there are; by default one for every `ROWS_PER_CLIENT` trades.
-        symbols: how many there are.
+        count: number of trades of the whole day, bad ones included.
+        trade_date: date of all trades except a share of `other_dates`, which are a day older.
+        clients: number of clients; by default one for every `ROWS_PER_CLIENT` trades.
+        symbols: number of symbols.
         seed: another seed gives another day.
         other_dates: share of trades of the day before, from 0 to 1.
         id_type: strings are `T1`, `T2`, …, which sort in another order than the integers.
-        bad_rows: how many of the rows are to be refused, each for one reason.
-        rows: which of the day's rows to make; by default all.
+        bad_rows: how many of the rows are wrong, each for one reason.
+        rows: numbers of the day's rows to make; by default all.
 
     Returns:
-        Batches of `schema(id_type)`.
+        Batches with the schema `schema(id_type)`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -124,7 +124,7 @@ def trades(
         raise ValueError(f"clients={clients} and symbols={symbols} must be at least 1")
     day = _Day(count, trade_date, clients, symbols, seed, other_dates, id_type, bad_rows)
     wanted = range(count) if rows is None else rows
-    # Not a generator itself, so that it is the call that refuses wrong arguments.
+    # Not a generator itself, so that wrong arguments are refused at the call.
     return (
         day.batch(np.arange(start, min(start + BATCH_ROWS, wanted.stop)))
         for start in range(wanted.start, wanted.stop, BATCH_ROWS)
@@ -136,7 +136,7 @@ def write_trades(
     count: int,
     *,
     files: int = 16,
-    format: Format = "parquet",  # noqa: A002 - what it is called on command lines
+    format: TradeFormat = "parquet",  # noqa: A002 - what it is called on command lines
     progress: Callable[[int], None] | None = None,
     **day: Unpack[DayOptions],
 ) -> Generated:
@@ -144,11 +144,12 @@ def write_trades(
 
     Args:
         output: URI of the folder; the files are `trades-00000-of-00016.parquet` and so on.
-        count: trades of the whole day, bad ones included.
-        files: how many files share the trades, evenly.
-        format: Parquet is snappy, Avro deflate; amounts and dates are strings in JSON.
+        count: number of trades of the whole day, bad ones included.
+        files: number of files, each with about as many trades.
+        format: file format; Parquet is compressed by snappy, Avro by deflate. Amounts and dates are
+            strings in JSON.
         progress: called with the number of trades that were written since its last call.
-        **day: what the trades are like, as for `trades`.
+        **day: other arguments of `trades`.
 
     Raises:
         UserError: the folder holds trades already, or can't be written.
@@ -156,24 +157,24 @@ def write_trades(
     """
     if files < 1:
         raise ValueError(f"files={files} must be at least 1")
-    present = storage.find(storage.join(storage.escape(output), "trades-*"))
+    present = stores.find(uris.join(uris.escape(output), "trades-*"))
     if present:
         raise _exists(present[0].uri)
     columns = schema(day.get("id_type", "integer"))
-    uris = []
+    written: list[str] = []
     size = 0
     for number in range(files):
         rows = range(count * number // files, count * (number + 1) // files)
         batches = _reporting(trades(count, rows=rows, **day), progress)
-        uri = storage.join(output, f"trades-{number:05}-of-{files:05}.{format}")
+        uri = uris.join(output, f"trades-{number:05}-of-{files:05}.{format}")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "trades")
             _WRITERS[format](path, columns, batches)
-            if not storage.create(uri, _mapped(path)):
+            if not stores.create(uri, _mapped(path)):
                 raise _exists(uri)
             size += path.stat().st_size
-        uris.append(uri)
-    return Generated(uris, count, size)
+        written.append(uri)
+    return Generated(written, count, size)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class _Day:
     def batch(self, rows: Integers) -> pa.RecordBatch:
         """Make the trades of the given rows."""
         faults = self._faults(rows)
-        # The second trade of a pair takes the place of the first, in all that makes it one.
+        # The second trade of a pair takes its id, client and symbol from the first.
         twins = np.where(faults.twin_of >= 0, faults.twin_of, rows)
         client = self._draws.choice("client", _client_law(self.clients), twins)
         symbol = self._draws.choice("symbol", zipf_mandelbrot(self.symbols), twins)
@@ -225,7 +226,7 @@ class _Day:
         return pc.binary_join_element_wise("T", ids.cast(pa.string()), "")
 
     def _prices(self, symbol: Integers, rows: Integers) -> pa.Array:
-        """Around a price of the symbol's own, from 10.00 to 2,010.00, in ticks of 0.05."""
+        """Prices around the symbol's own price of 10.00 to 2,010.00, in ticks of 0.05."""
         base = 220 + self._draws.integers("symbol price", 39_961, symbol)
         ticks = base + self._draws.integers("price", 41, rows) - 20
         words = np.zeros((len(rows), 2), np.int64)  # decimal128: low half, high half
@@ -233,7 +234,7 @@ class _Day:
         return pa.Array.from_buffers(PRICE, len(rows), [None, pa.py_buffer(words)])
 
     def _faults(self, rows: Integers) -> "_Faults":
-        """Say what is wrong with each row; the bad rows are evenly spread over the day."""
+        """The fault of each row; the bad rows are evenly spread over the day."""
         number = np.full(len(rows), -1, np.int64)
         twin_of = np.full(len(rows), -1, np.int64)
         kind = np.full(len(rows), -1, np.int64)
@@ -255,11 +256,11 @@ _SIDE, _NEGATIVE, _NO_CLIENT, _TWIN_A, _TWIN_B = range(5)
 
 
 class _Faults(NamedTuple):
-    """Int64 `(rows,)` each; -1 where there is nothing wrong.
+    """Faults of rows, in int64 arrays `(rows,)`; -1 for rows without a fault.
 
     Attributes:
-        kind: `_SIDE` to `_TWIN_B`.
-        number: of the bad row, from 0.
+        kind: kind of fault, from `_SIDE` to `_TWIN_B`.
+        number: number of the bad row among all bad rows, from 0.
         twin_of: the row whose id, client and symbol this one repeats.
     """
 
@@ -269,11 +270,11 @@ class _Faults(NamedTuple):
 
 
 def _shuffled(rows: Integers, count: int, salt: np.uint64) -> Integers:
-    """Give each row its place in an order of 0..count-1 that looks random.
+    """Give each row its position in a permutation of 0..count-1 that looks random.
 
-    An odd multiple and a shift-xor are permutations of the numbers of so many bits. What leaves
-    0..count-1 is sent round again until it is back, which makes a permutation of 0..count-1
-    without ever holding one in memory.
+    Multiplication by an odd number and a shift-xor are permutations of all numbers of a given
+    number of bits. A number that leaves 0..count-1 is permuted again until it is back in that
+    range: that gives a permutation of 0..count-1 without holding one in memory.
     """
     bits = max(2, (count - 1).bit_length())
     mask = np.uint64((1 << bits) - 1)
@@ -294,7 +295,7 @@ def _shuffled(rows: Integers, count: int, salt: np.uint64) -> Integers:
 
 @functools.cache
 def _client_law(clients: int) -> npt.NDArray[np.float64]:
-    """Cumulative shares `(clients,)`: the first holds 1%, the others the rest by their law."""
+    """Cumulative shares `(clients,)`: the first client has 1%, the others the rest by their law."""
     if clients == 1:
         return np.ones(1)
     others = FIRST_CLIENT_SHARE + (1 - FIRST_CLIENT_SHARE) * zipf_mandelbrot(clients - 1)
@@ -317,15 +318,17 @@ def _reporting(
 
 def _mapped(path: Path) -> pa.Buffer:
     if not path.stat().st_size:
-        return pa.py_buffer(b"")  # there is no mapping of nothing
+        return pa.py_buffer(b"")  # an empty file can't be mapped
     with pa.memory_map(str(path)) as file:
         return file.read_buffer()
 
 
 def _exists(uri: str) -> UserError:
-    return UserError(
+    return ParameterError(
         f"{uri} exists already: trades are never written over: choose another folder, or delete "
-        "the trades in this one"
+        "the trades in this one",
+        parameter="--output",
+        value=uri,
     )
 
 
@@ -375,7 +378,7 @@ def _write_avro(path: Path, columns: pa.Schema, batches: Iterable[pa.RecordBatch
             _avro_schema(columns),
             (record for batch in batches for record in batch.to_pylist()),
             codec="deflate",
-            sync_marker=b"ledgerbeam trade",  # by default random, and no two files the same
+            sync_marker=b"ledgerbeam trade",  # by default random, so files would differ
         )
 
 
@@ -396,7 +399,7 @@ def _avro_schema(columns: pa.Schema) -> dict[str, object]:
 
 
 def _as_text(batch: pa.RecordBatch, word: str) -> pa.RecordBatch:
-    """All columns as strings, with `word` for every other negative quantity."""
+    """All columns as strings, with `word` in place of every other negative quantity."""
     columns = [column.cast(pa.string()) for column in batch.columns]
     at = batch.schema.get_field_index("quantity")
     quantity = batch.column(at).to_numpy()
@@ -405,7 +408,7 @@ def _as_text(batch: pa.RecordBatch, word: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
-_WRITERS: dict[Format, Callable[[Path, pa.Schema, Iterable[pa.RecordBatch]], None]] = {
+_WRITERS: dict[TradeFormat, Callable[[Path, pa.Schema, Iterable[pa.RecordBatch]], None]] = {
     "parquet": _write_parquet,
     "csv": functools.partial(_write_csv, compression=None),
     "csv.gz": functools.partial(_write_csv, compression="gzip"),

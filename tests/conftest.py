@@ -3,16 +3,18 @@
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
-from tests import object_stores
-from tests.databases import Database, open_database, sqlite_url
-from tests.postgres import PostgresServer, postgres_server
+from tests.support import object_stores
+from tests.support.databases import Database, open_database, sqlite_url
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.recorded import NewPlace, Place, workloads_installed
 
-from ledgerbeam.batch.registry import Registry
-from ledgerbeam.io import storage
+from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.io.storage import stores
 
 # A suite that a script has started in the background is deaf to Ctrl-C, and so would be all the
 # programs that it starts and interrupts.
@@ -105,6 +107,41 @@ def database(request: pytest.FixtureRequest) -> Database:
     return found
 
 
+@pytest.fixture(scope="module")
+def lease() -> float:
+    """Seconds for which a launcher in `base` may be silent."""
+    return 2.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, lease: float) -> Iterator[Path]:
+    """A folder for recorded runs of the tests' workloads, which are there for a module's tests."""
+    folder = tmp_path_factory.mktemp("base")
+    with workloads_installed(folder / "state", lease):
+        yield folder
+
+
+@pytest.fixture
+def new_place(tmp_path: Path, base: Path) -> Iterator[NewPlace]:
+    """Makes places of recorded runs; what goes on there is brought to its end after the test."""
+    places = []
+
+    def make(process: str = "counting", url: str = "") -> Place:
+        url = url or f"sqlite:///{tmp_path}/registry.db"
+        places.append(Place(tmp_path / "place", url, process))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.let_go()
+
+
+@pytest.fixture
+def place(new_place: NewPlace) -> Place:
+    """A place where nothing has run yet."""
+    return new_place()
+
+
 @pytest.fixture(
     params=[
         "local",
@@ -124,6 +161,6 @@ def _in_use(store: object_stores.ObjectStore) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.env.items():
             patch.setenv(name, value)
-        storage._store.cache_clear()
+        stores._store.cache_clear()
         yield store.bucket
-    storage._store.cache_clear()
+    stores._store.cache_clear()

@@ -14,25 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from net_position import net
 
-from ledgerbeam.batch.runner import make_pipeline
-from ledgerbeam.io.spill import SpillDirectory, SpilledPiece, load_piece, spill
-from ledgerbeam.transforms.components import sort_components
-from ledgerbeam.transforms.in_flight import DoInFlight
-from ledgerbeam.transforms.partition import split_by_shard
+from ledgerbeam.batch.runners.beam import make_pipeline
+from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch, spill
+from ledgerbeam.transforms.columnar.components import sort_components
+from ledgerbeam.transforms.columnar.partition import split_by_shard
+from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 
 KEY = ("id",)
 
 
-def read(file: str, shards: int, directory: str) -> list[tuple[int, SpilledPiece]]:
+def read(file: str, shards: int, directory: str) -> list[tuple[int, SpilledBatch]]:
     """Cut a file's trades into pieces."""
     columns = ["id", "side", "quantity"]
     table = pq.read_table(file, columns=columns, read_dictionary=["side"], use_threads=False)
     return spill(directory, split_by_shard(table, KEY, shards))
 
 
-def execute(element: tuple[int, Iterable[SpilledPiece]], output: Path) -> Iterator[int]:
+def execute(element: tuple[int, Iterable[SpilledBatch]], output: Path) -> Iterator[int]:
     """Call the rule for each component of a shard, and write what it gives."""
-    table = pa.concat_tables(load_piece(piece) for piece in element[1])
+    table = pa.concat_tables(load_batch(piece) for piece in element[1])
     components = sort_components(table, KEY, "id").components
     nets = [net(c.values("side"), c.values("quantity")) for c in components.each(KEY)]
     ids = components.table.column("id").take(pa.array(components.starts))

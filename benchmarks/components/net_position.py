@@ -6,20 +6,21 @@ python net_position.py --trades=GLOB --business-date=DATE --output=FOLDER --json
 import datetime
 import sys
 from collections.abc import Iterable
+from typing import Annotated
 
 import pyarrow as pa
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
-from ledgerbeam.batch.launch import run_module
-from ledgerbeam.batch.process import Record
-from ledgerbeam.io.contract import Column, Contract
+from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.define.keyed_process import FileParameters, KeyedProcess, RowInput
+from ledgerbeam.batch.define.process import Record
+from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.rules.components import Component
 
 TRADES = Contract(
     (
         Column("id", pa.int64()),
-        Column("side", pa.string(), few_values=True, one_of=("B", "S")),
+        Column("side", pa.string(), dictionary_encoded=True, one_of=("B", "S")),
         Column("quantity", pa.int64(), minimum=0),
         Column("trade_date", pa.date32()),
     )
@@ -34,7 +35,9 @@ def net(sides: list[str], quantities: list[int]) -> int:
 class NetParameters(FileParameters):
     """Parameters of the net position."""
 
-    trades: str = Field(description="Parquet files of trades")
+    trades: Annotated[
+        str, RowInput(TRADES, "id", date_column="trade_date", amounts=("quantity",))
+    ] = Field(description="Parquet files of trades")
     business_date: datetime.date = Field(description="the day")
 
 
@@ -42,14 +45,8 @@ class NetPosition(KeyedProcess[NetParameters]):
     """The net quantity of each trade."""
 
     name = "net-position"
-    parameters_type = NetParameters
     key = ("id",)
     results = pa.schema([("net_quantity", pa.int64())])
-
-    @property
-    def inputs(self) -> tuple[RowInput, ...]:
-        """The trades."""
-        return (RowInput("trades", TRADES, "id", date_column="trade_date", amounts=("quantity",)),)
 
     def execute(self, component: Component) -> Iterable[Record]:
         """One row for one trade."""
@@ -57,7 +54,4 @@ class NetPosition(KeyedProcess[NetParameters]):
 
 
 if __name__ == "__main__":
-    # Not from here: what is pickled must live in an importable module.
-    from net_position import NetPosition as Importable
-
-    sys.exit(run_module(Importable, __doc__ or "", None))
+    sys.exit(main(NetPosition))

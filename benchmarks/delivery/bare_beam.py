@@ -16,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from job import DELIVERY_QUANTITY, Job, job
 
-from ledgerbeam.batch.runner import make_pipeline
-from ledgerbeam.io.arrow_stream import decode_large, join, narrow
-from ledgerbeam.io.spill import SpillDirectory, SpilledPiece, load_piece, spill
-from ledgerbeam.rules.delivery import mark_deliveries
-from ledgerbeam.transforms.components import sort_components
-from ledgerbeam.transforms.in_flight import DoInFlight
-from ledgerbeam.transforms.partition import split_by_shard
+from ledgerbeam.batch.runners.beam import make_pipeline
+from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch, spill
+from ledgerbeam.io.arrow.stream import decode_large, join, narrow
+from ledgerbeam.rules.delivery.deliver import deliver_many
+from ledgerbeam.transforms.columnar.components import sort_components
+from ledgerbeam.transforms.columnar.partition import split_by_shard
+from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 
 KEY = ("client_code", "symbol")
-ROWS_A_SHARD = 320_000
+ROWS_PER_SHARD = 320_000
 
 
-def read(file: str, shards: int, directory: str) -> list[tuple[int, SpilledPiece]]:
+def read(file: str, shards: int, directory: str) -> list[tuple[int, SpilledBatch]]:
     """Cut a file's trades into pieces."""
     table = pq.read_table(file, read_dictionary=[*KEY, "side"], use_threads=False)
     table = narrow(table.drop_columns("trade_date"))
@@ -36,9 +36,9 @@ def read(file: str, shards: int, directory: str) -> list[tuple[int, SpilledPiece
     return spill(directory, pieces)
 
 
-def execute(element: tuple[int, Iterable[SpilledPiece]], arguments: Job) -> Iterator[int]:
+def execute(element: tuple[int, Iterable[SpilledBatch]], arguments: Job) -> Iterator[int]:
     """Mark a shard's trades and write them."""
-    table = join([load_piece(piece) for piece in element[1]])
+    table = join([load_batch(piece) for piece in element[1]])
     for name in (*KEY, "side"):
         if not pa.types.is_dictionary(table.schema.field(name).type):
             column = table.column(name).combine_chunks().dictionary_encode()
@@ -49,7 +49,7 @@ def execute(element: tuple[int, Iterable[SpilledPiece]], arguments: Job) -> Iter
     rows = rows.set_column(price, "price", rows.column("price").cast(pa.decimal128(18, 4)))
     dates = pa.repeat(pa.scalar(arguments.trade_date, pa.date32()), rows.num_rows)
     rows = rows.append_column("trade_date", dates)
-    rows = rows.append_column(DELIVERY_QUANTITY, mark_deliveries(components))
+    rows = rows.append_column(DELIVERY_QUANTITY, deliver_many(components))
     pq.write_table(rows, arguments.output / f"part-{uuid.uuid4().hex}.parquet")
     yield rows.num_rows
 
@@ -58,7 +58,7 @@ def run(arguments: Job) -> None:
     """Run the pipeline on the local runner."""
     files = sorted(glob.glob(arguments.trades))
     rows = sum(pq.read_metadata(Path(file)).num_rows for file in files)
-    shards = max(1, -(-rows // ROWS_A_SHARD))
+    shards = max(1, -(-rows // ROWS_PER_SHARD))
     with SpillDirectory() as directory, make_pipeline([]) as pipeline:
         reader = partial(read, shards=shards, directory=directory.path)
         (

@@ -1,13 +1,14 @@
 """Delivery marking as Beam is usually written: a dictionary for each trade, grouped by key."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from job import DELIVERY_QUANTITY, Job, job, output_schema
 
-Trade = dict[str, object]
+Trade = dict[str, Any]
 
 
 def mark(component: tuple[tuple[str, str], Iterable[Trade]]) -> Iterator[Trade]:

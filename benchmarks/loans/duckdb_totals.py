@@ -5,7 +5,7 @@ import os
 import duckdb
 from job import Job, job
 
-from ledgerbeam.rules.remittance_totals import LINE_TOTALS
+from ledgerbeam.rules.remittance.pool_totals import LINE_TOTALS
 
 SUMS = ", ".join(f"sum({name}) AS {name}" for name in LINE_TOTALS)
 BUCKETS = ", ".join(

@@ -10,16 +10,24 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ledgerbeam.rules.book import STATE_SCHEMA, TERMS_SCHEMA, TRANSACTION_SCHEMA
-from ledgerbeam.rules.close_of_day import close
-from ledgerbeam.rules.day_count import DayCount
-from ledgerbeam.rules.entries import ENTRY_SCHEMA
-from ledgerbeam.rules.loan import Policy, RateChange, State, Terms, Transaction, in_minor_units
-from ledgerbeam.rules.loan_month import Holding, report_line
-from ledgerbeam.rules.loan_month_columns import REPORT_SCHEMA
-from ledgerbeam.rules.loan_tables import NUMBERS, OPENING
-from ledgerbeam.rules.remittance import Investor
-from ledgerbeam.rules.schedule import Instalment, Loan, schedule
+from ledgerbeam.rules.closing.close import close
+from ledgerbeam.rules.loans.book import STATE_SCHEMA, TRANSACTION_SCHEMA
+from ledgerbeam.rules.loans.entries import ENTRY_SCHEMA
+from ledgerbeam.rules.loans.loan import (
+    Policy,
+    RateChange,
+    State,
+    Terms,
+    Transaction,
+    in_minor_units,
+)
+from ledgerbeam.rules.loans.tables import NUMBERS, OPENING
+from ledgerbeam.rules.loans.terms_columns import TERMS_SCHEMA
+from ledgerbeam.rules.remittance.remit import Investor
+from ledgerbeam.rules.remittance.report_line import Holding, report_line
+from ledgerbeam.rules.remittance.report_line_many import REPORT_SCHEMA
+from ledgerbeam.rules.schedules.schedule import Loan, ScheduledInstalment, schedule
+from ledgerbeam.rules.terms.day_count import DayCount
 
 Row = dict[str, Any]
 
@@ -28,7 +36,7 @@ INSTALMENTS = pa.schema(
         ("loan_id", pa.string()),
         ("number", pa.int32()),
         ("due_date", pa.date32()),
-        *((name, pa.decimal128(18, 2)) for name in Instalment._fields[2:]),
+        *((name, pa.decimal128(18, 2)) for name in ScheduledInstalment._fields[2:6]),
     ]
 )
 SCHEMAS = {"schedules": INSTALMENTS, "report": REPORT_SCHEMA}
@@ -86,7 +94,7 @@ def job() -> Job:
 
 def instalments_of(loan: Row) -> list[Row]:
     """All instalments of a loan."""
-    made = schedule(Loan(**{name: loan[name] for name in Loan._fields}))
+    made = schedule(Loan(**{name: loan[name] for name in Loan._fields if name in loan}))
     return [{"loan_id": loan["loan_id"], **each._asdict()} for each in made]
 
 
@@ -94,7 +102,7 @@ def line_of(
     loan: Row, rows: Iterable[Row], investors: dict[str, Investor], date: datetime.date
 ) -> Row:
     """The line of a loan in the report."""
-    terms = Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names})
+    terms = _terms(loan)
     state = _state(loan)
     holding = Holding(*(_plain(name, loan[name]) for name in Holding._fields))
     investor = investors[holding.investor_id]
@@ -108,7 +116,7 @@ def line_of(
 def closed_of(loan: Row, rows: Iterable[Row], date: datetime.date) -> tuple[Row, list[Row]]:
     """A loan in its new state, and the entries made."""
     closed, entries = close(
-        Terms(**{name: _plain(name, loan[name]) for name in TERMS_SCHEMA.names}),
+        _terms(loan),
         State(**{name: _plain(name, loan[OPENING + name]) for name in NUMBERS}),
         _state(loan),
         [_transaction(row) for row in rows],
@@ -127,6 +135,11 @@ def closed_of(loan: Row, rows: Iterable[Row], date: datetime.date) -> tuple[Row,
     return loan | state | {"rate_changes": changes or None}, [
         {"loan_id": loan["loan_id"], **entry} for entry in booked
     ]
+
+
+def _terms(loan: Row) -> Terms:
+    names = [name for name in Terms._fields if name in TERMS_SCHEMA.names and name in loan]
+    return Terms(**{name: _plain(name, loan[name]) for name in names})
 
 
 def _state(loan: Row) -> State:

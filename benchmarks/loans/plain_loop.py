@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from job import Job, Row, closed_of, instalments_of, job, line_of
 
-from ledgerbeam.rules.entries import ENTRY_SCHEMA
+from ledgerbeam.rules.loans.entries import ENTRY_SCHEMA
 
-ROWS_A_GROUP = 100_000
+ROWS_PER_GROUP = 100_000
 
 
 def rows_of(arguments: Job) -> Iterator[Row]:
@@ -50,7 +50,7 @@ def run(arguments: Job) -> None:
         rows: list[Row] = []
         for row in rows_of(arguments):
             rows.append(row)
-            if len(rows) == ROWS_A_GROUP:
+            if len(rows) == ROWS_PER_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, schema))

@@ -8,8 +8,8 @@ from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from job import Job, Row, closed_of, instalments_of, job, line_of
 
-from ledgerbeam.rules.entries import ENTRY_SCHEMA
-from ledgerbeam.rules.remittance import Investor
+from ledgerbeam.rules.loans.entries import ENTRY_SCHEMA
+from ledgerbeam.rules.remittance.remit import Investor
 
 
 class Report(beam.DoFn):

@@ -13,36 +13,36 @@ import io
 import sys
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import Annotated
 
 import apache_beam as beam
 import pyarrow as pa
 from pydantic import Field
 
-from ledgerbeam.batch.keyed_process import FileParameters, KeyedProcess, RowInput
-from ledgerbeam.batch.launch import run_module
-from ledgerbeam.batch.process import Record
-from ledgerbeam.io.contract import Column, Contract
-from ledgerbeam.rules.components import Component
+import ledgerbeam as lb
 
 MONEY = pa.decimal128(18, 2)
-REQUESTS = Contract(
+STATES = ("open", "paid", "withdrawn")
+REQUESTS = lb.Contract(
     (
-        Column("request", pa.string()),
-        Column("payee", pa.string()),
-        Column("state", pa.string(), few_values=True, one_of=("open", "paid", "withdrawn")),
-        Column("amount", MONEY),
-        Column("currency", pa.string(), few_values=True),
-        Column("due_at", pa.string()),
+        lb.Column("request", pa.string()),
+        lb.Column("payee", pa.string()),
+        lb.Column("state", pa.string(), dictionary_encoded=True, one_of=STATES),
+        lb.Column("amount", MONEY),
+        lb.Column("currency", pa.string(), dictionary_encoded=True),
+        lb.Column("due_at", pa.string()),
     )
 )
 
 
-class ExpiryParameters(FileParameters):
+class ExpiryParameters(lb.FileParameters):
     """Which requests, of which day and region."""
 
     business_date: datetime.date = Field(description="requests due until its end, UTC, expire")
     region: str = Field(pattern="^[a-z]{2}$", description="whose requests these are: eu, us, …")
-    requests: str = Field(description="URI or glob of the requests")
+    requests: Annotated[
+        str, lb.RowInput(REQUESTS, order="request", amounts=("amount",), currency="currency")
+    ] = Field(description="URI or glob of the requests")
 
 
 def has_expired(state: str, due_at: datetime.datetime, date: datetime.date) -> bool:
@@ -50,11 +50,10 @@ def has_expired(state: str, due_at: datetime.datetime, date: datetime.date) -> b
     return state == "open" and due_at.astimezone(datetime.UTC).date() <= date
 
 
-class ExpirePaymentRequests(KeyedProcess[ExpiryParameters]):
+class ExpirePaymentRequests(lb.KeyedProcess[ExpiryParameters]):
     """The definition: a component is a payee with all requests."""
 
     name = "expire-payment-requests"
-    parameters_type = ExpiryParameters
     identity = ("region",)
     key = ("payee",)
     results = pa.schema(
@@ -68,16 +67,7 @@ class ExpirePaymentRequests(KeyedProcess[ExpiryParameters]):
     failure_limit = "1%"
     results_expire_after = datetime.timedelta(days=30)
 
-    @property
-    def inputs(self) -> tuple[RowInput, ...]:
-        """The requests, added up by currency."""
-        return (
-            RowInput(
-                "requests", REQUESTS, order="request", amounts=("amount",), currency="currency"
-            ),
-        )
-
-    def execute(self, payee: Component) -> Iterator[Record]:
+    def execute(self, payee: lb.Component) -> Iterator[lb.Record]:
         """Give the payee's expired requests; a time that is none fails the payee."""
         date = self.business_date
         for request in payee.records():
@@ -132,8 +122,5 @@ def _as_csv(lines: list[tuple[str, tuple[int, Decimal]]]) -> tuple[str, bytes]:
     return "expired.csv", text.getvalue().encode()
 
 
-PROCESS = ExpirePaymentRequests
-"""What `ledgerbeam` runs under the name that pyproject.toml gives this module."""
-
 if __name__ == "__main__":
-    sys.exit(run_module(PROCESS))
+    sys.exit(lb.main(ExpirePaymentRequests))

@@ -14,7 +14,7 @@ from expire_payment_requests import (
     has_expired,
 )
 
-from ledgerbeam.batch.testing import local_pipeline, run_components
+import ledgerbeam as lb
 
 DATE = datetime.date(2026, 11, 20)
 PROCESS = ExpirePaymentRequests(
@@ -41,7 +41,7 @@ def test_days_end_by_utc(due_at: str, expired: bool) -> None:
 
 def test_open_requests_expire_and_no_others() -> None:
     rows = [request("1"), request("2", state="paid"), request("3", payee="P2", state="withdrawn")]
-    assert run_components(PROCESS, requests=rows) == [
+    assert lb.run_components(PROCESS, requests=rows).results == [
         {
             "payee": "P1",
             "request": "1",
@@ -54,7 +54,7 @@ def test_open_requests_expire_and_no_others() -> None:
 
 def test_a_due_time_without_a_zone_is_an_error() -> None:
     with pytest.raises(ValueError, match="request 1: due_at 2026-11-19 12:00:00 has no time zone"):
-        run_components(PROCESS, requests=[request("1", due_at="2026-11-19T12:00:00")])
+        lb.run_components(PROCESS, requests=[request("1", due_at="2026-11-19T12:00:00")])
 
 
 def test_the_report_adds_up_by_currency() -> None:
@@ -63,7 +63,7 @@ def test_the_report_adds_up_by_currency() -> None:
             {"currency": [c for c, _ in rows], "amount": [Decimal(amount) for _, amount in rows]}
         )
 
-    with local_pipeline() as pipeline:
+    with lb.local_pipeline() as pipeline:
         tables = pipeline | beam.Create([table(("USD", "1.10"), ("EUR", "2.00")), table()])
         tables2 = pipeline | "More" >> beam.Create([table(("USD", "0.01"))])
         reports = (tables, tables2) | beam.Flatten() | ExpiredByCurrency()

@@ -1,0 +1,1 @@
+"""One attempt in this process, without a registry: carried out, shown, verified."""

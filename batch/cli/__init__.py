@@ -1,0 +1,1 @@
+"""The command `ledgerbeam`: verbs, arguments, and what people read on a terminal."""

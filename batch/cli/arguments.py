@@ -1,0 +1,108 @@
+"""Parsing command lines: a workload's parameters, and flags that are passed on to Beam."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from ledgerbeam.batch.define.parameters import flag_of, parameter_error
+from ledgerbeam.batch.define.process import BatchProcess, Parameters
+from ledgerbeam.batch.runners.jobs import LOCAL_RUNNERS, runner_of
+from ledgerbeam.batch.settings import REGISTRY
+from ledgerbeam.io.errors import ParameterError
+
+
+class Arguments(NamedTuple):
+    """A parsed command line.
+
+    Attributes:
+        parameters: the parameters of the workload.
+        json: whether to print the result as a line of JSON.
+        registry: URL of the database to record the run in; None for no record.
+        beam_flags: all other flags, in their order.
+    """
+
+    parameters: Parameters
+    json: bool
+    registry: str | None
+    beam_flags: list[str]
+
+
+def parse_arguments(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> Arguments:
+    """Parse a workload's command line; `--help` prints the docstring of its module.
+
+    Raises:
+        ParameterError: a flag is missing or unknown, or has an invalid value.
+        SystemExit: `--help` was given, and help has been printed.
+    """
+    parameters_type = process_type.parameters_type
+    parser = _Parser(
+        prog=process_type.name,
+        description=sys.modules[process_type.__module__].__doc__ or "",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any other flag goes to Beam, for instance --runner=FlinkRunner.",
+    )
+    for field, info in parameters_type.model_fields.items():
+        default = info.default if info.default is not PydanticUndefined else None
+        shown = "required" if info.is_required() else f"default: {_text(default)}"
+        text = f"{info.description} ({shown})".replace("%", "%%")
+        parser.add_argument(flag_of(field), dest=field, metavar=field.upper(), help=text)
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON, the last line of the output"
+    )
+    parser.add_argument(
+        "--registry",
+        metavar="URL",
+        default=os.environ.get(REGISTRY) or None,
+        help=f"record the run in this database (default: {REGISTRY}, or no record)",
+    )
+    known, beam_flags = parser.parse_known_args(list(arguments))
+    values = {key: value for key, value in vars(known).items() if value is not None}
+    wants_json = values.pop("json")
+    registry = values.pop("registry", None)
+    _check_beam_flags(parameters_type, beam_flags)
+    try:
+        parameters = parameters_type.model_validate(values)
+    except ValidationError as error:
+        raise parameter_error(error) from error
+    return Arguments(parameters, wants_json, registry, beam_flags)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ParameterError(f"{message}: see --help")
+
+
+def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -> None:
+    """Reject misspelt flags, which Beam would silently ignore.
+
+    With the local runner, every unknown flag is a mistake. Other runners have flags that only their
+    own job server knows, so with those only flags that resemble ours are rejected.
+    """
+    ours = [flag_of(field) for field in parameters_type.model_fields] + ["--json", "--registry"]
+    is_local = runner_of(flags).lower() in LOCAL_RUNNERS
+    for flag in _unknown_to_beam(flags) if flags else ():
+        name = flag.partition("=")[0]
+        similar = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
+        if similar:
+            raise ParameterError(f"unknown flag {name}: did you mean {similar[0]}?", parameter=name)
+        if is_local:
+            raise ParameterError(f"unknown flag or value {flag}: see --help", parameter=flag)
+
+
+def _unknown_to_beam(flags: Sequence[str]) -> list[str]:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    return parser.parse_known_args(list(flags))[1]
+
+
+def _text(value: object) -> str:
+    return "none" if value is None or value == "" else str(value)

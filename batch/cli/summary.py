@@ -1,0 +1,42 @@
+"""The summary of a run, for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ledgerbeam.batch.define.process import BatchProcess
+from ledgerbeam.batch.model.amounts import label_of, shown
+from ledgerbeam.io.commit.records import Manifest
+
+
+def print_summary(
+    manifest: Manifest, process: BatchProcess[Any], published: str, seconds: float
+) -> None:
+    """Print the counts and totals of a run as a table."""
+    rows_label = process.rows_label
+    counts = dict(manifest.counts)
+    rows = counts.pop("rows_in")
+    values = [(rows_label, rows), (process.results_label, counts.pop("rows_out"))]
+    # A list, since an amount may have the name of a count.
+    values += [*counts.items(), *manifest.totals.items()]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    lines = [
+        (label_of(name), shown(name, value, manifest.attempt.total_decimals))
+        for name, value in values
+        # Usually nothing is unknown, which is not worth a line.
+        if not name.endswith("_hash") and (value or name != "unknown")
+    ]
+    lines += [
+        ("seconds", f"{seconds:,.1f}"),
+        (f"{rows_label} a second", f"{rows / seconds:,.0f}"),
+    ]
+    # Numbers are aligned at their ends, with the codes of currencies after them.
+    width = max(len(text.partition(" ")[0]) for _, text in lines)
+    for label, text in lines:
+        number, _, currency = text.partition(" ")
+        table.add_row(label, f"{number:>{width}} {currency}".rstrip())
+    console = Console()
+    console.print(table)
+    console.print(f"published at {published}", soft_wrap=True, highlight=False)

@@ -1,0 +1,429 @@
+"""The verbs on runs as commands of `ledgerbeam`; each takes `--registry` and `--json`."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ledgerbeam.batch.cli.errors import print_error
+from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.model.run import RunRecord
+    from ledgerbeam.batch.runs.client import Runs, RunView
+    from ledgerbeam.io.commit.control_log import Steering
+
+app = typer.Typer()
+
+EXIT = {RunStatus.SUCCESS: 0, RunStatus.FAILURE: 1, RunStatus.CANCELED: 3}
+"""Exit status of commands that wait for a run's end."""
+
+EXIT_TIMEOUT = 4
+
+# Help texts are Rich's markup, in which a bracket begins a style.
+RUN_HELP = r"a run's id, six or more characters of it, or process/instance\[/run-number]"
+RunText = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
+Registry = Annotated[
+    str | None,
+    typer.Option("--registry", help=f"database of runs; by default {REGISTRY}, or a local file"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, a line a record")]
+Why = Annotated[str, typer.Option(help="the reason, for the record")]
+Watch = Annotated[bool, typer.Option("--watch", help="show it live until the run has ended")]
+
+
+def _help_or_name(context: typer.Context, workload: str) -> str:
+    """Show the command's help if `--help` stands in place of the workload's name.
+
+    After the name, `--help` is one of the workload's own flags.
+    """
+    if workload in {"--help", "-h"}:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    return workload
+
+
+WorkloadName = Annotated[
+    str,
+    typer.Argument(help="name of a workload, as `workloads` prints it", callback=_help_or_name),
+]
+WITH_OWN_FLAGS = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+"""Context settings of a command that passes on a workload's flags."""
+
+
+@contextmanager
+def _runs(registry: str | None) -> "Iterator[Runs]":
+    from ledgerbeam.batch.runs.client import Runs
+
+    with Runs(Settings.from_environment(registry)) as runs:
+        yield runs
+
+
+def _print_json(value: Any) -> None:
+    """Print one line of JSON on standard output."""
+    print(json.dumps(value, default=str), flush=True)
+
+
+def _view_json(view: "RunView") -> dict[str, Any]:
+    from ledgerbeam.batch.model.amounts import with_standard_names
+
+    progress = view.progress.model_dump(mode="json")
+    progress["totals"] = with_standard_names(progress["totals"])
+    run = view.run.model_dump(mode="json")
+    return run | {"name": view.run.name, "code": view.code, "progress": progress}
+
+
+def _show(view: "RunView", as_json: bool) -> None:
+    if as_json:
+        _print_json(_view_json(view))
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        tables.console().print(tables.view_table(view, utc_now()))
+
+
+def _show_run(runs: "Runs", run: "RunRecord", as_json: bool) -> None:
+    if as_json:
+        _print_json(_view_json(runs.get(run.id)))
+    else:
+        print(f"{run.name} {run.id} {run.status}")
+
+
+def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: bool) -> int:
+    """Wait for the run's end, and return the exit status for it."""
+    try:
+        if as_json or not live or not sys.stdout.isatty():
+            view = runs.wait(run, timeout)
+        else:
+            from rich.live import Live
+
+            from ledgerbeam.batch.cli import tables
+
+            with Live(console=tables.console(), transient=True) as screen:
+                view = runs.wait(
+                    run, timeout, lambda seen: screen.update(tables.view_table(seen, utc_now()))
+                )
+    except WaitTimeoutError as error:
+        print_error("ledgerbeam", error, as_json)
+        return EXIT_TIMEOUT
+    _show(view, as_json)
+    return EXIT[view.run.status]
+
+
+@app.command(context_settings=WITH_OWN_FLAGS)
+def submit(
+    context: typer.Context,
+    workload: WorkloadName,
+    registry: Registry = None,
+    as_json: Json = False,
+    watch: Watch = False,
+) -> None:
+    """Record a run of WORKLOAD, given its own flags, and start it in the background."""
+    from ledgerbeam.batch.cli.arguments import parse_arguments
+    from ledgerbeam.batch.define.workloads import load_workload
+
+    parsed = parse_arguments(load_workload(workload), context.args)
+    with _runs(registry) as runs:
+        run = runs.submit(workload, parsed.parameters.model_dump(mode="json"), parsed.beam_flags)
+        if watch:
+            raise typer.Exit(_follow(runs, run.id, as_json, None, live=True))
+        _show_run(runs, run, as_json)
+
+
+@app.command()
+def get(
+    run: RunText, registry: Registry = None, as_json: Json = False, watch: Watch = False
+) -> None:
+    """Show how a run stands: status, progress, stuck components, attempts."""
+    with _runs(registry) as runs:
+        if watch:
+            raise typer.Exit(_follow(runs, run, as_json, None, live=True))
+        _show(runs.get(run), as_json)
+
+
+@app.command()
+def wait(
+    run: RunText,
+    timeout: Annotated[float | None, typer.Option(help="seconds to wait at most")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Wait for a run's end; exit status 0 for SUCCESS, 1 FAILURE, 3 CANCELED, 4 timed out."""
+    with _runs(registry) as runs:
+        raise typer.Exit(_follow(runs, run, as_json, timeout, live=False))
+
+
+@app.command("list")
+def list_runs(
+    process: Annotated[str | None, typer.Option(help="only its runs")] = None,
+    status: Annotated[RunStatus | None, typer.Option(help="only those that have it")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 20,
+    before: Annotated[str | None, typer.Option(help="only older ones than this run")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    with _runs(registry) as runs:
+        oldest = runs.registry.find(before).id if before is not None else None
+        found = runs.list(process, status, limit, oldest)
+    if as_json:
+        for run in found:
+            _print_json(run.model_dump(mode="json") | {"name": run.name})
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        tables.console().print(tables.runs_table(found))
+
+
+@app.command()
+def components(
+    run: RunText,
+    status: Annotated[ComponentStatus | None, typer.Option(help="only those that have it")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 50,
+    after: Annotated[str | None, typer.Option(help="only those behind this component")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """List what became of a run's components."""
+    with _runs(registry) as runs:
+        found = list(itertools.islice(runs.components(run, status, after), limit))
+    if as_json:
+        for outcome in found:
+            _print_json(outcome._asdict())
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        tables.console().print(tables.outcomes_table(found))
+
+
+@app.command()
+def results(
+    run: RunText,
+    output: Annotated[Path | None, typer.Option(help="write them to this Parquet file")] = None,
+    table: Annotated[str | None, typer.Option(help="an extra table in place of them")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="rows to print")] = 10,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a run has published, or copy it into one file."""
+    import pyarrow.parquet as pq
+    from rich.table import Table
+
+    from ledgerbeam.batch.cli import tables
+
+    with _runs(registry) as runs:
+        dataset = runs.results(run, table)
+    if output is not None:
+        try:
+            with pq.ParquetWriter(output, dataset.schema) as writer:
+                for batch in dataset.to_batches():
+                    writer.write_batch(batch)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {output}: {error.strerror or error}", uri=str(output)
+            ) from error
+        rows_written = dataset.count_rows()
+        if as_json:
+            _print_json({"rows": rows_written, "output": str(output)})
+        else:
+            print(f"{rows_written:,} rows written to {output}")
+        return
+    rows = dataset.head(limit).to_pylist()
+    if as_json:
+        for row in rows:
+            _print_json(row)
+        return
+    shown = Table(*dataset.schema.names, box=None)
+    for row in rows:
+        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+    tables.console().print(shown)
+
+
+@app.command()
+def reports(
+    run: RunText,
+    output: Annotated[Path | None, typer.Option(help="copy them into this folder")] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Print where the reports are that a run has published, or copy them into one folder."""
+    with _runs(registry) as runs:
+        places = runs.reports(run) if output is None else runs.copy_reports(run, output)
+    if not places:
+        print(f"{run}: its process gives no reports", file=sys.stderr)
+    for place in places:
+        if as_json:
+            _print_json({"report": str(place)})
+        else:
+            print(place)
+
+
+@app.command()
+def cancel(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+    """Ask for a run to be stopped; it is CANCELED when nothing of it can commit any more."""
+    with _runs(registry) as runs:
+        _show_run(runs, runs.cancel(run, why), as_json)
+
+
+@app.command()
+def pause(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+    """Begin no more components; those in flight go on."""
+    with _runs(registry) as runs:
+        _show_run(runs, runs.pause(run, why), as_json)
+
+
+@app.command()
+def resume(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+    """Go on after a pause."""
+    with _runs(registry) as runs:
+        _show_run(runs, runs.resume(run, why), as_json)
+
+
+@app.command()
+def retry(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+    """Try again what failed, as a new attempt with today's code."""
+    with _runs(registry) as runs:
+        _show_run(runs, runs.retry(run, why), as_json)
+
+
+@app.command()
+def restart(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+    """Do whatever no attempt has committed."""
+    with _runs(registry) as runs:
+        _show_run(runs, runs.restart(run, why), as_json)
+
+
+@app.command()
+def resolve(
+    run: RunText,
+    component: Annotated[
+        str, typer.Argument(help="one that is UNKNOWN, as `components` prints it")
+    ],
+    status: Annotated[
+        ComponentStatus,
+        typer.Argument(help="SUCCESS: its call took effect; FAILURE: it may be called again"),
+    ],
+    why: Annotated[str, typer.Option(help="what was found, and where; for the record")],
+    results: Annotated[
+        str | None, typer.Option(help="file with the rows that the call would have given")
+    ] = None,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Say how a call has ended of which nobody knew; the next `retry` goes by it."""
+    with _runs(registry) as runs:
+        runs.resolve(run, component, status, why, results)
+    if as_json:
+        _print_json({"component": component, "status": status})
+    else:
+        print(f"{component} {status}")
+
+
+@app.command("set-parallelism")
+def set_parallelism(
+    run: RunText,
+    parallelism: Annotated[str, typer.Argument(help="components in flight, or `none`")],
+    why: Why = "",
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Change how many components or pages may be in flight over the whole run."""
+    if parallelism != "none" and not parallelism.isdecimal():
+        raise ParameterError(
+            f"parallelism {parallelism}: give a whole number, or none",
+            parameter="parallelism",
+            value=parallelism,
+        )
+    with _runs(registry) as runs:
+        number = None if parallelism == "none" else int(parallelism)
+        steering = runs.set_parallelism(run, number, why)
+    _show_limits(steering, as_json)
+
+
+@app.command("set-rate")
+def set_rate(
+    run: RunText,
+    rate: Annotated[str, typer.Argument(help="components a second, or `none`")],
+    ramp_from: Annotated[
+        float | None, typer.Option("--from", help="where a ramp to RATE begins")
+    ] = None,
+    over: Annotated[float | None, typer.Option(help="seconds that the ramp takes")] = None,
+    why: Why = "",
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
+    """Change how many components a second may be begun over the whole run."""
+    try:
+        number = None if rate == "none" else float(rate)
+    except ValueError:
+        raise ParameterError(
+            f"rate {rate}: give a number of components a second, or none",
+            parameter="rate",
+            value=rate,
+        ) from None
+    with _runs(registry) as runs:
+        steering = runs.set_rate(run, number, ramp_from, over, why)
+    _show_limits(steering, as_json)
+
+
+def _show_limits(steering: "Steering", as_json: bool) -> None:
+    if as_json:
+        _print_json(steering.model_dump(mode="json"))
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        print(tables.limits_text(steering) or "no limits")
+
+
+@app.command()
+def reconcile(registry: Registry = None, as_json: Json = False) -> None:
+    """Bring every run to the truth: for a cron, every minute."""
+    from ledgerbeam.batch.runs.client import Runs
+    from ledgerbeam.batch.runs.reconcile import reconcile as reconcile_runs
+
+    settings = Settings.from_environment(registry)
+    with Runs(settings) as runs:
+        actions = reconcile_runs(settings, runs, utc_now())
+    for run, what in actions:
+        if as_json:
+            _print_json({"run": run.id, "name": run.name, "action": what})
+        else:
+            print(f"{run.name} {run.id}: {what}")
+
+
+@app.command()
+def expire(registry: Registry = None, as_json: Json = False) -> None:
+    """Delete results that are due; the records of runs stay."""
+    with _runs(registry) as runs:
+        for run in runs.expire():
+            if as_json:
+                _print_json({"run": run.id, "name": run.name, "uri": run.uri})
+            else:
+                print(f"{run.name} {run.id}: results deleted at {run.uri}")
+
+
+@app.command()
+def audit(run: RunText, registry: Registry = None, as_json: Json = False) -> None:
+    """Print the whole history of a run: who did what, when and why."""
+    with _runs(registry) as runs:
+        record = runs.registry.find(run)
+        events = runs.events(record.id)
+    if as_json:
+        for event in events:
+            _print_json(event.model_dump(mode="json"))
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        tables.console().print(tables.history(record, events))

@@ -1,0 +1,1 @@
+"""What the developer of a workload writes: definitions of batch processes and their parameters."""

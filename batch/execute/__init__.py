@@ -1,0 +1,1 @@
+"""Code that keyed and page processes share: execution of components, control, publishing."""

@@ -1,0 +1,225 @@
+"""The pipeline of a keyed process.
+
+    splits ─ Read ─┬─ batches ─ GroupShards ─ ExecuteShards ─ commits ─┬─ Finish ─┐
+                   ├─ rejected ─ WriteRejections ──────────────────────┼──────────┼─ Publish
+                   ├─ summaries ───────────────────────────────────────┤          │
+                   └─ hashes ─ CountDistinct ──────────────────────────┴──────────┘
+
+Every attempt reads the whole input, which is pinned, and so gets the same rows and totals; rows of
+shards that an earlier attempt has committed are dropped as soon as they are read.
+"""
+
+import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsList, TaggedOutput
+
+from ledgerbeam.batch import logs
+from ledgerbeam.batch.define.money import check_money
+from ledgerbeam.batch.execute import worker_control
+from ledgerbeam.batch.execute.executor import IN_FLIGHT
+from ledgerbeam.batch.execute.reduce import Finish
+from ledgerbeam.batch.keyed.assemble import assemble_shard, rejected_totals
+from ledgerbeam.batch.keyed.plan import Plan, SplitSummary, row_totals
+from ledgerbeam.batch.keyed.publish import Publish
+from ledgerbeam.batch.keyed.rejects import rejected_table
+from ledgerbeam.batch.keyed.shard import execute_shard
+from ledgerbeam.batch.model.outcomes import outcomes_table
+from ledgerbeam.io.arrow.spill import Batch
+from ledgerbeam.io.commit.attempts import Attempt
+from ledgerbeam.io.commit.records import FileRecord, ShardCommit
+from ledgerbeam.io.datasets.inputs import Split
+from ledgerbeam.io.datasets.readers import Check, SplitRows, empty_rows
+from ledgerbeam.io.datasets.rejections import LineCounts, RowLocator
+from ledgerbeam.transforms.columnar.distinct import CountDistinct
+from ledgerbeam.transforms.columnar.hashing import hash_distinct
+from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
+from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
+from ledgerbeam.transforms.publish import Part, commit_part, count_committed
+from ledgerbeam.transforms.read import ReadSplits, RejectedTable
+from ledgerbeam.transforms.shuffle import Cut, GroupShards, element_type
+
+SUMMARIES = "summaries"
+DISTINCT = "distinct"
+
+
+class KeyedBatch(beam.PTransform):
+    """Runs a plan: reads, shuffles, executes, commits each shard, and publishes.
+
+    Outputs one `Manifest`. It is applied to the root of a pipeline.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, root: Any) -> beam.PCollection:
+        """Build the graph that the module's docstring shows."""
+        plan = self._plan
+        spills = plan.context.spill_directory is not None
+        read = root | "Read" >> ReadSplits(
+            plan.all_splits,
+            CutRows(plan),
+            check_of=CheckMoney(plan),
+            tags=(SUMMARIES, DISTINCT),
+            # Calls in flight hold their outputs in memory until they end. Paths of spilled batches
+            # are small enough for that, and tables are not.
+            in_flight=IN_FLIGHT if spills else 1,
+            type_=element_type(spills),
+        )
+        summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
+        line_counts = AsList(read.line_counts)
+        rejects = read.rejected | "WriteRejections" >> beam.Map(
+            _write_rejections, plan.context.attempt
+        )
+        todo = [shard for shard in range(plan.shards) if shard not in plan.done]
+        none = None if spills else plan.inputs[0].pack(empty_rows(plan.splits[0][0])).schema
+        commits = (
+            read.rows
+            | "GroupShards" >> GroupShards(todo, none)
+            | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
+            | "CountCommitted" >> beam.Map(count_committed)
+        )
+        publish = Publish(
+            plan.process, plan.context.attempt, plan.context.kept, len(plan.all_splits)
+        )
+        sides = [AsList(commits), AsList(rejects), AsList(summaries)]
+        if plan.process.distinct is not None:
+            counted = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
+            sides.append(AsList(counted))
+        else:
+            sides.append(AsList(root | "NothingToCount" >> beam.Create([], reshuffle=False)))
+        sides.append(
+            AsList(
+                commits | "Finish" >> Finish(plan.process, plan.context.attempt, plan.context.kept)
+            )
+        )
+        return root | "Once" >> beam.Create([None]) | "Publish" >> beam.Map(publish, *sides)
+
+
+def _count_read(summary: SplitSummary) -> SplitSummary:
+    """Count read rows in Beam's metrics, which are used only for the runner's monitoring."""
+    Metrics.counter("read", "rows").inc(summary.totals.rows.rows)
+    Metrics.counter("read", "rejected").inc(summary.totals.rejected)
+    Metrics.counter("read", "other_dates").inc(summary.totals.other_dates)
+    return summary
+
+
+def _write_rejections(rejected: RejectedTable, attempt: Attempt) -> FileRecord:
+    return attempt.write_rejects(f"split-{rejected.split:05d}-{rejected.batch:05d}", rejected.table)
+
+
+@dataclass(frozen=True)
+class CheckMoney:
+    """Checks the amounts of a split's rows against their currencies."""
+
+    plan: Plan
+
+    def __call__(self, split: Split) -> Check:
+        """The check for rows of a split."""
+        rows = self.plan.process.inputs[self.plan.input_of(split.index)]
+        return partial(check_money, currencies=rows.currencies)
+
+
+@dataclass(frozen=True)
+class CutRows:
+    """Cuts the rows of a split into batches for their shards, and counts them."""
+
+    plan: Plan
+
+    def __call__(self, split: Split, batches: Iterator[SplitRows]) -> Iterator[Any]:
+        """Yield `(shard, (input, batch))`, and a tagged `SplitSummary` and hashes to count."""
+        plan, process = self.plan, self.plan.process
+        number = plan.input_of(split.index)
+        input_ = process.inputs[number]
+        cut = Cut(
+            number,
+            plan.inputs[number],
+            process.key,
+            plan.shards,
+            plan.done,
+            plan.context.spill_directory or "",
+        )
+        totals = ReadTotals()
+        for rows in batches:
+            table = _of_date(rows.table, input_.date_column, process.business_date)
+            table = process.derived(input_.name, table)
+            of_table = row_totals(process, number, table)
+            totals = totals.add(
+                ReadTotals(
+                    replace(of_table, rows=rows.row_count),
+                    len(rows.rejections),
+                    rows.table.num_rows - table.num_rows,
+                )
+            )
+            if process.distinct is not None and not number:
+                yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
+            yield from cut(table)
+        yield TaggedOutput(SUMMARIES, SplitSummary(split.index, number, totals))
+
+
+class ExecuteShard:
+    """Sorts a shard's rows into components, executes them, and commits the result."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def setup(self) -> None:
+        """Set up the worker's log and acquire its worker control."""
+        attempt = self._plan.context.attempt
+        logs.configure_worker(attempt.record.run, attempt.record.number)
+        self._worker_control = worker_control.acquire(attempt.instance_uri, attempt.record.number)
+
+    def teardown(self) -> None:
+        """Release the worker control."""
+        worker_control.release(self._worker_control)
+
+    def __call__(
+        self, element: tuple[int, Iterable[tuple[int, Batch] | None]], line_counts: LineCounts
+    ) -> list[ShardCommit]:
+        """Execute and commit a shard, and return its marker in a list.
+
+        Raises:
+            UserError: the shard is larger than the memory limit, can't be written, or too many
+                of its components fail.
+        """
+        plan = self._plan
+        shard, batches = element
+        assembled = assemble_shard(plan, shard, [batch for batch in batches if batch is not None])
+        earlier = next((commit for commit in plan.context.retried if commit.shard == shard), None)
+        places = RowLocator(plan.all_splits, line_counts)
+        done = execute_shard(
+            plan.process,
+            plan.context.attempt,
+            self._worker_control,
+            shard,
+            assembled.components,
+            places,
+            earlier,
+        )
+        totals = replace(done.totals, rejected=rejected_totals(plan, assembled.rejected))
+        rejected = rejected_table(plan, assembled.rejected, places) if assembled.rejected else None
+        part = Part(
+            done.results.table,
+            totals.to_json(plan.process.total_names),
+            plan.process.key,
+            tables=done.results.tables,
+            outcomes=outcomes_table(done.outcomes) if done.outcomes else None,
+            rejects=rejected,
+        )
+        return [commit_part(plan.context.attempt, shard, part)]
+
+
+def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:
+    """The rows of one date; all rows if there is no such column."""
+    if column not in table.column_names:
+        return table
+    is_of_date = pc.equal(table.column(column), pa.scalar(date, pa.date32()))
+    return table if pc.all(is_of_date, min_count=0).as_py() else table.filter(is_of_date)

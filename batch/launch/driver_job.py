@@ -1,0 +1,108 @@
+"""A job that a launcher has started itself, and exchanges messages with."""
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import IO
+
+from ledgerbeam.batch.launch.driver import START, AttemptMessage, AttemptRequest
+from ledgerbeam.batch.launch.job import Job, JobId, JobResult, ProcessId
+
+
+class StartedJob(Job):
+    """The job of an attempt, as the driver's parent sees it."""
+
+    def __init__(
+        self,
+        request: AttemptRequest,
+        environment: dict[str, str],
+        folder: str,
+        driver: "subprocess.Popen[bytes] | None" = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            request: what it is to do.
+            environment: that it has.
+            folder: that it works in, if that is there.
+            driver: a process of `start_driver` that waits for a request; None to start one.
+        """
+        self._process = driver or start_driver(environment, folder)
+        super().__init__(JobId(ProcessId.of(self._process.pid)), request.beam_flags)
+        self._end = JobResult()
+        self._begun = b""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(_pipe(self._process.stdout), selectors.EVENT_READ)
+        self._write(request.model_dump_json())
+
+    def poll(self, seconds: float, record: Callable[[JobId], None]) -> None:
+        """Receive the driver's messages, and let it start when its attempt is recorded."""
+        if not self._selector.get_map():
+            time.sleep(seconds)
+            return
+        while self._selector.select(seconds):
+            seconds = 0
+            data = os.read(_pipe(self._process.stdout).fileno(), 1 << 16)
+            if not data:
+                self._selector.unregister(_pipe(self._process.stdout))
+                return
+            *lines, self._begun = (self._begun + data).split(b"\n")
+            for line in lines:
+                message = AttemptMessage(**json.loads(line))
+                if message.attempt is not None:
+                    self._hold(self.id._replace(name=message.job))
+                    record(self.id)
+                    self._write(START)
+                else:
+                    self._end = JobResult(message.error, message.lost, message.code or None)
+
+    def result(self) -> JobResult:
+        """What the driver has said of its end; where it died before, what the engine says."""
+        return self._end if any(self._end) else super().result()
+
+    def has_published(self) -> bool:
+        """Whether the driver has ended well."""
+        return self._process.wait() == 0
+
+    def detach(self) -> None:
+        """Exchange no more messages; whoever has the lease is responsible for it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(pipe).close()
+        self._selector.close()
+
+    def _write(self, line: str) -> None:
+        # One that is dead is seen by other means.
+        with contextlib.suppress(BrokenPipeError):
+            _pipe(self._process.stdin).write(line.encode() + b"\n")
+            _pipe(self._process.stdin).flush()
+
+
+def start_driver(
+    environment: dict[str, str], folder: str = "", *, ahead: bool = False
+) -> "subprocess.Popen[bytes]":
+    """Start a driver, which waits for its request.
+
+    Args:
+        environment: that it has.
+        folder: that it works in, if that is there.
+        ahead: whether it imports Beam meanwhile, because its request isn't known yet.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "ledgerbeam.batch.launch.driver", *(["--ahead"] if ahead else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=folder if os.path.isdir(folder) else None,
+        start_new_session=True,  # a group of its own, which can be stopped as one
+    )
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe

@@ -1,0 +1,1 @@
+"""What object storage says of a run: its progress, its components, its failures."""

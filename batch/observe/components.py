@@ -1,0 +1,88 @@
+"""What became of each component of an instance, from its outcomes and its results."""
+
+from collections.abc import Iterator
+
+from ledgerbeam.batch.model.outcomes import Outcome, outcomes_of
+from ledgerbeam.batch.model.status import ComponentStatus
+from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
+from ledgerbeam.io.commit.published import EXPIRED, read_part
+from ledgerbeam.io.commit.records import ShardCommit
+from ledgerbeam.io.errors import ComponentNotFoundError
+from ledgerbeam.io.storage import stores, uris
+from ledgerbeam.transforms.columnar.components import component_name
+
+
+def components_of(
+    uri: str, status: ComponentStatus | None = None, after: str | None = None
+) -> Iterator[Outcome]:
+    """Components of committed shards, by shard and then by name.
+
+    Args:
+        uri: of the instance.
+        status: only those that have it. Plain successes are found by reading the results, and
+            are known no more when these have expired.
+        after: only those behind the component of that name, as a page goes on behind another.
+
+    Raises:
+        ComponentNotFoundError: there is no component `after`.
+    """
+    is_behind = after is None
+    for commit in _commits(uri):
+        for outcome in _of_shard(uri, commit, status):
+            if is_behind and status in (None, outcome.status):
+                yield outcome
+            is_behind = is_behind or outcome.component == after
+    if not is_behind:
+        raise ComponentNotFoundError(
+            f"{uri}: there is no component {after}: give one that was listed", component=after
+        )
+
+
+def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
+    """The shard of a component that is `UNKNOWN`, and its outcome.
+
+    Args:
+        uri: of the instance.
+        component: its key, as text.
+
+    Raises:
+        ComponentNotFoundError: there is none.
+    """
+    status = ComponentStatus.UNKNOWN
+    for commit in _commits(uri):
+        for outcome in _of_shard(uri, commit, status):
+            if (outcome.component, outcome.status) == (component, status):
+                return commit.shard, outcome
+    raise ComponentNotFoundError(
+        f"{uri}: no component {component} is UNKNOWN: `ledgerbeam components RUN "
+        "--status=UNKNOWN` lists those that are",
+        component=component,
+    )
+
+
+def _commits(uri: str) -> list[ShardCommit]:
+    manifest = find_manifest(uri)
+    if manifest is not None:
+        return manifest.shards
+    records = attempts(uri)
+    numbers = [r.number for r in records if r.fingerprint == records[-1].fingerprint]
+    return [commit for _, commit in sorted(commits(uri, numbers).items())]
+
+
+def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> list[Outcome]:
+    outcomes = []
+    if commit.outcomes is not None:
+        outcomes = outcomes_of(read_part(uri, commit.outcomes))
+    has_expired = stores.stat_of(uris.join(uri, EXPIRED)) is not None
+    if status in (None, ComponentStatus.SUCCESS) and not has_expired:
+        known = {outcome.component for outcome in outcomes}
+        for name in _names_of_results(uri, commit):
+            if name not in known:
+                outcomes.append(Outcome(name, ComponentStatus.SUCCESS))
+    return sorted(outcomes)
+
+
+def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
+    part = read_part(uri, commit.part)
+    keys = zip(*(part.column(name).to_pylist() for name in commit.key), strict=True)
+    return list(dict.fromkeys(map(component_name, keys)))

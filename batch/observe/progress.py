@@ -1,0 +1,124 @@
+"""How far a run is, from what is in object storage: the same on every runner."""
+
+import datetime
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledgerbeam.batch.model.status import ComponentStatus
+from ledgerbeam.io.commit import control_log
+from ledgerbeam.io.commit.attempts import Attempt, attempts, commits, find_manifest
+from ledgerbeam.io.commit.control_log import Executing, Steering
+from ledgerbeam.io.commit.records import Fence, ShardCommit, Totals
+
+_DONE = (ComponentStatus.SUCCESS, ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)
+_COUNTS = ("components", "failed", "unknown", "retries")
+
+
+class Progress(BaseModel):
+    """How far a run is.
+
+    Attributes:
+        at: time in UTC of this progress.
+        shards_done: how many shards are committed.
+        shards_before: how many of them were committed by earlier attempts.
+        shards_total: how many shards there are; None where that is known only at the end.
+        components: how many components have each status: those of committed shards, and those that
+            workers report. Components that wait are counted only by their shards.
+        tries: how often the components that are done were called, over all attempts. Components of
+            shards that aren't committed yet count once.
+        totals: rows and amounts of the committed shards, by name.
+        total_decimals: decimals of totals that are money and whose name has no currency.
+        executing: components that are being executed, as far as workers report them.
+        stuck: those of them that were called more than once.
+        workers: how many workers are alive.
+        rate: components a second since the attempt began; None before the first one is done.
+        estimated_end: time in UTC at which all shards are done if they go on at the same rate; None
+            if that can't be said yet.
+        steering: the limits and the state that workers follow.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime.datetime
+    shards_done: int = 0
+    shards_before: int = 0
+    shards_total: int | None = None
+    components: dict[ComponentStatus, int] = {}
+    tries: int = 0
+    totals: Totals = {}
+    total_decimals: dict[str, int] = Field(default={}, exclude=True)  # what is shown needs it
+    executing: list[Executing] = []
+    stuck: list[Executing] = []
+    workers: int = 0
+    rate: float | None = None
+    estimated_end: datetime.datetime | None = None
+    steering: Steering = Steering()
+
+
+class ProgressReader:
+    """Looks at a run time after time; what can't change any more is read once."""
+
+    def __init__(self, run_uri: str) -> None:
+        """Look at the run of that folder."""
+        self._uri = run_uri
+        self._markers: dict[str, ShardCommit | Fence] = {}
+
+    def read(self, now: datetime.datetime, is_live: bool = True) -> Progress:
+        """How far the run is.
+
+        Args:
+            now: the present time, or when the last attempt ended.
+            is_live: whether an attempt is under way; workers of one that was killed may have
+                left heartbeats.
+        """
+        records = attempts(self._uri)
+        if not records:
+            return Progress(at=now, steering=control_log.latest(self._uri))
+        last = records[-1]
+        current = [record for record in records if record.fingerprint == last.fingerprint]
+        found = commits(self._uri, [r.number for r in current], self._markers)
+        totals = Counter[str]()
+        for commit in found.values():
+            totals.update(commit.totals)
+        beats = control_log.heartbeats(Attempt(self._uri, last).uri, now) if is_live else []
+        executing = [each for beat in beats for each in beat.executing]
+        components = Counter(
+            {
+                ComponentStatus.SUCCESS: totals.get("components", 0)
+                - totals.get("failed", 0)
+                - totals.get("unknown", 0),
+                ComponentStatus.FAILURE: totals.get("failed", 0),
+                ComponentStatus.UNKNOWN: totals.get("unknown", 0),
+                ComponentStatus.EXECUTING: sum(beat.in_flight for beat in beats),
+            }
+        )
+        for beat in beats:
+            components.update({ComponentStatus(name): n for name, n in beat.done.items()})
+        of_last = [commit for commit in found.values() if commit.attempt == last.number]
+        done_now = sum(commit.totals.get("components", 0) for commit in of_last)
+        done_now += sum(sum(beat.done.values()) for beat in beats)
+        seconds = (now - last.started_at).total_seconds()
+        end = None
+        shards = last.shards
+        if shards is None and find_manifest(self._uri) is not None:
+            shards = len(found)
+        if shards is not None and of_last and seconds > 0:
+            left = shards - len(found)
+            end = now + datetime.timedelta(seconds=seconds / len(of_last) * left)
+        return Progress(
+            at=now,
+            shards_done=len(found),
+            shards_before=len(found) - len(of_last),
+            shards_total=shards,
+            components={status: n for status, n in components.items() if n},
+            tries=sum(components[status] for status in _DONE) + totals.get("retries", 0),
+            totals={n: v for n, v in totals.items() if n not in _COUNTS and n[-5:] != "_hash"},
+            total_decimals=last.total_decimals,
+            executing=executing,
+            stuck=[each for each in executing if each.tries > 1],
+            workers=len(beats),
+            rate=done_now / seconds if done_now and seconds > 0 else None,
+            estimated_end=end,
+            steering=control_log.latest(self._uri),
+        )

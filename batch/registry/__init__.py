@@ -1,0 +1,1 @@
+"""The registry: runs, their attempts and their events in a SQL database."""

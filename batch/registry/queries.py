@@ -1,0 +1,226 @@
+"""What can be asked of the registry."""
+
+import datetime
+from collections import defaultdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from ledgerbeam.batch.model.run import RecordedEvent, RunAttempt, RunRecord
+from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.batch.registry.schema import attempt, definition, event, instance, run
+from ledgerbeam.io.errors import AmbiguousRunError, RunNotFoundError, UserError
+
+FINAL = [status for status in RunStatus if status.is_final]
+
+_MIN_PREFIX_LENGTH = 6
+
+
+class RegistryReader:
+    """Questions; each is answered from one state of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def database(self) -> Database:
+        """Where it is kept."""
+        return self._database
+
+    def get(self, run_id: str) -> RunRecord:
+        """The run of that id.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        with self._database.reading() as connection:
+            return get_run(connection, run_id)
+
+    def find(self, text: str) -> RunRecord:
+        """The run that a person means.
+
+        Args:
+            text: its id, six or more of the id's first characters, `process/instance` for the
+                latest run of an instance, or `process/instance/run-number`.
+
+        Raises:
+            RunNotFoundError: there is none.
+            AmbiguousRunError: several ids begin so.
+        """
+        with self._database.reading() as connection:
+            if "/" in text:
+                return _find_by_name(connection, text)
+            return _find_by_prefix(connection, text)
+
+    def runs(
+        self,
+        process: str | None = None,
+        status: RunStatus | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunRecord]:
+        """Runs, newest first.
+
+        Args:
+            process: only its runs.
+            status: only those that have it.
+            limit: at most so many.
+            before: id of a run; only those submitted before it, which is the next page.
+
+        Raises:
+            RunNotFoundError: there is no run `before`.
+        """
+        conditions: list[sa.ColumnElement[bool]] = []
+        if process is not None:
+            conditions.append(instance.c.process == process)
+        if status is not None:
+            conditions.append(run.c.status == status)
+        with self._database.reading() as connection:
+            if before is not None:
+                last = get_run(connection, before)
+                place = sa.tuple_(
+                    sa.literal(last.submitted_at, run.c.submitted_at.type), sa.literal(last.id)
+                )
+                conditions.append(sa.tuple_(run.c.submitted_at, run.c.id) < place)
+            return find_runs(connection, *conditions, limit=limit)
+
+    def open_runs(self) -> list[RunRecord]:
+        """Runs whose status isn't final, newest first."""
+        with self._database.reading() as connection:
+            return find_runs(connection, run.c.status.not_in(FINAL))
+
+    def instance_runs(self, process: str, name: str) -> list[RunRecord]:
+        """Runs of an instance, from the highest run number to the first."""
+        with self._database.reading() as connection:
+            return _instance_runs(connection, process, name)
+
+    def expiring(self, now: datetime.datetime) -> list[RunRecord]:
+        """Runs that have ended, and whose results are due to be deleted."""
+        with self._database.reading() as connection:
+            return find_runs(
+                connection,
+                run.c.status.in_(FINAL),
+                run.c.results_expire_at <= now,
+                run.c.results_expired_at.is_(None),
+            )
+
+    def events(self, run_id: str) -> list[RecordedEvent]:
+        """The run's history, from its beginning; empty where there is no such run."""
+        with self._database.reading() as connection:
+            return _find_events(connection, event.c.run_id == run_id)
+
+    def undelivered(self, limit: int) -> list[RecordedEvent]:
+        """The oldest events that haven't been marked as delivered.
+
+        Two who ask at once are both given them: listeners are notified of an event at least once.
+        """
+        with self._database.reading() as connection:
+            return _find_events(connection, ~event.c.delivered, limit=limit)
+
+
+def get_run(connection: sa.Connection, run_id: str) -> RunRecord:
+    """The run of that id, as the transaction sees it."""
+    found = find_runs(connection, run.c.id == run_id)
+    if not found:
+        raise unknown_run(run_id)
+    return found[0]
+
+
+def unknown_run(text: str) -> UserError:
+    """What is said where there is no such run."""
+    return RunNotFoundError(f"no run {text}: check it against `ledgerbeam list`", run=text)
+
+
+def find_runs(
+    connection: sa.Connection, *conditions: sa.ColumnElement[bool], limit: int | None = None
+) -> list[RunRecord]:
+    """Runs that meet all conditions, as the transaction sees them, newest first."""
+    columns = [run.c[name] for name in RunRecord.model_fields if name in run.c]
+    query = (
+        sa.select(
+            *columns,
+            definition.c.code_version,
+            instance.c.process,
+            instance.c.name.label("instance"),
+            instance.c.identity,
+            instance.c.business_date,
+        )
+        .join(instance, run.c.instance_id == instance.c.id)
+        .join(definition, run.c.definition_id == definition.c.id)
+        .where(*conditions)
+        .order_by(run.c.submitted_at.desc(), run.c.id.desc())
+        .limit(limit)
+    )
+    rows = connection.execute(query).mappings().all()
+    attempts: dict[str, list[RunAttempt]] = defaultdict(list)
+    for row in connection.execute(
+        sa.select(attempt)
+        .where(attempt.c.run_id.in_([row["id"] for row in rows]))
+        .order_by(attempt.c.run_id, attempt.c.number)
+    ).mappings():
+        facts: dict[str, Any] = dict(row)
+        attempts[facts.pop("run_id")].append(RunAttempt.model_validate(facts))
+    return [
+        RunRecord.model_validate({**row, "attempts": tuple(attempts[row["id"]])}) for row in rows
+    ]
+
+
+def _instance_runs(connection: sa.Connection, process: str, name: str) -> list[RunRecord]:
+    runs = find_runs(connection, instance.c.process == process, instance.c.name == name)
+    return sorted(runs, key=lambda record: record.run_number, reverse=True)
+
+
+def _find_by_name(connection: sa.Connection, text: str) -> RunRecord:
+    process, _, name = text.partition("/")
+    runs = _instance_runs(connection, process, name)
+    if not runs:
+        name, _, number = name.rpartition("/")
+        of_name = _instance_runs(connection, process, name)
+        runs = [record for record in of_name if str(record.run_number) == number]
+    if not runs:
+        raise unknown_run(text)
+    return runs[0]
+
+
+def _find_by_prefix(connection: sa.Connection, text: str) -> RunRecord:
+    found = find_runs(connection, run.c.id == text)
+    if not found and len(text) < _MIN_PREFIX_LENGTH:
+        raise RunNotFoundError(
+            f"{text} is no run: give {_MIN_PREFIX_LENGTH} or more characters of its id, or "
+            "process/instance",
+            run=text,
+        )
+    if not found:
+        begins = run.c.id.startswith(text.lower(), autoescape=True)
+        found = find_runs(connection, begins, limit=2)
+    if not found:
+        raise unknown_run(text)
+    if len(found) > 1:
+        both = " and ".join(f"{record.id} ({record.name})" for record in found)
+        raise AmbiguousRunError(
+            f"several runs begin with {text}, so {both}: give more characters",
+            run=text,
+            candidates=tuple(record.id for record in found),
+        )
+    return found[0]
+
+
+def _find_events(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None
+) -> list[RecordedEvent]:
+    columns = [event.c[name] for name in RecordedEvent.model_fields if name in event.c]
+    query = (
+        sa.select(
+            *columns,
+            event.c.run_id.label("run"),
+            instance.c.process,
+            instance.c.name.label("instance"),
+        )
+        .join(run, event.c.run_id == run.c.id)
+        .join(instance, run.c.instance_id == instance.c.id)
+        .where(condition)
+        .order_by(event.c.sequence)
+        .limit(limit)
+    )
+    return [RecordedEvent.model_validate(dict(row)) for row in connection.execute(query).mappings()]

@@ -1,0 +1,384 @@
+"""The registry: what was to be run, what became of it, and who did what when.
+
+It is an index. Results, and what each component came to, are in object storage; workers never
+connect to the registry. Every method is one transaction: it records all it says, or nothing.
+Methods that several may call at once, of whom one can be right, return whether the caller was it.
+
+    draft ── submit ──▶ run ── start_attempt ──▶ attempt ── renew … ── end_attempt ──▶
+                         │                          ▲
+                        move                     take_over, when its lease ran out
+
+An attempt belongs to its launcher, and only that one can record anything of it. Another who
+wants to, because the launcher seems dead, first takes it over. From then on the calls of the
+old one return that it is no longer the owner, and it stops.
+"""
+
+import datetime
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from ledgerbeam.batch.model.events import Event
+from ledgerbeam.batch.model.run import (
+    AttemptKind,
+    AttemptOutcome,
+    RunAttempt,
+    RunDraft,
+    RunRecord,
+)
+from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.registry import submission
+from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.batch.registry.queries import RegistryReader, get_run
+from ledgerbeam.batch.registry.schema import attempt, event, run
+from ledgerbeam.batch.registry.transitions import (
+    check_reopening,
+    last_attempt,
+    lock_run,
+    name_of,
+    record_event,
+    update_own,
+)
+from ledgerbeam.io.errors import IllegalMoveError
+
+
+class Registry(RegistryReader):
+    """Runs on record. Any number of processes and threads may share one."""
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The registry at a URL; a new or older database is brought up to date.
+
+        Args:
+            url: `sqlite:////path/registry.db` or `postgresql+psycopg://user@host/database`.
+
+        Raises:
+            UserError: the URL isn't of that kind, or the schema is newer than this code.
+            RegistryUnavailableError: there is no such database.
+        """
+        return cls(Database(url))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, draft: RunDraft, schema: Mapping[str, Any]) -> tuple[RunRecord, bool]:
+        """Record a run, unless it is recorded already.
+
+        Args:
+            draft: the run.
+            schema: JSON schema of the parameters of its process.
+
+        Returns:
+            The run on record, and whether it is new. A run of the same instance and run number
+            with the same parameters is the same run, whatever the draft's id.
+
+        Raises:
+            SubmissionConflictError: it was submitted with other parameters, or a run of that
+                number can't be submitted now.
+            ParameterError: it is run again without a reason.
+        """
+        with self._database.writing() as connection:
+            return submission.submit(connection, draft, schema)
+
+    def move(
+        self,
+        run_id: str,
+        to: RunStatus,
+        *,
+        who: str,
+        at: datetime.datetime,
+        why: str = "",
+        expected: RunStatus | None = None,
+        next_kind: AttemptKind | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Change a run's status.
+
+        Args:
+            run_id: of the run.
+            to: its new status.
+            who: for the record.
+            at: time.
+            why: for the record.
+            expected: the status that it has to have.
+            next_kind: what its next attempt is for; for the record too.
+            detail: for the record.
+
+        Returns:
+            False where it isn't `expected`: somebody else has moved the run, and nothing changed.
+
+        Raises:
+            IllegalMoveError: that status can't follow the one it has; it is final and an attempt
+                is live, with whose end it has to come (`end_attempt`); or the run has ended, and
+                a later one of its instance was submitted.
+            RunNotFoundError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if expected is not None and row.status is not expected:
+                return False
+            if next_kind is not None:
+                detail = {**(detail or {}), "kind": next_kind}
+                _set_next_kind(connection, run_id, next_kind)
+            record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
+            if row.status.is_final:
+                check_reopening(connection, row)
+            last = last_attempt(connection, run_id)
+            if to.is_final and last is not None and last.ended_at is None:
+                raise IllegalMoveError(
+                    f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
+                    f"cancel it, or reconcile if its launcher {last.launcher} is dead",
+                    run=run_id,
+                    from_status=row.status,
+                    to_status=to,
+                )
+            return True
+
+    def append(self, entry: Event) -> None:
+        """Record an event that leaves the run's status as it is.
+
+        Raises:
+            ValueError: it has a status.
+            RunNotFoundError: there is no such run.
+        """
+        if entry.from_status is not None or entry.to_status is not None:
+            raise ValueError(f"{entry} moves the run: use move")
+        with self._database.writing() as connection:
+            row = lock_run(connection, entry.run)
+            record_event(
+                connection,
+                row,
+                entry.type,
+                entry.who,
+                entry.at,
+                attempt_number=entry.attempt,
+                why=entry.why,
+                detail=entry.detail,
+            )
+
+    def mark_delivered(self, sequences: Collection[int]) -> None:
+        """Record that listeners have been notified of events."""
+        with self._database.writing() as connection:
+            connection.execute(
+                event.update().where(event.c.sequence.in_(sequences)).values(delivered=True)
+            )
+
+    def start_attempt(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        lease_until: datetime.datetime,
+        deadline: datetime.datetime,
+        runner: str,
+        who: str,
+        at: datetime.datetime,
+        why: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> RunAttempt | None:
+        """Begin an attempt. A run that is to be paused or canceled stays so, others execute.
+
+        One that has ended has to be moved to `EXECUTING` first, which is what retrying it means.
+
+        Args:
+            run_id: of the run.
+            number: one more than the number of the attempts that the caller knows of.
+            launcher: who owns the attempt, unique among all there are and were.
+            lease_until: when it may be taken over, unless it is renewed.
+            deadline: when it is to end.
+            runner: Beam's name of it.
+            who: for the record.
+            at: time.
+            why: for the record.
+            detail: for the record.
+
+        Returns:
+            The attempt; None where somebody else has begun one of that number, one is live, or
+            the run has ended.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            last = last_attempt(connection, run_id)
+            known = 0 if last is None else last.number
+            if number > known + 1:
+                raise ValueError(f"run {run_id} has {known} attempts, the next isn't {number}")
+            is_live = last is not None and last.ended_at is None
+            if number <= known or is_live or row.status.is_final:
+                return None
+            connection.execute(
+                attempt.insert().values(
+                    run_id=run_id,
+                    number=number,
+                    launcher=launcher,
+                    lease_until=lease_until,
+                    deadline=deadline,
+                    runner=runner,
+                    kind=row.next_kind,
+                    started_at=at,
+                )
+            )
+            record_event(
+                connection,
+                row,
+                "attempt_started",
+                who,
+                at,
+                attempt_number=number,
+                to=RunStatus.EXECUTING if row.status is RunStatus.INITIATED else None,
+                why=why,
+                detail={
+                    "kind": row.next_kind,
+                    "launcher": launcher,
+                    "runner": runner,
+                    **(detail or {}),
+                },
+            )
+            return get_run(connection, run_id).attempts[-1]
+
+    def record_job(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        job_id: str,
+        who: str,
+        at: datetime.datetime,
+    ) -> bool:
+        """Record the runner's name of an attempt's job; False where the caller doesn't own it."""
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if not update_own(connection, run_id, number, launcher, {"job_id": job_id}):
+                return False
+            detail = {"job_id": job_id}
+            record_event(connection, row, "job", who, at, attempt_number=number, detail=detail)
+            return True
+
+    def renew(
+        self, run_id: str, number: int, *, launcher: str, lease_until: datetime.datetime
+    ) -> bool:
+        """Prolong the lease of an attempt.
+
+        Returns:
+            False where the caller doesn't own it any more, because it has ended or was taken
+            over: nothing of it may be committed from now on.
+        """
+        with self._database.writing() as connection:
+            return update_own(connection, run_id, number, launcher, {"lease_until": lease_until})
+
+    def take_over(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        old_launcher: str,
+        new_launcher: str,
+        lease_until: datetime.datetime,
+        who: str,
+        at: datetime.datetime,
+    ) -> bool:
+        """Become the owner of a live attempt whose lease ran out before `at`.
+
+        Returns:
+            False where the old launcher has renewed or ended it, or another took it over.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            ran_out = attempt.c.lease_until < at
+            changes = {"launcher": new_launcher, "lease_until": lease_until}
+            if not update_own(connection, run_id, number, old_launcher, changes, ran_out):
+                return False
+            record_event(
+                connection,
+                row,
+                "attempt_taken_over",
+                who,
+                at,
+                attempt_number=number,
+                detail={"from": old_launcher, "to": new_launcher},
+            )
+            return True
+
+    def end_attempt(
+        self,
+        run_id: str,
+        number: int,
+        *,
+        launcher: str,
+        outcome: AttemptOutcome,
+        who: str,
+        at: datetime.datetime,
+        to: RunStatus | None = None,
+        error: str | None = None,
+        results_expire_at: datetime.datetime | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End an attempt, and with it the run or not.
+
+        Args:
+            run_id: of the run.
+            number: of the attempt.
+            launcher: its owner.
+            outcome: how it ended.
+            who: for the record.
+            at: time.
+            to: what becomes of the run; None where another attempt is to follow.
+            error: why it ended so.
+            results_expire_at: when the run's results may be deleted; None leaves that as it is.
+            detail: for the record.
+
+        Returns:
+            False where the caller doesn't own the attempt any more; nothing changed.
+
+        Raises:
+            IllegalMoveError: the run can't become that; nothing changed.
+            RunNotFoundError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            end = {"ended_at": at, "outcome": outcome, "error": error}
+            if not update_own(connection, run_id, number, launcher, end):
+                return False
+            record_event(
+                connection,
+                row,
+                "attempt_ended",
+                who,
+                at,
+                attempt_number=number,
+                to=to,
+                why=error or "",
+                detail={"outcome": outcome, **(detail or {})},
+            )
+            if to is None:
+                _set_next_kind(connection, run_id, AttemptKind.RECONCILE)
+            if results_expire_at is not None:
+                due = run.update().where(run.c.id == run_id)
+                connection.execute(due.values(results_expire_at=results_expire_at))
+            return True
+
+    def mark_expired(self, run_id: str, *, who: str, at: datetime.datetime) -> bool:
+        """Record that a run's results are deleted; False where that is on record already."""
+        with self._database.writing() as connection:
+            row = lock_run(connection, run_id)
+            if row.results_expired_at is not None:
+                return False
+            connection.execute(run.update().where(run.c.id == run_id).values(results_expired_at=at))
+            record_event(connection, row, "results_expired", who, at)
+            return True
+
+
+def _set_next_kind(connection: sa.Connection, run_id: str, kind: AttemptKind) -> None:
+    connection.execute(run.update().where(run.c.id == run_id).values(next_kind=kind))

@@ -1,0 +1,229 @@
+"""The registry's tables. What a database can refuse by itself, it refuses.
+
+The moves of a run's status are a chain: each event that moves a run names the move before it
+(`follows`), begins where that one ended, and is one of `legal_move`. The run points to its last
+move, and has the status to which that led. So no illegal move can be recorded, none can be left
+out, two can't follow the same one, and a status doesn't change without its event.
+"""
+
+import datetime
+import functools
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
+from ledgerbeam.batch.model.status import RunStatus
+
+HEAD = "3"
+"""The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
+
+
+class UtcDateTime(sa.TypeDecorator[datetime.datetime]):
+    """Aware datetimes, which come back in UTC; SQLite knows none, and keeps them without zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime.datetime | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        """To UTC, without a zone where the database has none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        value = value.astimezone(datetime.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(
+        self, value: datetime.datetime | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        """To UTC."""
+        if value is None:
+            return None
+        aware = value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value
+        return aware.astimezone(datetime.UTC)
+
+
+class Prose(sa.TypeDecorator[str]):
+    """Text from anywhere: what no database takes (NUL, half surrogates) is written as escapes."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Escape what the database would reject."""
+        if value is None:
+            return None
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def one_of(kind: type[StrEnum]) -> sa.Enum:
+    """A column of the values of an enumeration, stored as text."""
+    return sa.Enum(
+        kind,
+        native_enum=False,
+        length=16,
+        values_callable=lambda kind: [item.value for item in kind],
+    )
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the column is a plain INTEGER.
+Sequence = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Json: sa.JSON = sa.JSON(none_as_null=True)
+
+
+def _column(name: str, type_: Any, *others: Any, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, type_, *others, **{"nullable": False, **options})
+
+
+legal_move = sa.Table(
+    "legal_move",
+    metadata,
+    _column("from_status", one_of(RunStatus), primary_key=True),
+    _column("to_status", one_of(RunStatus), primary_key=True),
+)
+
+definition = sa.Table(
+    "definition",
+    metadata,
+    _column("id", sa.Integer, primary_key=True),
+    _column("process", sa.Text),
+    _column("code_version", sa.Text),
+    _column("parameters_schema", Json),
+    _column("first_seen_at", UtcDateTime),
+    _column("last_seen_at", UtcDateTime),
+    sa.UniqueConstraint("process", "code_version"),
+)
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    _column("id", sa.Integer, primary_key=True),
+    _column("process", sa.Text),
+    _column("name", sa.Text),
+    _column("identity", Json),
+    _column("business_date", sa.Date),
+    sa.UniqueConstraint("process", "name"),
+)
+
+run = sa.Table(
+    "run",
+    metadata,
+    _column("id", sa.Text, primary_key=True),
+    _column("instance_id", sa.Integer, sa.ForeignKey("instance.id")),
+    _column("definition_id", sa.Integer, sa.ForeignKey("definition.id")),
+    _column("run_number", sa.Integer),
+    _column("status", one_of(RunStatus)),
+    _column("last_move", Sequence),
+    _column("parameters", Json),
+    _column("output", sa.Text),
+    _column("uri", sa.Text),
+    _column("beam_flags", Json),
+    _column("reason", Prose),
+    _column("submitted_by", Prose),
+    _column("submitted_at", UtcDateTime),
+    _column("must_start_by", UtcDateTime, nullable=True),
+    _column("must_finish_by", UtcDateTime, nullable=True),
+    _column("results_expire_at", UtcDateTime, nullable=True),
+    _column("results_expired_at", UtcDateTime, nullable=True),
+    _column("error", Prose, nullable=True),
+    _column("options", Json),
+    _column("next_kind", one_of(AttemptKind), server_default=AttemptKind.FIRST.value),
+    sa.UniqueConstraint("instance_id", "run_number"),
+    sa.ForeignKeyConstraint(
+        ["id", "last_move", "status"], ["event.run_id", "event.sequence", "event.to_status"]
+    ),
+    sa.CheckConstraint("run_number >= 1", name="run_number"),
+    sa.Index(None, "submitted_at", "id"),
+    sa.Index(None, "status"),
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    _column("run_id", sa.Text, sa.ForeignKey("run.id"), primary_key=True),
+    _column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _column("launcher", sa.Text),
+    _column("lease_until", UtcDateTime),
+    _column("deadline", UtcDateTime),
+    _column("runner", sa.Text),
+    _column("job_id", sa.Text, nullable=True),
+    _column("kind", one_of(AttemptKind)),
+    _column("started_at", UtcDateTime),
+    _column("ended_at", UtcDateTime, nullable=True),
+    _column("outcome", one_of(AttemptOutcome), nullable=True),
+    _column("error", Prose, nullable=True),
+    sa.CheckConstraint("number >= 1", name="number"),
+    sa.CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    _column("sequence", Sequence, primary_key=True),
+    _column("run_id", sa.Text),
+    _column("attempt", sa.Integer, nullable=True),
+    _column("at", UtcDateTime),
+    _column("who", Prose),
+    _column("type", sa.Text),
+    _column("from_status", one_of(RunStatus), nullable=True),
+    _column("to_status", one_of(RunStatus), nullable=True),
+    _column("follows", Sequence, nullable=True),
+    _column("why", Prose),
+    _column("detail", Json),
+    _column("delivered", sa.Boolean),
+    # A run and its first event point to each other: this one is checked when both are there.
+    sa.ForeignKeyConstraint(
+        ["run_id"], ["run.id"], deferrable=True, initially="DEFERRED", use_alter=True
+    ),
+    sa.ForeignKeyConstraint(
+        ["from_status", "to_status"], ["legal_move.from_status", "legal_move.to_status"]
+    ),
+    sa.ForeignKeyConstraint(
+        ["run_id", "follows", "from_status"],
+        ["event.run_id", "event.sequence", "event.to_status"],
+    ),
+    sa.UniqueConstraint("run_id", "sequence", "to_status"),
+    sa.UniqueConstraint("run_id", "follows"),
+    sa.CheckConstraint(
+        "(to_status IS NULL AND from_status IS NULL AND follows IS NULL) OR "
+        "(to_status = 'INITIATED' AND from_status IS NULL AND follows IS NULL) OR "
+        "(to_status IS NOT NULL AND from_status IS NOT NULL AND follows IS NOT NULL)",
+        name="move",
+    ),
+)
+
+
+@functools.cache
+def whole_metadata() -> sa.MetaData:
+    """The tables with their partial indexes too.
+
+    To define one imports both dialects, of which a registry is read by one.
+    """
+    for name, column, is_unique, condition in (
+        ("ux_attempt_live", attempt.c.run_id, True, "ended_at IS NULL"),
+        (
+            "ux_event_beginning",
+            event.c.run_id,
+            True,
+            "follows IS NULL AND to_status IS NOT NULL",
+        ),
+        ("ix_event_undelivered", event.c.sequence, False, "NOT delivered"),
+    ):
+        where = sa.text(condition)
+        sa.Index(name, column, unique=is_unique, sqlite_where=where, postgresql_where=where)
+    return metadata

@@ -1,0 +1,146 @@
+"""Which runs may be submitted, and how one gets on record."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from ledgerbeam.batch.model.run import RunDraft, RunRecord
+from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.registry.queries import find_runs, get_run
+from ledgerbeam.batch.registry.schema import definition, event, instance, run
+from ledgerbeam.io.errors import ParameterError, SubmissionConflictError
+
+
+def submit(
+    connection: sa.Connection, draft: RunDraft, schema: Mapping[str, Any]
+) -> tuple[RunRecord, bool]:
+    """Record a run within a transaction that writes; see `Registry.submit`."""
+    definition_id = _record_definition(connection, draft, schema)
+    instance_id = _lock_instance(connection, draft)
+    of_instance = run.c.instance_id == instance_id
+    # So that none of them begins another attempt meanwhile.
+    connection.execute(sa.select(run.c.id).where(of_instance).with_for_update())
+    runs = {record.run_number: record for record in find_runs(connection, of_instance)}
+    if draft.run_number in runs:
+        _check_same(runs[draft.run_number], draft)
+        return runs[draft.run_number], False
+    _check_next(draft, runs)
+    beginning = connection.execute(
+        event.insert().values(
+            run_id=draft.id,
+            at=draft.submitted_at,
+            who=draft.submitted_by,
+            type="submitted",
+            to_status=RunStatus.INITIATED,
+            why=draft.reason,
+            detail={},
+            delivered=False,
+        )
+    )
+    facts = {name: value for name, value in draft.model_dump().items() if name in run.c}
+    connection.execute(
+        run.insert().values(
+            **facts,
+            instance_id=instance_id,
+            definition_id=definition_id,
+            status=RunStatus.INITIATED,
+            last_move=_key_of(beginning),
+        )
+    )
+    return get_run(connection, draft.id), True
+
+
+def _record_definition(
+    connection: sa.Connection, draft: RunDraft, schema: Mapping[str, Any]
+) -> int:
+    of_version = {"process": draft.process, "code_version": draft.code_version}
+    seen = {"parameters_schema": dict(schema), "last_seen_at": draft.submitted_at}
+    connection.execute(
+        _insert(connection, definition)
+        .values(**of_version, **seen, first_seen_at=draft.submitted_at)
+        .on_conflict_do_update(index_elements=list(of_version), set_=seen)
+    )
+    key = sa.select(definition.c.id).filter_by(**of_version)
+    return connection.execute(key).scalar_one()
+
+
+def _lock_instance(connection: sa.Connection, draft: RunDraft) -> int:
+    named = {"process": draft.process, "name": draft.instance}
+    facts = {"identity": draft.identity, "business_date": draft.business_date}
+    new = _insert(connection, instance).values(**named, **facts).on_conflict_do_nothing()
+    connection.execute(new)
+    row = connection.execute(sa.select(instance).filter_by(**named).with_for_update()).one()
+    if row.business_date != draft.business_date or row.identity != _as_stored(draft.identity):
+        raise SubmissionConflictError(
+            f"{draft.process}: the name {draft.instance} is taken by the instance of "
+            f"{row.business_date} with {row.identity}, and {draft.business_date} with "
+            f"{draft.identity} is another: give one of them another name",
+            instance=f"{draft.process}/{draft.instance}",
+        )
+    return row.id
+
+
+def _check_same(record: RunRecord, draft: RunDraft) -> None:
+    given = _as_stored(draft.parameters)
+    names = sorted(record.parameters.keys() | given.keys())
+    missing = object()
+    changed = [
+        name for name in names if record.parameters.get(name, missing) != given.get(name, missing)
+    ]
+    if changed:
+        raise SubmissionConflictError(
+            f"{record.name} was submitted before (run {record.id}, {record.status}) with other "
+            f"parameters: {', '.join(changed)}: submit it with those, or with run number "
+            f"{record.run_number + 1} and a reason once that run has ended",
+            instance=f"{draft.process}/{draft.instance}",
+            run=record.id,
+        )
+
+
+def _check_next(draft: RunDraft, runs: Mapping[int, RunRecord]) -> None:
+    name = f"{draft.process}/{draft.instance}"
+    if draft.run_number != len(runs) + 1:
+        raise SubmissionConflictError(
+            f"{name} has {len(runs)} runs, so it can't have a run number {draft.run_number} now: "
+            f"give run number {len(runs) + 1}",
+            instance=name,
+        )
+    if draft.run_number == 1:
+        return
+    last = runs[len(runs)]
+    if not last.status.is_final:
+        raise SubmissionConflictError(
+            f"{name} can't be run again, its run {last.run_number} ({last.id}) is {last.status}: "
+            "wait for its end, or cancel it",
+            instance=name,
+            run=last.id,
+        )
+    if not draft.reason.strip():
+        raise ParameterError(
+            f"{name} was run before (run {last.id}, {last.status}): give the reason why it is "
+            f"run again as number {draft.run_number}",
+            parameter="--reason",
+        )
+
+
+def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads(json.dumps(value))
+    return stored
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that can say what to do where the row exists; each dialect has its own."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+def _key_of(result: sa.CursorResult[Any]) -> int:
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])

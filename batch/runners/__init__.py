@@ -1,0 +1,1 @@
+"""Beam runners, and their jobs on engines: how they are found, watched and canceled."""

@@ -1,0 +1,1 @@
+"""Operations on runs: submit, wait, cancel, retry, resolve, expire, reconcile."""

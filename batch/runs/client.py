@@ -1,0 +1,571 @@
+"""The verbs: what people and programs do with runs.
+
+    runs = Runs(Settings.from_environment())
+    run = runs.submit("delivery-marking", {"trades": "trades/*", "trade_date": "2026-11-20", …})
+    runs.wait(run.id)
+    runs.results(run.id).to_table()
+
+Every verb leaves an event that says who did it, when and why. `retry` and `restart` begin another
+attempt of the same run; what is published stays as it is for ever.
+
+Each verb imports what it needs when it is called: most of them are asked for by short programs,
+which would else import Arrow for nothing.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+from pydantic import ValidationError
+
+from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.launch.spawn import spawn
+from ledgerbeam.batch.model.events import Event
+from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunRecord
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.io.errors import (
+    AlreadyPublishedError,
+    IllegalMoveError,
+    ParameterError,
+    ResultsExpiredError,
+    UserError,
+    WaitTimeoutError,
+)
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.storage import uris
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+    from ledgerbeam.batch.model.outcomes import Outcome
+    from ledgerbeam.batch.observe.progress import Progress, ProgressReader
+    from ledgerbeam.io.commit.control_log import Steering
+
+_POLL_SECONDS = 0.3
+_log = logging.getLogger(__name__)
+
+
+class RunView(NamedTuple):
+    """A run as `get` shows it.
+
+    Attributes:
+        run: what the registry says, its attempts included.
+        progress: what object storage says.
+        code: code of the error by which the run has failed; None if it hasn't, or if that isn't
+            known.
+    """
+
+    run: RunRecord
+    progress: "Progress"
+    code: str | None = None
+
+
+class Tracker(Protocol):
+    """Is called by `Runs.wait` with how a run goes."""
+
+    def __call__(self, view: RunView) -> None:
+        """Called at an interval, and once at the end."""
+
+
+class Runs:
+    """Runs of a registry, and all that can be done with them.
+
+        with Runs(Settings.from_environment()) as runs:
+            run = runs.submit(
+                "delivery-marking",
+                {"trades": "trades/*", "trade_date": "2026-11-20", "output": "results"},
+            )
+            if runs.wait(run.id).run.status is RunStatus.SUCCESS:
+                trades = runs.results(run.id).to_table()
+
+    A run is named by its id, by six or more characters of it, or by
+    `process/instance[/run-number]`; without a number that is the instance's last run. Every method
+    that takes one raises `RunNotFoundError` if there is no such run, `AmbiguousRunError` if several
+    ids begin so, and `RegistryUnavailableError` if the registry can't be reached.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        who: str | None = None,
+        now: Clock = utc_now,
+    ) -> None:
+        """Open the registry.
+
+        Args:
+            settings: where it is.
+            who: signs events; by default `user@host`.
+            now: the present time in UTC.
+
+        Raises:
+            UserError: it can't be opened.
+        """
+        self.registry = Registry.open(settings.registry_url)
+        self._settings = settings
+        self._who = who or whoami()
+        self._now = now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.registry.close()
+
+    def signed_by(self, who: str) -> Self:
+        """The same runs, for another person: `who` signs what is done with them."""
+        other = copy.copy(self)
+        other._who = who
+        return other
+
+    def submit(
+        self, process: str, parameters: Mapping[str, Any], beam_flags: Sequence[str] = ()
+    ) -> RunRecord:
+        """Record a run and start its launcher; the same instance again gives the same run.
+
+        Args:
+            process: name of the workload.
+            parameters: its parameters.
+            beam_flags: flags for Beam, such as `--runner=FlinkRunner`.
+
+        Raises:
+            UserError: parameters don't fit, or the instance can't be run (again) now.
+        """
+        run, is_new = self.record(process, parameters, beam_flags)
+        failpoint("submit: recorded")
+        if is_new or run.status is RunStatus.INITIATED:
+            # Whoever submitted it first may have died before this.
+            spawn(self._settings, run.id)
+        return run
+
+    def record(
+        self, process: str, parameters: Mapping[str, Any], beam_flags: Sequence[str] = ()
+    ) -> tuple[RunRecord, bool]:
+        """Record a run without starting it; arguments and errors are those of `submit`.
+
+        Returns:
+            The run, and whether it is new.
+        """
+        from ledgerbeam.batch.runs.draft import draft_run
+
+        draft, schema = draft_run(process, parameters, beam_flags, self._who, self._now())
+        return self.registry.submit(draft, schema)
+
+    def get(self, run: str) -> RunView:
+        """How a run stands.
+
+        Args:
+            run: its id, six or more characters of it, or `process/instance[/run-number]`.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        from ledgerbeam.batch.observe.progress import ProgressReader
+
+        record = self.registry.find(run)
+        return self._view(record, ProgressReader(record.uri))
+
+    def wait(
+        self,
+        run: str,
+        timeout: float | None = None,
+        tracker: Tracker | None = None,
+        interval: float = 1.0,
+    ) -> RunView:
+        """Wait until a run has ended.
+
+        Args:
+            run: which.
+            timeout: seconds to wait at most; None to wait without a limit.
+            tracker: called at the interval, and once at the end.
+            interval: seconds between two calls of the tracker.
+
+        Returns:
+            How the run stands at its end, whether or not that is a success.
+
+        Raises:
+            WaitTimeoutError: it hasn't ended within that time, and goes on.
+        """
+        from ledgerbeam.batch.observe.progress import ProgressReader
+
+        record = self.registry.find(run)
+        reader = ProgressReader(record.uri)
+        started = time.monotonic()
+        tracked_at = float("-inf")
+        while True:
+            record = self.registry.get(record.id)
+            is_late = timeout is not None and time.monotonic() - started >= timeout
+            if record.status.is_final or is_late or time.monotonic() - tracked_at >= interval:
+                tracked_at = time.monotonic()
+                view = self._view(record, reader)
+                if tracker is not None:
+                    tracker(view)
+            if record.status.is_final:
+                return view
+            if is_late:
+                raise WaitTimeoutError(
+                    f"run {record.id} is {record.status} after {timeout:g} s: it goes on",
+                    run=record.id,
+                    status=record.status,
+                )
+            time.sleep(min(_POLL_SECONDS, interval))
+
+    def list(
+        self,
+        process: str | None = None,
+        status: RunStatus | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunRecord]:
+        """Runs, newest first.
+
+        Args:
+            process: only runs of that process.
+            status: only runs that have it.
+            limit: how many at most.
+            before: id of a run; only runs that were submitted before it, which is the next page.
+        """
+        return self.registry.runs(process, status, limit, before)
+
+    def components(
+        self, run: str, status: ComponentStatus | None = None, after: str | None = None
+    ) -> "Iterator[Outcome]":
+        """How each of a run's components has ended, ordered by shard and then by name.
+
+        Args:
+            run: which.
+            status: only components that have it.
+            after: name of a component; only those that come after it.
+        """
+        from ledgerbeam.batch.observe.components import components_of
+
+        return components_of(self.registry.find(run).uri, status, after)
+
+    def results(self, run: str, table: str | None = None) -> "ds.Dataset":
+        """What a run has published.
+
+        Args:
+            run: which.
+            table: name of an extra table; by default the results.
+
+        Raises:
+            UserError: nothing is published, or no such table, or the results have expired.
+        """
+        from ledgerbeam.io.commit.published import read_published
+
+        return read_published(self.registry.find(run).uri, table)
+
+    def reports(self, run: str) -> Sequence[str]:
+        """The URIs of the reports that a run has published.
+
+        Raises:
+            UserError: nothing is published, or the results have expired.
+        """
+        from ledgerbeam.io.commit.published import published_reports
+
+        uri = self.registry.find(run).uri
+        return [uris.join(uri, file.name) for file in published_reports(uri).values()]
+
+    def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
+        """Copy the reports that a run has published, after checking their hashes.
+
+        Args:
+            run: which.
+            folder: to copy to; it is made if it isn't there.
+
+        Returns:
+            The paths of the copies.
+
+        Raises:
+            UserError: nothing is published, or a report differs from its record.
+        """
+        from ledgerbeam.io.commit.published import copy_reports
+
+        return copy_reports(self.registry.find(run).uri, folder)
+
+    def cancel(self, run: str, why: str = "") -> RunRecord:
+        """Ask for a run to be stopped.
+
+        Its status is `CANCELING` until nothing of it can be committed any more, then `CANCELED`.
+
+        Raises:
+            IllegalMoveError: the run has ended.
+        """
+        record = self.registry.find(run)
+        if not self._move(record, RunStatus.CANCELED, why, RunStatus.INITIATED):
+            if record.status is not RunStatus.CANCELING:
+                self._move(record, RunStatus.CANCELING, why)
+            failpoint("cancel: recorded")
+            self._steer(record, why, state="cancel")
+        return self.registry.get(record.id)
+
+    def pause(self, run: str, why: str = "") -> RunRecord:
+        """Begin no more components; those in flight go on.
+
+        Raises:
+            IllegalMoveError: the run has ended, or is being canceled.
+        """
+        record = self.registry.find(run)
+        if record.status is not RunStatus.PAUSED:
+            self._move(record, RunStatus.PAUSED, why)
+        failpoint("pause: recorded")
+        self._steer(record, why, state="pause")
+        return self.registry.get(record.id)
+
+    def resume(self, run: str, why: str = "") -> RunRecord:
+        """Go on after a pause.
+
+        Raises:
+            IllegalMoveError: the run isn't paused.
+        """
+        record = self.registry.find(run)
+        if record.status is not RunStatus.PAUSED:
+            raise IllegalMoveError(
+                f"run {record.name} is {record.status}, not PAUSED: nothing to resume",
+                run=record.id,
+                from_status=record.status,
+                to_status=RunStatus.EXECUTING,
+            )
+        self._move(record, RunStatus.EXECUTING, why, RunStatus.PAUSED)
+        failpoint("resume: recorded")
+        self._steer(record, why, state="run")
+        return self.registry.get(record.id)
+
+    def set_parallelism(self, run: str, parallelism: int | None, why: str = "") -> "Steering":
+        """How many components or pages may be in flight over the whole run; None for the default.
+
+        Raises:
+            ParameterError: it is less than 1.
+        """
+        return self._tell(run, "parallelism", why, parallelism=parallelism)
+
+    def set_rate(
+        self,
+        run: str,
+        rate: float | None,
+        ramp_from: float | None = None,
+        ramp_seconds: float | None = None,
+        why: str = "",
+    ) -> "Steering":
+        """How many components a second may be begun over the whole run.
+
+        Args:
+            run: which.
+            rate: components a second; None for no limit.
+            ramp_from: where a ramp up (or down) to `rate` begins, now.
+            ramp_seconds: how long it takes.
+            why: for the record.
+
+        Raises:
+            ParameterError: a value is out of range.
+        """
+        if ramp_from is None and ramp_seconds is None:
+            return self._tell(run, "rate", why, rate=rate, ramp=None)
+        if rate is None or ramp_from is None or ramp_seconds is None:
+            raise ParameterError(
+                "a ramp needs all three: where it begins, where it ends, how long", parameter="ramp"
+            )
+        from ledgerbeam.io.commit.control_log import Ramp
+
+        try:
+            ramp = Ramp(
+                from_rate=ramp_from, to_rate=rate, seconds=ramp_seconds, started_at=self._now()
+            )
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ParameterError(
+                f"ramp: {problem['loc'][0]}: {problem['msg']}",
+                parameter=str(problem["loc"][0]),
+                value=problem["input"],
+            ) from error
+        return self._tell(run, "rate", why, ramp=ramp)
+
+    def retry(self, run: str, why: str = "") -> RunRecord:
+        """Begin another attempt, with today's code, that executes failed and missing components.
+
+        Raises:
+            UserError: the run goes on, or has published.
+        """
+        record = self.reopen(run, AttemptKind.RETRY, why)
+        spawn(self._settings, record.id)
+        return record
+
+    def restart(self, run: str, why: str = "") -> RunRecord:
+        """Begin another attempt that executes missing components; failed ones stay as they are.
+
+        Raises:
+            UserError: the run goes on, or has published.
+        """
+        record = self.reopen(run, AttemptKind.RESTART, why)
+        spawn(self._settings, record.id)
+        return record
+
+    def resolve(
+        self,
+        run: str,
+        component: str,
+        status: ComponentStatus,
+        why: str,
+        results: str | None = None,
+    ) -> None:
+        """Record how the call of a component that is `UNKNOWN` has ended.
+
+        It takes effect with the next attempt that retries.
+
+        Args:
+            run: which.
+            component: the component's name, as `components` gives it.
+            status: `SUCCESS` if the call took effect; `FAILURE` if it had none, so that the
+                component may be called again.
+            why: for the record.
+            results: URI of a file with the rows that the call would have given, for `SUCCESS`.
+
+        Raises:
+            UserError: the run goes on or has published, or the component isn't unknown.
+        """
+        # Imports Beam, which the other verbs do without.
+        from ledgerbeam.batch.define.workloads import load_workload
+        from ledgerbeam.batch.runs.resolve import resolve
+
+        record = self.registry.find(run)
+        if record.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
+            raise IllegalMoveError(
+                f"run {record.name} is {record.status}: a component is resolved when its run has "
+                "ended without publishing",
+                run=record.id,
+                from_status=record.status,
+            )
+        kind = load_workload(record.process)
+        resolve(record.uri, kind, component, status, results, self._who, why, self._now())
+        failpoint("resolve: decided")
+        self._append(record, "resolved", why, {"component": component, "status": status})
+
+    def expire(self) -> Sequence[RunRecord]:
+        """Delete results whose time is over; manifests, markers and outcomes stay.
+
+        Returns:
+            The runs whose results were deleted.
+        """
+        from ledgerbeam.batch.runs.expire import expire_results
+
+        expired = []
+        for record in self.registry.expiring(self._now()):
+            try:
+                expire_results(record.uri, self._now())
+            except UserError as error:
+                # The others are due all the same.
+                _log.error("run %s: its results can't be deleted: %s", record.id, error)
+                continue
+            failpoint("expire: deleted")
+            if self.registry.mark_expired(record.id, who=self._who, at=self._now()):
+                expired.append(record)
+        return expired
+
+    def events(self, run: str) -> Sequence[RecordedEvent]:
+        """All events of a run, in their order."""
+        return self.registry.events(self.registry.find(run).id)
+
+    def reopen(self, run: str, kind: AttemptKind, why: str) -> RunRecord:
+        """Have a run that ended without success executed again, by a launcher yet to be started.
+
+        Args:
+            run: which.
+            kind: `RETRY` or `RESTART`.
+            why: for the record.
+
+        Raises:
+            UserError: the run goes on, or has published; its results have expired; or a later
+                run of its instance was submitted.
+        """
+        record = self.registry.find(run)
+        if record.status is RunStatus.SUCCESS:
+            raise AlreadyPublishedError(
+                f"run {record.name} has published, which stays as it is: submit the instance "
+                "again with the next run number and a reason",
+                uri=record.uri,
+            )
+        if record.results_expired_at is not None:
+            raise ResultsExpiredError(
+                f"what run {record.name} had committed has expired and was deleted: submit the "
+                "instance again with the next run number and a reason",
+                uri=record.uri,
+            )
+        if record.status.is_final and self.registry.move(
+            record.id,
+            RunStatus.EXECUTING,
+            who=self._who,
+            at=self._now(),
+            why=why,
+            expected=record.status,
+            next_kind=kind,
+        ):
+            failpoint("again: recorded")
+            return self.registry.get(record.id)
+        raise IllegalMoveError(
+            f"run {record.name} is {self.registry.get(record.id).status}: wait for its end, or "
+            "cancel it first; if its launcher is dead, `ledgerbeam reconcile` sees to it",
+            run=record.id,
+            from_status=record.status,
+            to_status=RunStatus.EXECUTING,
+        )
+
+    def _view(self, record: RunRecord, reader: "ProgressReader") -> RunView:
+        ended = record.attempts[-1].ended_at if record.attempts else None
+        progress = reader.read(ended or self._now(), is_live=ended is None)
+        code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
+        return RunView(record, progress, code)
+
+    def _failure_code(self, record: RunRecord) -> str | None:
+        """The code of the error by which a run has failed, where it is on record."""
+        ends = [event for event in self.registry.events(record.id) if event.to_status is not None]
+        return ends[-1].detail.get("code")
+
+    def _move(
+        self, record: RunRecord, to: RunStatus, why: str, expected: RunStatus | None = None
+    ) -> bool:
+        return self.registry.move(
+            record.id, to, who=self._who, at=self._now(), why=why, expected=expected
+        )
+
+    def _steer(self, record: RunRecord, why: str, **changes: Any) -> "Steering":
+        from ledgerbeam.io.commit import control_log
+
+        return control_log.steer(record.uri, self._now(), self._who, why, **changes)
+
+    def _tell(self, run: str, what: str, why: str, **changes: Any) -> "Steering":
+        record = self.registry.find(run)
+        if record.status.is_final:
+            raise IllegalMoveError(
+                f"run {record.name} is {record.status}: there is nothing to steer",
+                run=record.id,
+                from_status=record.status,
+            )
+        steering = self._steer(record, why, **changes)
+        failpoint("limits: told")
+        limits = steering.model_dump(mode="json", include={"parallelism", "rate", "ramp"})
+        self._append(record, what, why, limits)
+        return steering
+
+    def _append(self, record: RunRecord, what: str, why: str, detail: dict[str, Any]) -> None:
+        self.registry.append(
+            Event(
+                run=record.id,
+                process=record.process,
+                instance=record.instance,
+                at=self._now(),
+                who=self._who,
+                type=what,
+                why=why,
+                detail=detail,
+            )
+        )

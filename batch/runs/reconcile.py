@@ -1,0 +1,88 @@
+"""Bringing every run to the truth: what a cron calls every minute.
+
+| what is found | what is done |
+| --- | --- |
+| submitted or asked for again, and no launcher came | a launcher |
+| the launcher's lease ran out, its job goes on | another launcher takes the job over |
+| the launcher's lease ran out, its job is gone | the same: it finds how the attempt ended |
+| cancel, pause or resume recorded, workers not steered | whoever launches the run steers them |
+| the last attempt got lost, no launcher came after it | a launcher |
+| results due to expire | deleted |
+| events that listeners weren't notified of | notified |
+"""
+
+import datetime
+import logging
+from typing import NamedTuple
+
+from ledgerbeam.batch.alerts.watcher import AlertWatcher, known_listeners, notify
+from ledgerbeam.batch.launch.job import JobId
+from ledgerbeam.batch.launch.spawn import spawn
+from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.runs.client import Runs
+from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.failpoints import failpoint
+
+_log = logging.getLogger(__name__)
+
+
+class Action(NamedTuple):
+    """What was done about a run.
+
+    Attributes:
+        run: which.
+        what: in a few words.
+    """
+
+    run: RunRecord
+    what: str
+
+
+def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Action]:
+    """Check every run that isn't at rest, and do what is to be done.
+
+    Two that do so at once do no harm: launchers claim attempts in the registry, and one gets it.
+
+    Args:
+        settings: for the launchers that are started.
+        runs: the registry's runs.
+        now: the present time.
+    """
+    actions = []
+    for run in runs.registry.open_runs():
+        started = see_to_launcher(settings, run, now)
+        if started:
+            actions.append(Action(run, started))
+        try:
+            AlertWatcher(runs.registry, run.id, whoami("reconcile"), lambda: now).watch()
+        except UserError as error:
+            # One run whose storage fails is no reason to leave the others alone.
+            _log.error("run %s: its service level can't be checked: %s", run.id, error)
+        failpoint("reconcile: run seen to")
+    actions += [Action(run, "results deleted, they were due") for run in runs.expire()]
+    notify(runs.registry, known_listeners(), set())
+    return actions
+
+
+def see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) -> str:
+    """Start a launcher for a run that has none; what was done in a few words, or nothing."""
+    attempt = run.live_attempt
+    patience = datetime.timedelta(seconds=settings.lease_seconds)
+    if run.status.is_final:
+        return ""
+    if attempt is None:
+        last = run.attempts[-1] if run.attempts else None
+        since = run.submitted_at if last is None else last.ended_at or last.started_at
+        if now - since < patience:
+            return ""  # its launcher may be about to begin
+        spawn(settings, run.id)
+        return "a launcher was started, as none came"
+    if attempt.lease_until >= now:
+        return ""
+    job = JobId.parse(attempt.job_id) if attempt.job_id else None
+    # Past its deadline it is given up even so: what it may still do doesn't count.
+    if job is not None and not job.can_be_seen and now <= attempt.deadline:
+        return f"its launcher is silent, and its job ran on {job.driver.host}: reconcile there"
+    spawn(settings, run.id)
+    return f"its launcher {attempt.launcher} is silent: another one takes over"

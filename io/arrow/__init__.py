@@ -1,0 +1,1 @@
+"""Arrow tables on their way between workers: encoded, or on local disk."""

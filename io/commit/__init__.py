@@ -1,0 +1,1 @@
+"""The commit protocol: what an attempt writes, which attempt wins, and what is published."""

@@ -1,0 +1,186 @@
+"""Reading published results, only through their manifest."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ledgerbeam.io.commit.attempts import MANIFEST, REPORT, load_manifest
+from ledgerbeam.io.commit.parquet import read_parquet
+from ledgerbeam.io.commit.records import FileRecord, Manifest
+from ledgerbeam.io.errors import DamagedFileError, ParameterError, ResultsExpiredError, StorageError
+from ledgerbeam.io.storage import stores, uris
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+EXPIRED = "expired.json"
+"""Name of the object that marks an instance whose results have expired and were deleted."""
+
+_ADVICE = "restore it from a copy, or run the instance again under a new run number"
+
+
+def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
+    """The rows that an instance has published, as a dataset of pyarrow.
+
+        read_published("results/delivery-marking/2026-11-20").to_table(columns=["id"])
+
+    It reads the files that the manifest names, and no others: what attempts that failed have left
+    isn't part of the dataset.
+
+    Args:
+        uri: the instance's URI, as `instance_uri` gives it.
+        table: name of an extra table, such as `entries`; by default the results.
+
+    Raises:
+        UserError: nothing is published there, or there is no such table.
+    """
+    import pyarrow.dataset as ds  # imports pandas if it is installed, which is slow
+
+    manifest = _load_unexpired(uri)
+    instance = instance_of(uri)
+    place = uris.local_path(instance).removeprefix("gs://").removeprefix("s3://")
+    names = [uris.join(place, part.name) for part in published_parts(uri, manifest, table)]
+    return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
+
+
+def published_parts(uri: str, manifest: Manifest, table: str | None = None) -> list[FileRecord]:
+    """The files of an instance's results, or of an extra table, by shard.
+
+    Raises:
+        ParameterError: there is no such table.
+    """
+    if table is not None and table not in manifest.tables:
+        known = ", ".join(manifest.tables) or "none"
+        raise ParameterError(
+            f"{uri}: there is no table {table} beside the results: there is {known}",
+            parameter="table",
+            value=table,
+        )
+    return [commit.part if table is None else commit.tables[table] for commit in manifest.shards]
+
+
+def published_reports(uri: str) -> dict[str, FileRecord]:
+    """The reports that an instance has published, by the names that its `finish` gave them.
+
+    Args:
+        uri: the instance's URI, as `instance_uri` gives it.
+
+    Raises:
+        NotPublishedError: nothing is published there.
+        ResultsExpiredError: the results have expired.
+    """
+    manifest = _load_unexpired(uri)
+    return {file.name.partition(f"/{REPORT}")[2]: file for file in manifest.reports}
+
+
+def copy_reports(uri: str, folder: Path) -> list[Path]:
+    """Copy the reports that an instance has published, after checking that they are unchanged.
+
+    Args:
+        uri: the URI that a run has as `published`.
+        folder: the folder to copy to; created if it doesn't exist.
+
+    Returns:
+        Paths of the copies.
+
+    Raises:
+        UserError: there are no reports, one differs from its record, or a copy can't be written.
+    """
+    copies = []
+    for name, file in published_reports(uri).items():
+        copy = folder / name
+        data = read_file(uri, file)
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {copy}: {error.strerror or error}", uri=str(copy)
+            ) from error
+        copies.append(copy)
+    return copies
+
+
+def read_part(uri: str, file: FileRecord) -> pa.Table:
+    """The rows of a file that a manifest names, after checking that the file is unchanged.
+
+    Args:
+        uri: URI of the instance.
+        file: the file's record in the manifest.
+
+    Raises:
+        DamagedFileError: the file is gone, or differs from its record.
+    """
+    place = uris.join(instance_of(uri), file.name)
+    table = read_parquet(pa.BufferReader(read_file(uri, file)))
+    if table.num_rows != file.rows:
+        raise DamagedFileError(
+            f"{place}: {table.num_rows:,} rows instead of {file.rows:,}: {_ADVICE}", uri=place
+        )
+    return table
+
+
+def read_file(uri: str, file: FileRecord) -> bytes:
+    """The content of a file that a marker or manifest names, after checking it by its hash.
+
+    Args:
+        uri: URI of the instance.
+        file: the file's record.
+
+    Raises:
+        DamagedFileError: the file is gone, or differs from its record.
+    """
+    place = uris.join(instance_of(uri), file.name)
+    if stores.stat_of(place) is None:
+        raise DamagedFileError(
+            f"{place}: the manifest names it, and it is gone: {_ADVICE}", uri=place
+        )
+    data = stores.read_bytes(place)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != file.sha256 or len(data) != file.size:
+        raise DamagedFileError(
+            f"{place}: not what was published: sha256 {digest[:12]}… instead of "
+            f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {_ADVICE}",
+            uri=place,
+        )
+    return data
+
+
+def _load_unexpired(uri: str) -> Manifest:
+    """The manifest of an instance whose results haven't expired."""
+    manifest = load_manifest(uri)
+    instance = instance_of(uri)
+    if stores.stat_of(uris.join(instance, EXPIRED)) is not None:
+        raise ResultsExpiredError(
+            f"{instance}: its results have expired and were deleted: run the instance again "
+            "under a new run number, and give a reason",
+            uri=instance,
+        )
+    return manifest
+
+
+def instance_of(uri: str) -> str:
+    """The instance's URI, given that URI or its manifest's."""
+    return uri.removesuffix(f"/{MANIFEST}").rstrip("/")
+
+
+def _filesystem(uri: str) -> fs.FileSystem:
+    """Arrow's own file system for a URI, set up like the clients in `storage`.
+
+    Python's file objects would work too, but if one of Arrow's threads still holds one when the
+    interpreter ends, the process aborts.
+    """
+    if uri.startswith("gs://"):
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        if emulator is None:
+            return fs.GcsFileSystem()
+        url = urlsplit(emulator)
+        return fs.GcsFileSystem(anonymous=True, scheme=url.scheme, endpoint_override=url.netloc)
+    if uri.startswith("s3://"):
+        return fs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL"))
+    return fs.LocalFileSystem()

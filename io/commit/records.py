@@ -1,0 +1,227 @@
+"""The records that the commit protocol stores as JSON; see `ledgerbeam.io.commit.attempts`."""
+
+import datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ledgerbeam.io.errors import DamagedFileError
+from ledgerbeam.io.storage import stores
+from ledgerbeam.io.storage.base import FileInfo
+
+Totals = dict[str, int]
+"""Totals by name: counts, sums of amounts in their smallest unit, and hashes."""
+
+
+class Record(BaseModel):
+    """Base of everything that is stored as JSON; unknown fields are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> bytes:
+        """The stored form."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+StoredRecord = TypeVar("StoredRecord", bound=Record)
+
+
+class FileRecord(Record):
+    """A file of the instance.
+
+    Attributes:
+        name: its path relative to the instance's URI.
+        rows: number of rows; 0 if the file has no rows.
+        size: size in bytes.
+        sha256: hash of the content, in hexadecimal.
+    """
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+
+
+class ShardCommit(Record):
+    """A shard's marker, which commits it.
+
+    Attributes:
+        shard: its number, from 0.
+        attempt: which attempt committed it.
+        code_version: of the package that computed it.
+        part: the result.
+        tables: the parts of extra tables, by their names.
+        rejects: rows rejected while the shard was executed, if any.
+        outcomes: of components that did not just succeed, if any.
+        key: columns of the part that name the component of a row.
+        totals: of the shard, by name.
+        position: of a walk, where it goes on behind this shard.
+    """
+
+    shard: int
+    attempt: int
+    code_version: str
+    part: FileRecord
+    tables: dict[str, FileRecord] = {}
+    rejects: FileRecord | None = None
+    outcomes: FileRecord | None = None
+    key: list[str] = []
+    totals: Totals
+    position: dict[str, Any] | None = None
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """All files that the marker names, the part first."""
+        files = (self.part, *self.tables.values(), self.rejects, self.outcomes)
+        return [file for file in files if file is not None]
+
+
+class AttemptRecord(Record):
+    """How an attempt was started.
+
+    Attributes:
+        process: the workload's name.
+        instance: the instance's name, unique within the process.
+        number: the attempt's number, from 1.
+        run: correlation id of the run in the registry; empty for a run without a registry.
+        launch: number of the attempt in the registry; 0 for a run without a registry.
+        started_at: time in UTC.
+        code_version: version of the package.
+        parameters: the parameters as given, defaults included.
+        inputs: the input files, as they were at the start.
+        shards: number of shards; None if only the end of a walk will show it.
+        plan: other facts that later attempts must adopt, such as the bounds of partitions.
+        fingerprint: hash of all that determines the result; attempts with the same fingerprint
+            share shards.
+        total_decimals: number of decimals of each total of money without a currency, by the total's
+            name; for showing it to people.
+    """
+
+    process: str
+    instance: str
+    number: int
+    run: str = ""
+    launch: int = 0
+    started_at: datetime.datetime
+    code_version: str
+    parameters: dict[str, Any]
+    inputs: list[FileInfo]
+    shards: int | None
+    plan: dict[str, Any] = {}
+    fingerprint: str
+    total_decimals: dict[str, int] = {}
+
+
+class Control(Record):
+    """Two totals that must be equal.
+
+    Attributes:
+        name: name of the comparison.
+        expected: the total of what went in.
+        actual: the total of what came out.
+    """
+
+    name: str
+    expected: int
+    actual: int
+
+    @property
+    def balances(self) -> bool:
+        """Whether both are equal."""
+        return self.expected == self.actual
+
+
+class Manifest(Record):
+    """The published result of an instance, from which readers find all its files.
+
+    Attributes:
+        attempt: number of the attempt that published.
+        published_at: time in UTC.
+        shards: the markers of all shards, in the order of their numbers.
+        rejects: files of rows that were rejected while the input was read.
+        reports: files of the reduce step.
+        columns: Arrow type of each column of the parts, in their order.
+        tables: the same of the extra tables, by the table's name.
+        read: totals over the input, by name.
+        totals: totals over the shards, by name.
+        counts: numbers of rows and components, by name.
+        controls: the comparisons that let it be published.
+    """
+
+    attempt: AttemptRecord
+    published_at: datetime.datetime
+    shards: list[ShardCommit]
+    rejects: list[FileRecord]
+    reports: list[FileRecord] = []
+    columns: dict[str, str]
+    tables: dict[str, dict[str, str]] = {}
+    read: Totals
+    totals: Totals
+    counts: Totals
+    controls: list[Control]
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """All files that the manifest names, parts first."""
+        parts = [commit.part for commit in self.shards]
+        others = [file for commit in self.shards for file in commit.files[1:]]
+        return [*parts, *others, *self.rejects, *self.reports]
+
+
+class Fence(Record):
+    """Takes the place of a marker, so that an attempt that was given up can't create it.
+
+    Attributes:
+        fenced_at: time in UTC.
+        who: who fenced the attempt.
+        why: the reason, for people.
+    """
+
+    fenced_at: datetime.datetime
+    who: str
+    why: str
+
+
+class Ending(Record):
+    """How an attempt ended: created once, by the attempt itself or by the process that fenced it.
+
+    Attributes:
+        outcome: `published`, `failed`, or `fenced` by another process.
+        at: time in UTC.
+        manifest: the manifest to publish; if the attempt dies before it has created the instance's
+            manifest, another process creates it from this one.
+        fence: who gave the attempt up, and why.
+        error: the error message that it failed with, in one line.
+    """
+
+    outcome: Literal["published", "failed", "fenced"]
+    at: datetime.datetime
+    manifest: Manifest | None = None
+    fence: Fence | None = None
+    error: str = ""
+
+
+def load_record(kind: type[StoredRecord], uri: str) -> StoredRecord:
+    """Read a record.
+
+    Raises:
+        DamagedFileError: it is damaged.
+        StorageError: it doesn't exist, or can't be read.
+    """
+    return parse_record(kind, uri, stores.read_bytes(uri))
+
+
+def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecord:
+    """The record that `data`, read from `uri`, holds.
+
+    Raises:
+        DamagedFileError: it is damaged.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        raise DamagedFileError(
+            f"{uri}: damaged record: {problem['msg']} in {place}: restore it from a copy", uri=uri
+        ) from error

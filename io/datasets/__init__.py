@@ -1,0 +1,1 @@
+"""Typed inputs by contract: text, Parquet, Avro and tables of databases."""

@@ -1,0 +1,495 @@
+"""Planning a read: which files exist, what columns they have, and how they are split.
+
+A plan is made once, where the pipeline is built. It pins the version of each file, so that every
+attempt reads the same bytes or stops.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ledgerbeam.io.commit.attempts import find_manifest
+from ledgerbeam.io.commit.published import instance_of, published_parts
+from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
+from ledgerbeam.io.datasets.contract import Contract, Field
+from ledgerbeam.io.datasets.dialect import PLAIN_TEXT, Dialect
+from ledgerbeam.io.datasets.lines import (
+    TextFile,
+    damaged,
+    first_record,
+    offset_of_line,
+    parts_in_quotes,
+)
+from ledgerbeam.io.datasets.reading import Reading
+from ledgerbeam.io.errors import (
+    DamagedFileError,
+    InputError,
+    InputNotFoundError,
+    ParameterError,
+    SchemaError,
+    UserError,
+)
+from ledgerbeam.io.storage import stores, uris
+from ledgerbeam.io.storage.base import FileInfo
+
+ROWS_PER_SPLIT = 500_000
+BYTES_PER_SPLIT = 32 << 20
+FORMATS = ("csv", "jsonl", "parquet", "avro")
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".avro": "avro",
+}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+# Rough sizes, used only for the number of shards.
+_TEXT_BYTES_PER_ROW = {"csv": 50, "jsonl": 130, "avro": 30}
+_TEXT_COMPRESSION_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a file that one worker reads in one step.
+
+    Attributes:
+        index: its position among all splits of the input.
+        file: the file, with the version that must be read.
+        format: one of `FORMATS`.
+        compression: `gzip`, `zstd` or None; for text only.
+        start: the first byte of text (a line that starts before it belongs to the previous split),
+            or the first row group.
+        end: the byte or the row group after the last one; None for the whole rest.
+        first_row: number of rows of the file before this split, if known; None for text.
+        header: names of a text file's columns; for CSV in their order.
+        has_header: whether the file's first record holds these names.
+        fields: the columns to read.
+        dialect: how a text file writes rows.
+        in_quotes: whether the first line that begins in the split begins in quotes, and so belongs
+            to a record of the previous split.
+    """
+
+    index: int
+    file: FileInfo
+    format: str
+    compression: str | None
+    start: int
+    end: int | None
+    first_row: int | None
+    header: tuple[str, ...]
+    has_header: bool
+    fields: tuple[Field, ...]
+    dialect: Dialect = PLAIN_TEXT
+    in_quotes: bool = False
+
+    @property
+    def text(self) -> TextFile:
+        """This split as a part of a text file."""
+        return TextFile(
+            self.file.uri, self.format, self.compression, self.dialect, self.start, self.end
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlSplit(Split):
+    """A range of a table's keys that is read by one worker; `file` stands for the table.
+
+    Attributes:
+        url: the database's URL, with references to secrets in it.
+        table: the table's name.
+        key: columns by which the table is read in order; unique and never null.
+        types: Arrow types of columns whose declared type isn't enough.
+        range: range of keys, as `KeyRange.to_json` gives it.
+        snapshot: snapshot of the database, so that all workers read the same rows; None if the
+            database offers none.
+    """
+
+    url: str
+    table: str
+    key: tuple[str, ...]
+    types: tuple[tuple[str, pa.DataType], ...]
+    range: str
+    snapshot: str | None = None
+
+
+class TableName(NamedTuple):
+    """A table as an input: `URL#TABLE`."""
+
+    url: str
+    table: str
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName | None":
+        """The table that a parameter names; None if it names files."""
+        url, _, table = text.rpartition("#")
+        is_files = re.match(r"(gs|s3|file)://", url)
+        is_url = re.match(r"[a-z][a-z0-9+]*://|env:|file:", url)
+        return None if is_files or not is_url or not table else cls(url, table)
+
+
+class Input(NamedTuple):
+    """A dataset, ready to be read.
+
+    Attributes:
+        splits: the splits in the order of the files' URIs; all have the same fields, in the order
+            of the first file.
+        files: the files as they were when the plan was made.
+        estimated_rows: exact for Parquet, a guess for other formats.
+    """
+
+    splits: tuple[Split, ...]
+    files: tuple[FileInfo, ...]
+    estimated_rows: int
+
+
+class _Range(NamedTuple):
+    start: int
+    end: int | None
+    first_row: int | None = None
+    in_quotes: bool = False
+
+
+class _FilePlan(NamedTuple):
+    fields: tuple[Field, ...]
+    header: tuple[str, ...]
+    ranges: list[_Range]
+    rows: int
+
+
+def plan_input(
+    pattern: str,
+    contract: Contract,
+    reading: Reading | None = None,
+    *,
+    bytes_per_split: int = BYTES_PER_SPLIT,
+    rows_per_split: int = ROWS_PER_SPLIT,
+) -> Input:
+    """Inspect the files that match, and divide them into splits.
+
+    Args:
+        pattern: URI of a file, or a glob; or of a published instance, for its results, with
+            `#NAME` behind it for an extra table. Several are separated by commas.
+        contract: what the columns must be.
+        reading: how the files are written; by default as their names and headers say.
+        bytes_per_split: for uncompressed text.
+        rows_per_split: for Parquet, rounded up to whole row groups.
+
+    Raises:
+        UserError: no file matches, a format is unknown, a file is damaged, a schema is wrong, or
+            the files differ in their columns.
+    """
+    reading = reading or Reading()
+    files = _find_files(pattern)
+
+    def plan(file: FileInfo) -> _FilePlan:
+        return _plan_file(file, contract, reading, bytes_per_split, rows_per_split)
+
+    with ThreadPoolExecutor(16) as pool:
+        plans = list(pool.map(plan, files))
+    fields = _common_fields(files, plans)
+    splits: list[Split] = []
+    for file, planned in zip(files, plans, strict=True):
+        by_name = {field.name: field for field in planned.fields}
+        ordered = tuple(replace(by_name[field.name], type=field.type) for field in fields)
+        kind, compression = _format_of(file.uri, reading.format)
+        for start, end, first_row, in_quotes in planned.ranges:
+            splits.append(
+                Split(
+                    index=len(splits),
+                    file=file,
+                    format=kind,
+                    compression=compression,
+                    start=start,
+                    end=end,
+                    first_row=first_row,
+                    header=planned.header,
+                    has_header=not reading.columns.header,
+                    fields=ordered,
+                    dialect=reading.dialect,
+                    in_quotes=in_quotes,
+                )
+            )
+    return Input(tuple(splits), tuple(files), sum(planned.rows for planned in plans))
+
+
+def _common_fields(files: Sequence[FileInfo], plans: Sequence[_FilePlan]) -> tuple[Field, ...]:
+    """The fields of the first file; columns without values there have the other files' types."""
+    types: dict[str, pa.DataType] = {}
+    for planned in plans:
+        for field in planned.fields:
+            if pa.types.is_null(types.get(field.name, pa.null())):
+                types[field.name] = field.type
+    first = {field.name for field in plans[0].fields}
+    for file, planned in zip(files, plans, strict=True):
+        own = {field.name: field.type for field in planned.fields}
+        differing = own.keys() ^ first
+        differing |= {
+            name
+            for name in own.keys() & first
+            if own[name] != types[name] and not pa.types.is_null(own[name])
+        }
+        if differing:
+            raise SchemaError(
+                f"{file.uri}: wrong schema: its columns differ from those of {files[0].uri} "
+                f"in {', '.join(sorted(differing))}: give files of one schema",
+                file=file.uri,
+                column=min(differing),
+            )
+    return tuple(replace(field, type=types[field.name]) for field in plans[0].fields)
+
+
+def _find_files(pattern: str) -> list[FileInfo]:
+    files: dict[str, FileInfo] = {}
+    # If a file has exactly this name, it is meant, even if the name looks like a pattern.
+    parts = [pattern] if "," in pattern and _exactly(pattern) else pattern.split(",")
+    for part in parts:
+        found = _exactly(part) or _published_files(part) or stores.find(uris.absolute(part))
+        if not found:
+            raise InputNotFoundError(
+                f"{part}: no such file: check the path or the pattern", file=part
+            )
+        files |= {file.uri: file for file in found}
+    return [files[uri] for uri in sorted(files)]
+
+
+def _exactly(name: str) -> list[FileInfo]:
+    try:
+        found = stores.stat_of(uris.absolute(name))
+    except UserError:
+        return []  # several names or a pattern, not valid as the name of one file
+    return [] if found is None else [found]
+
+
+def _published_files(uri: str) -> list[FileInfo]:
+    """The files of a published instance, or of an extra table, `INSTANCE#TABLE`; none if it isn't.
+
+    Raises:
+        UserError: a file is gone, or there is no such table.
+    """
+    instance, _, table = uri.partition("#")
+    instance = instance_of(uris.absolute(instance))
+    manifest = find_manifest(instance)
+    if manifest is None:
+        return []
+    files = []
+    for part in published_parts(instance, manifest, table or None):
+        found = stores.stat_of(uris.join(instance, part.name))
+        if found is None or found.size != part.size:
+            raise DamagedFileError(
+                f"{uris.join(instance, part.name)}: gone, or not what was published: restore it "
+                "from a copy",
+                uri=uris.join(instance, part.name),
+            )
+        files.append(found)
+    return files
+
+
+def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:
+    name = uris.base_name(uri).lower()
+    compression = None
+    for suffix, known in _COMPRESSIONS.items():
+        if name.endswith(suffix):
+            name, compression = name.removesuffix(suffix), known
+    by_name = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+    kind = format_ or by_name
+    if kind is None:
+        raise InputError(
+            f"{uri}: its name doesn't tell its format: say --format, one of {', '.join(FORMATS)}",
+            file=uri,
+        )
+    if compression and kind in ("parquet", "avro"):
+        raise InputError(f"{uri}: {kind} is compressed inside: unpack the file", file=uri)
+    return kind, compression
+
+
+def _plan_file(
+    file: FileInfo,
+    contract: Contract,
+    reading: Reading,
+    bytes_per_split: int,
+    rows_per_split: int,
+) -> _FilePlan:
+    kind, compression = _format_of(file.uri, reading.format)
+    columns = reading.columns
+    if columns.header and kind != "csv":
+        raise ParameterError(
+            f"{file.uri}: --columns with names in order is for CSV without a header, not for "
+            f"{kind}: rename with --columns=NAME=NAME_IN_THE_FILE",
+            parameter="--columns",
+        )
+    if compression and not file.size:
+        raise damaged(file.uri, compression, EOFError("0 bytes"))
+    header: tuple[str, ...] = ()
+    ranges = [_Range(0, None)]
+    types: dict[str, pa.DataType | None]
+    if kind == "parquet":
+        with stores.open_input(file.uri) as source:
+            metadata = read_parquet_footer(file.uri, source).metadata
+        schema = metadata.schema.to_arrow_schema()
+        _check_unique(file.uri, file.uri, schema.names)
+        types = dict(zip(schema.names, schema.types, strict=True))
+        ranges = _row_group_ranges(metadata, rows_per_split)
+        rows = metadata.num_rows
+    elif kind == "avro":
+        with stores.open_input(file.uri) as source:
+            columns_of_file = avro_columns(file.uri, open_avro(file.uri, source))
+        left_out = reading.renames(file.uri, tuple(columns_of_file))
+        types = {
+            name: None if left_out.get(name) == "_" else avro_type(file.uri, name, avro)
+            for name, avro in columns_of_file.items()
+        }
+        rows = file.size // _TEXT_BYTES_PER_ROW[kind]
+    else:
+        text = TextFile(file.uri, kind, compression, reading.dialect)
+        lines_of_header = 0
+        if kind == "csv" and not columns.header:
+            header, lines_of_header = _csv_header(text, trim=reading.values.trim)
+        elif kind == "csv":
+            header = columns.header
+        else:
+            header = _json_names(text, contract, reading)
+        if kind == "csv" and reading.dialect.trailing_delimiter and header[-1]:
+            header = (*header, "")
+        types = dict.fromkeys(header)
+        if compression is None and reading.dialect.is_bytewise:
+            ranges = _byte_ranges(file, text, lines_of_header, bytes_per_split)
+        rows = file.size // _TEXT_BYTES_PER_ROW[kind]
+        rows *= _TEXT_COMPRESSION_RATIO if compression else 1
+    renames = reading.renames(file.uri, tuple(types))
+    if header and not header[-1] and len(header) > 1:
+        renames.setdefault("", "_")  # the empty column after a trailing delimiter
+    fields = contract.resolve(
+        file.uri,
+        types,
+        renames,
+        values=reading.values,
+        replacements=reading.replacements,
+        constants=reading.constants,
+    )
+    return _FilePlan(fields, header, ranges, rows)
+
+
+def _byte_ranges(
+    file: FileInfo, text: TextFile, lines_of_header: int, bytes_per_split: int
+) -> list[_Range]:
+    """Ranges of a text file; the first one holds the whole header."""
+    header_end = offset_of_line(text, lines_of_header) if lines_of_header > 1 else 0
+    first = max(bytes_per_split, header_end)
+    starts = [0, *range(first, file.size, bytes_per_split)]
+    ends = [*starts[1:], file.size]
+    in_quotes = parts_in_quotes(text, starts)
+    return [
+        _Range(start, end, in_quotes=inside)
+        for start, end, inside in zip(starts, ends, in_quotes, strict=True)
+    ]
+
+
+def read_parquet_footer(uri: str, source: pa.NativeFile, **options: Any) -> pq.ParquetFile:
+    """The open Parquet file.
+
+    Raises:
+        InputError: it isn't Parquet, or is truncated.
+    """
+    try:
+        return pq.ParquetFile(source, **options)
+    except (ValueError, OSError) as error:
+        raise damaged(uri, "Parquet", error) from error
+
+
+def _row_group_ranges(metadata: pq.FileMetaData, rows_per_split: int) -> list[_Range]:
+    ranges: list[_Range] = []
+    start = first_row = rows = 0
+    for group in range(metadata.num_row_groups):
+        rows += metadata.row_group(group).num_rows
+        if rows >= rows_per_split or group == metadata.num_row_groups - 1:
+            ranges.append(_Range(start, group + 1, first_row))
+            start, first_row, rows = group + 1, first_row + rows, 0
+    return ranges or [_Range(0, 0, 0)]
+
+
+def _check_unique(where: str, file: str, names: Sequence[str]) -> None:
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise SchemaError(
+            f"{where}: a column name comes twice: {', '.join(names)}",
+            file=file,
+            column=repeated[0],
+        )
+
+
+def _csv_header(text: TextFile, *, trim: bool) -> tuple[tuple[str, ...], int]:
+    """The names of a CSV file's columns, and the number of lines up to their end."""
+    record, line, lines = first_record(text)
+    if not record:
+        raise SchemaError(
+            f"{text.uri}: wrong schema: no header line: an empty file without a header needs "
+            "--columns",
+            file=text.uri,
+        )
+    try:
+        (values,) = csv_reader([record], text.dialect)
+    except (csv.Error, ValueError) as error:
+        raise InputError(
+            f"{text.uri}, line {line}: the column names can't be read: {error}: correct the quotes",
+            file=text.uri,
+            row=line,
+        ) from error
+    names = tuple(name.strip() if trim else name for name in values)
+    _check_unique(f"{text.uri}, line {line}", text.uri, names)
+    return names, lines
+
+
+def csv_reader(records: Sequence[str], dialect: Dialect) -> Any:
+    """Python's CSV reader; it raises `csv.Error` if a record can't be read."""
+    return csv.reader(
+        records,
+        strict=True,
+        delimiter=dialect.delimiter,
+        quotechar=dialect.quote or None,
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+    )
+
+
+def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[str, ...]:
+    """The keys of the first record; for an empty file, the columns that the contract requires."""
+    first, line, _ = first_record(text)
+    if not first.strip():
+        sources = {name: source for source, name in reading.columns.renames.items()}
+        required = [
+            column.name
+            for column in contract.columns
+            if column.required and column.name not in reading.constants
+        ]
+        return tuple(sources.get(name, name) for name in required)
+    try:
+        record = json.loads(first)
+        for name in record if isinstance(record, dict) else ():
+            name.encode()  # fails for half a surrogate pair, which is no text
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{text.uri}, line {line}: not JSON: {error}: the columns are taken from the first "
+            "record: correct it",
+            file=text.uri,
+            row=line,
+        ) from error
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{text.uri}, line {line}: not a JSON object: write one object a line",
+            file=text.uri,
+            row=line,
+        )
+    return tuple(record)
+
+
+def shard_count(rows: int, rows_per_shard: int) -> int:
+    """Shards for an estimated number of rows; at least 1, at most 65,536."""
+    return max(1, min(-(-rows // rows_per_shard), 1 << 16))

@@ -1,0 +1,337 @@
+"""Reading a split: rows that fulfil the contract, rejected rows, and the location of each."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
+from ledgerbeam.io.datasets.contract import Contract, Rejections, conform, sources
+from ledgerbeam.io.datasets.inputs import (
+    BYTES_PER_SPLIT,
+    ROWS_PER_SPLIT,
+    Input,
+    Split,
+    SqlSplit,
+    plan_input,
+    read_parquet_footer,
+)
+from ledgerbeam.io.datasets.lines import damaged
+from ledgerbeam.io.datasets.reading import Reading
+from ledgerbeam.io.datasets.text import Rejection, TextBlock, read_text
+from ledgerbeam.io.errors import InputChangedError, InputError, UserError
+from ledgerbeam.io.storage import stores, uris
+
+ROW_LOCATION = "__position"
+"""Name of the uint64 column that says where a row was read; see `RowInput.row_locations`."""
+
+_ROW_BITS = 40
+_PARQUET_BATCH_ROWS = ROWS_PER_SPLIT
+_AVRO_BATCH_ROWS = 1 << 16
+
+
+Check = Callable[[pa.Table], Rejections]
+"""Finds rows that are wrong although their types fit: reasons by the row's number in a table."""
+
+
+class SplitRows(NamedTuple):
+    """The rows of a batch of a split.
+
+    Attributes:
+        table: the rows that fulfil the contract, with their `ROW_LOCATION`.
+        rejections: the rows that don't, in their order.
+        line_count: number of lines of a batch of text, header and blank lines included; of any
+            other batch, number of rows.
+    """
+
+    table: pa.Table
+    rejections: list[Rejection]
+    line_count: int
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows, rejected ones included."""
+        return self.table.num_rows + len(self.rejections)
+
+
+class _Block(NamedTuple):
+    """Rows as the file holds them; `rows` are their positions in the split."""
+
+    table: pa.Table
+    rows: npt.NDArray[np.int64]
+    text: TextBlock | None
+
+    def raw(self, rows: list[int]) -> list[str]:
+        if self.text is not None:
+            return self.text.raw(rows)
+        return raw_rows(self.table, rows)
+
+
+def read_whole(
+    pattern: str, contract: Contract, reading: Reading | None = None
+) -> tuple[Input, pa.Table]:
+    """Read a small input in which no row may be wrong.
+
+    Args:
+        pattern: URI of a file, or a glob; see `plan_input`.
+        contract: the contract of its columns.
+        reading: how it is written; by default as names and headers show.
+
+    Raises:
+        UserError: it can't be read, or a row breaks the contract.
+    """
+    input_ = plan_input(pattern, contract, reading)
+    tables = []
+    next_row: Counter[str] = Counter()
+    for split in input_.splits:
+        uri = split.file.uri
+        first_row = next_row[uri] if split.first_row is None else split.first_row
+        for rows in read_split(split):
+            if rows.rejections:
+                first = rows.rejections[0]
+                raise InputError(
+                    f"{uri}: {first.reason}, in {first.raw}: correct it",
+                    file=uri,
+                    row=first_row + first.row + 1,
+                )
+            tables.append(rows.table.drop_columns(ROW_LOCATION))
+            next_row[uri] += rows.line_count
+    return input_, pa.concat_tables(tables, promote_options="default")
+
+
+def find_row(input_: Input, column: str, value: object) -> tuple[str, int] | None:
+    """The location of a row: its file's URI, and its line (text) or row (other files) from 1.
+
+    It reads the input up to that row, so it is meant for errors that end a run.
+
+    Args:
+        input_: the input, as planned for the read.
+        column: column that identifies the row.
+        value: the row's value in that column.
+
+    Raises:
+        InputChangedError: a file has changed since the input was planned.
+    """
+    next_row: Counter[str] = Counter()
+    for split in input_.splits:
+        uri = split.file.uri
+        first_row = next_row[uri] if split.first_row is None else split.first_row
+        for rows in read_split(split):
+            at = pc.index(rows.table.column(column), value).as_py()
+            if at >= 0:
+                _, row = unpack_location(rows.table.column(ROW_LOCATION)[at].as_py())
+                return uri, first_row + row + 1
+            next_row[uri] += rows.line_count
+    return None
+
+
+def read_split(split: Split, check: Check = lambda _: {}) -> Iterator[SplitRows]:
+    """Read a split, in batches of about `ROWS_PER_SPLIT` rows or `BYTES_PER_SPLIT` bytes of text.
+
+    Most splits are one batch. Those that can't be cut, such as compressed text, are many. There is
+    at least one, which may be empty.
+
+    Args:
+        split: a split of a planned input.
+        check: called with rows in the types of the contract, null where a value breaks it; the
+            rows that it finds are rejected like those that break the contract.
+
+    Raises:
+        UserError: the file is damaged, can't be read, or changed since the input was planned.
+    """
+    _check_version(split)
+    blocks: list[_Block] = []
+    size = rows = 0
+    for block in _read_blocks(split):
+        blocks.append(block)
+        rows += block.table.num_rows
+        size += len(block.text.records.data) if block.text is not None else 0
+        if rows >= ROWS_PER_SPLIT or size >= BYTES_PER_SPLIT:
+            yield _conform(split, blocks, check)
+            blocks, size, rows = [], 0, 0
+    _check_version(split)
+    yield _conform(split, blocks, check)
+
+
+def _conform(split: Split, blocks: list[_Block], check: Check) -> SplitRows:
+    tables = []
+    rejections: list[Rejection] = []
+    line_count = 0
+    for block in blocks:
+        if block.text is not None:
+            rejections += block.text.rejections
+            line_count += block.text.line_count
+        else:
+            line_count += block.table.num_rows
+        table, rejected = conform(block.table, split.fields)
+        further = check(table)
+        if further:
+            rejected = {
+                row: (*rejected.get(row, ()), *further.get(row, ()))
+                for row in {*rejected, *further}
+            }
+        table = table.append_column(ROW_LOCATION, pack_locations(split.index, block.rows))
+        if rejected:
+            rows = sorted(rejected)
+            keys = _keys(split, block.table, rows)
+            for row, key, raw in zip(rows, keys, block.raw(rows), strict=True):
+                rejections.append(
+                    Rejection(int(block.rows[row]), raw, key + "; ".join(rejected[row]))
+                )
+            keep = np.ones(table.num_rows, bool)
+            keep[rows] = False
+            table = table.filter(pa.array(keep))
+        tables.append(table)
+    table = pa.concat_tables(tables) if tables else empty_rows(split)
+    return SplitRows(table, sorted(rejections), line_count)
+
+
+def _keys(split: Split, table: pa.Table, rows: list[int]) -> list[str]:
+    """The keys of rejected rows of a table, to be put before the reasons."""
+    if not isinstance(split, SqlSplit):
+        return [""] * len(rows)
+    columns = [table.column(name).take(pa.array(rows)).to_pylist() for name in split.key]
+    return [
+        ", ".join(f"{name} {value}" for name, value in zip(split.key, key, strict=True)) + ": "
+        for key in zip(*columns, strict=True)
+    ]
+
+
+def empty_rows(split: Split) -> pa.Table:
+    """An empty table with the columns that `read_split` gives."""
+    columns = {
+        field.name: pa.array(
+            [],
+            pa.dictionary(pa.int32(), field.type)
+            if field.column is not None and field.column.dictionary_encoded
+            else field.type,
+        )
+        for field in split.fields
+    }
+    return pa.table(columns | {ROW_LOCATION: pa.array([], pa.uint64())})
+
+
+def pack_locations(split: int, rows: npt.NDArray[np.int64]) -> pa.UInt64Array:
+    """The split's number and the row's number in the split, in one integer per row."""
+    return pa.array(rows.astype(np.uint64) | np.uint64(split << _ROW_BITS))
+
+
+def unpack_location(position: int) -> tuple[int, int]:
+    """The split's number and the row's number in the split."""
+    return position >> _ROW_BITS, position & ((1 << _ROW_BITS) - 1)
+
+
+def raw_rows(table: pa.Table, rows: list[int]) -> list[str]:
+    """Rows of a typed file as JSON objects; amounts and dates as text."""
+    for index, field in enumerate(table.schema):
+        # Python can't represent all of Arrow's times: nanoseconds, years after 9999.
+        if pa.types.is_temporal(field.type) or field.type == pa.string_view():
+            table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
+        elif field.type == pa.binary_view():
+            table = table.set_column(index, field.name, table.column(index).cast(pa.binary()))
+    records = table.take(rows).to_pylist()
+    return [json.dumps(record, default=str, ensure_ascii=False) for record in records]
+
+
+def _check_version(split: Split) -> None:
+    if isinstance(split, SqlSplit):
+        return  # the snapshot that it is read in was checked
+    now = stores.stat_of(split.file.uri)
+    if now is None or now != split.file:
+        changed = "is gone" if now is None else "has changed"
+        raise InputChangedError(
+            f"{split.file.uri}: the file {changed} since the run was started: "
+            "start it again when the file is complete",
+            file=split.file.uri,
+        )
+
+
+def _read_blocks(split: Split) -> Iterator[_Block]:
+    if isinstance(split, SqlSplit):
+        yield from _read_table(split)
+    elif split.format == "parquet":
+        yield from _read_parquet(split)
+    elif split.format == "avro":
+        yield from _read_avro(split)
+    else:
+        for block in read_text(split):
+            yield _Block(block.table, block.lines, block)
+
+
+def _read_parquet(split: Split) -> Iterator[_Block]:
+    few = [f.source for f in split.fields if f.column is not None and f.column.dictionary_encoded]
+    names = sources(split.fields)
+    row = 0
+    with stores.open_input(split.file.uri) as source:
+        file = read_parquet_footer(
+            split.file.uri,
+            source,
+            read_dictionary=few,
+            pre_buffer=not uris.is_local(split.file.uri),
+        )
+        groups = range(split.start, split.end or split.start)
+        try:
+            for batch in file.iter_batches(
+                _PARQUET_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False
+            ):
+                batch.validate(full=True)  # text may be invalid UTF-8
+                yield _Block(
+                    pa.Table.from_batches([batch]).select(names),
+                    np.arange(row, row + batch.num_rows, dtype=np.int64),
+                    None,
+                )
+                row += batch.num_rows
+        except (ValueError, OSError) as error:
+            raise damaged(split.file.uri, "Parquet", error) from error
+
+
+def _read_table(split: SqlSplit) -> Iterator[_Block]:
+    # Clients of databases are imported only if a table is read.
+    from ledgerbeam.io.datasets.tables import read_pages
+
+    row = 0
+    for table in read_pages(split):
+        yield _Block(table, np.arange(row, row + table.num_rows, dtype=np.int64), None)
+        row += table.num_rows
+
+
+def _read_avro(split: Split) -> Iterator[_Block]:
+    names = sources(split.fields)
+    row = 0
+    with stores.open_input(split.file.uri) as source:
+        records = open_avro(split.file.uri, source)
+        avro = avro_columns(split.file.uri, records)
+        types = {name: avro_type(split.file.uri, name, avro[name]) for name in names}
+        while True:
+            columns: dict[str, list[object]] = {name: [] for name in names}
+            count = 0
+            try:
+                for record in records:
+                    for name, values in columns.items():
+                        values.append(record[name])
+                    count += 1
+                    if count == _AVRO_BATCH_ROWS:
+                        break
+                table = pa.table(
+                    {n: pa.array(_plain(values), types[n]) for n, values in columns.items()}
+                )
+            except UserError:
+                raise
+            except Exception as error:  # the parser raises many kinds of errors
+                raise damaged(split.file.uri, "Avro", error) from error
+            if not count:
+                return
+            yield _Block(table, np.arange(row, row + count, dtype=np.int64), None)
+            row += count
+
+
+def _plain(values: list[object]) -> list[object]:
+    """The values; those of a Python type that Arrow doesn't know become text."""
+    first = next((value for value in values if value is not None), None)
+    return [value and str(value) for value in values] if isinstance(first, UUID) else values

@@ -1,0 +1,69 @@
+"""Rejected rows: the location of each, and the table that they are written to."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ledgerbeam.io.datasets.inputs import Split
+from ledgerbeam.io.datasets.text import Rejection
+
+REJECTS_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("raw", pa.string()), ("reason", pa.string())]
+)
+"""Rejected rows: file, line (text) or row (other files) from 1, original row, what is wrong."""
+
+
+LineCounts = Iterable[tuple[int, int]]
+"""Number of lines or rows that each split has, by the split's index."""
+
+
+class RowLocator:
+    """Finds the file of a row of a split, and the row's line or row number in the file."""
+
+    def __init__(self, splits: tuple[Split, ...], line_counts: LineCounts) -> None:
+        self._splits = splits
+        self._line_counts = line_counts
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        """By split: the number of lines of its file before it."""
+        counts: Mapping[int, int] = dict(self._line_counts)
+        first_rows = []
+        next_row: Counter[str] = Counter()
+        for split in self._splits:
+            uri = split.file.uri
+            first_rows.append(next_row[uri] if split.first_row is None else split.first_row)
+            next_row[uri] += counts[split.index]
+        return first_rows
+
+    def located(self, rejected: "RejectedRows") -> pa.Table:
+        """The rows of a batch, with the schema `REJECTS_SCHEMA`."""
+        return rejections_table(
+            [
+                (*self.locate(rejected.split, row), raw, reason)
+                for row, raw, reason in rejected.rejections
+            ]
+        )
+
+    def locate(self, split: int, row: int) -> tuple[str, int]:
+        """URI of the file, and the line (text) or row (other files) in it, counted from 1."""
+        return self._splits[split].file.uri, self._first_rows[split] + row + 1
+
+
+def rejections_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
+    """Rejected rows, with the schema `REJECTS_SCHEMA`."""
+    columns = zip(*rows, strict=True)
+    types = REJECTS_SCHEMA.types
+    arrays = [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
+    return pa.table(arrays, schema=REJECTS_SCHEMA)
+
+
+class RejectedRows(NamedTuple):
+    """Rows that break the contract, of one batch of a split."""
+
+    split: int
+    batch: int
+    rejections: list[Rejection]

@@ -1,0 +1,1 @@
+"""SQL databases: pages, ranges of keys, column types, writes in a component's own transaction."""

@@ -1,0 +1,144 @@
+"""Connections to SQL databases, and their errors as one line without a password."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from ledgerbeam.io.errors import DatabaseError, ParameterError
+
+# How values look as text must not depend on the server's settings. Compiling a query (JIT) takes
+# longer than reading the few rows of a page. A generic plan, kept for all ranges of keys, may sort
+# the whole rest of a range for each page.
+_POSTGRESQL_SETTINGS = (
+    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off; "
+    "SET plan_cache_mode = force_custom_plan"
+)
+_SQLITE_WAITS_FOR_LOCKS = 60.0  # seconds
+
+
+def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
+    """An engine with a pool of at most `max_connections`; a thread that needs another one waits.
+
+    Args:
+        url: SQLAlchemy URL, including the password if there is one.
+        max_connections: size of the pool, at least 1.
+
+    Raises:
+        DatabaseError: the URL can't be read, its driver isn't installed, or the SQLite file is
+            missing.
+    """
+    if max_connections < 1:
+        raise ParameterError(
+            f"max_connections is {max_connections}: give 1 or more",
+            parameter="max_connections",
+            value=max_connections,
+        )
+    try:
+        parsed = sa.make_url(url)
+        dialect = parsed.get_backend_name()
+        if dialect == "sqlite":
+            _check_file(parsed)
+        engine = sa.create_engine(
+            parsed,
+            pool_size=max_connections,
+            max_overflow=0,
+            pool_timeout=None,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"timeout": _SQLITE_WAITS_FOR_LOCKS} if dialect == "sqlite" else {},
+        )
+    except (NoSuchModuleError, ImportError) as error:
+        extra = ": pip install 'ledgerbeam[postgres]'" if "postgresql" in url else ""
+        raise DatabaseError(
+            f"{shown(parsed)}: there is no driver {parsed.drivername}: {error}{extra}",
+            database=shown(parsed),
+        ) from None
+    except ArgumentError:
+        raise DatabaseError(
+            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////FOLDER/FILE"
+        ) from None
+    if dialect == "postgresql":
+        sa.event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def shown(url: sa.URL) -> str:
+    """Where a database is, without user, password and options."""
+    place = f"{url.host or ''}{f':{url.port}' if url.port else ''}"
+    return f"{url.get_backend_name()}://{place}/{url.database or ''}"
+
+
+def connect(engine: sa.Engine, what: str) -> sa.Connection:
+    """A connection of the engine's pool, to be used as a context.
+
+    Args:
+        engine: an engine that `open_engine` has made.
+        what: what is read or written, for messages.
+
+    Raises:
+        DatabaseError: the database can't be reached.
+    """
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        raise DatabaseError(
+            f"{shown(engine.url)}: {what}: no connection: {_reason(error, engine)}: check the "
+            "address, and that the server is up and lets this user in",
+            database=shown(engine.url),
+            is_transient=isinstance(error, OperationalError | InterfaceError),
+        ) from None
+
+
+@contextmanager
+def database_errors(engine: sa.Engine, what: str) -> Iterator[None]:
+    """Turn errors of the database and its driver into a `UserError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        advice = ""
+        if isinstance(error, ProgrammingError):
+            advice = ": check the names of table and columns, the query, and this user's rights"
+        elif error.connection_invalidated:
+            advice = ": the connection was lost: try again"
+        reason = _reason(error, engine)
+        raise DatabaseError(
+            f"{shown(engine.url)}: {what}: {reason}{advice}",
+            database=shown(engine.url),
+            is_transient=isinstance(error, OperationalError | InterfaceError),
+        ) from None
+
+
+def _check_file(url: sa.URL) -> None:
+    file = url.database
+    if file in (None, "", ":memory:"):
+        raise DatabaseError("sqlite: a database in memory belongs to one connection: give a file")
+    if not file.startswith("file:") and not Path(file).is_file():
+        raise DatabaseError(
+            f"{shown(url)}: there is no such file: correct the URL", database=shown(url)
+        )
+
+
+def _set_up_postgresql(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(_POSTGRESQL_SETTINGS)
+    cursor.close()
+    connection.commit()
+
+
+def _reason(error: DBAPIError, engine: sa.Engine) -> str:
+    # The other lines describe our own statement.
+    text = re.split(r"\n(LINE|CONTEXT)", str(error.orig))[0].strip()
+    password = engine.url.password
+    return text.replace(str(password), "***") if password else text

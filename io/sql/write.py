@@ -1,0 +1,119 @@
+"""Writing to a database in a component's own transaction, once per instance and component.
+
+    with component_transaction(engine, "2026-01-05", "loan-17", fence) as transaction:
+        if not transaction.already_done:
+            transaction.connection.execute(...)
+
+The component's writes and the record that it is done are committed in one transaction: either both
+exist or neither, whenever a process dies and however often the component is tried again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from ledgerbeam.io.sql.engine import connect, database_errors
+
+DONE = sa.Table(
+    "ledgerbeam_component",
+    sa.MetaData(),
+    sa.Column("instance", sa.Text, primary_key=True),
+    sa.Column("component", sa.Text, primary_key=True),
+    sa.Column("done_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+)
+"""The components whose writes are in the database. The rows of an instance may be deleted when no
+later attempt of it can be made."""
+
+
+class ComponentTransaction(NamedTuple):
+    """An open transaction of one component.
+
+    Attributes:
+        connection: the connection to write by. Don't commit: that is done when the call returns.
+        already_done: whether an earlier try has committed; nothing that is written is kept then.
+    """
+
+    connection: sa.Connection
+    already_done: bool
+
+
+@contextmanager
+def component_transaction(
+    engine: sa.Engine,
+    instance: str,
+    component: str,
+    fence: Callable[[], None] | None = None,
+) -> Iterator[ComponentTransaction]:
+    """A transaction that commits at the end of the context, together with the row in `DONE`.
+
+    Another try of the same component waits at the start until this one has committed or not. The
+    table `DONE` is created if it is missing. If COMMIT itself fails, for example because the
+    connection is lost, the next try finds out whether it took effect.
+
+    Args:
+        engine: an engine of `open_engine`, shared by the components of a process.
+        instance: name of the batch process's instance, unique in this database.
+        component: the component's key, unique in the instance.
+        fence: called right before COMMIT; if it raises, nothing is written. It raises if the call
+            has exceeded its time limit, or the attempt was given up.
+
+    Raises:
+        DatabaseError: the database can't be reached, or the table `DONE` can't be created.
+    """
+    what = f"component {component} of {instance}"
+    with connect(engine, what) as connection:
+        with database_errors(engine, what):
+            already_done = not _claim(connection, instance, component)
+        transaction = connection.get_transaction()
+        # An exception leaves the connection's context without a commit, which rolls back.
+        yield ComponentTransaction(connection, already_done)
+        if already_done:
+            connection.rollback()
+            return
+        if transaction is None or transaction is not connection.get_transaction():
+            raise RuntimeError(f"{what} ended its transaction itself, which isn't its own to end")
+        # After a failed statement PostgreSQL answers COMMIT with a silent rollback, but any other
+        # statement with an error.
+        connection.execute(sa.select(sa.literal(1)))
+        if fence is not None:
+            fence()
+        connection.commit()
+
+
+def _claim(
+    connection: sa.Connection, instance: str, component: str, may_create: bool = True
+) -> bool:
+    """Insert the component's row; false if it exists already."""
+    insert = DONE.insert().values(instance=instance, component=component)
+    try:
+        connection.execute(insert)
+    except IntegrityError:
+        connection.rollback()
+        row = (DONE.c.instance == instance) & (DONE.c.component == component)
+        if connection.execute(DONE.select().where(row)).first() is None:
+            raise
+        return False
+    except DBAPIError:
+        connection.rollback()
+        if not may_create:
+            raise
+        # Another process may create the table between the insertion and this check: only a second
+        # insertion shows whether it was missing.
+        if not sa.inspect(connection).has_table(DONE.name):
+            _create_table(connection)
+        return _claim(connection, instance, component, may_create=False)
+    return True
+
+
+def _create_table(connection: sa.Connection) -> None:
+    try:
+        DONE.create(connection, checkfirst=True)
+        connection.commit()
+    except DBAPIError:
+        # Another process has created it since the check, or it can't be created.
+        connection.rollback()
+        if not sa.inspect(connection).has_table(DONE.name):
+            raise

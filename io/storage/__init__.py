@@ -1,0 +1,1 @@
+"""Objects by URI: local files, Google Cloud Storage, Amazon S3."""

@@ -1,0 +1,1 @@
+"""Business days, the changes of calendars, and times of day."""

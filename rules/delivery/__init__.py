@@ -1,0 +1,1 @@
+"""Which trades of a day are delivered, and how trades settle."""

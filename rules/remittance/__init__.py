@@ -1,0 +1,1 @@
+"""What is remitted to investors for a month, and the lines of their report."""

@@ -1,0 +1,1 @@
+"""Repayment schedules of loans as they are lent."""

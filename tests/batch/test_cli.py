@@ -1,0 +1,175 @@
+"""The command line, as a user meets it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ledgerbeam.batch.cli.app import app
+
+BIN = Path(sys.executable).parent
+REGISTRY = "--registry=sqlite:///registry.db"
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, cwd=cwd, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("day")
+    made = command(
+        "ledgerbeam", "generate", "trades", "--output=trades", "--count=2000", "--files=2",
+        cwd=folder,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "2,000 trades of 2026-11-20" in made.stdout
+    return folder
+
+
+def flags(output: str) -> list[str]:
+    return ["--trades=trades/*.parquet", "--trade-date=2026-11-20", f"--output={output}"]
+
+
+def test_module_and_command_do_the_same(day: Path) -> None:
+    module = command(
+        sys.executable, "-m", "ledgerbeam.pipelines.delivery_marking", *flags("a"), "--json",
+        cwd=day,
+    )  # fmt: skip
+    assert (module.returncode, module.stderr) == (0, "")
+    run = command("ledgerbeam", "run", "delivery-marking", *flags("b"), "--json", cwd=day)
+    assert (run.returncode, run.stderr) == (0, "")
+    of_module, of_run = (json.loads(done.stdout.splitlines()[-1]) for done in (module, run))
+    assert of_module["published"] == str(day / "a" / "delivery-marking" / "2026-11-20")
+    assert of_module["seconds"] > 0
+    assert of_module["counts"]["rows_in"] == 2000
+    assert (of_module["counts"], of_module["totals"]) == (of_run["counts"], of_run["totals"])
+
+
+def test_the_same_run_from_another_folder_is_the_same_run(day: Path) -> None:
+    first = command("ledgerbeam", "run", "delivery-marking", *flags("e"), "--json", cwd=day)
+    assert first.returncode == 0, first.stderr
+    folder = day / "elsewhere"
+    folder.mkdir()
+    there = ["--trades=../trades/*.parquet", "--trade-date=2026-11-20", "--output=../e", "--json"]
+    again = command("ledgerbeam", "run", "delivery-marking", *there, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    results = [json.loads(done.stdout.splitlines()[-1]) for done in (first, again)]
+    assert results[0]["published"] == results[1]["published"]
+    assert results[1]["attempt"] == 1
+    assert not (day / "e" / "delivery-marking" / "2026-11-20" / "attempt-2").exists()
+
+
+def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
+    run = command("ledgerbeam", "run", "delivery-marking", *flags("c"), cwd=day)
+    assert run.returncode == 0, run.stderr
+    words = [line.split("  ")[0] for line in run.stdout.splitlines()]
+    for word in ("trades", "rejected", "clients", "components", "delivery quantity", "seconds"):
+        assert word in words
+    published = run.stdout.splitlines()[-1].removeprefix("published at ")
+    verified = command("ledgerbeam", "verify", published, cwd=day)
+    assert verified.returncode == 0, verified.stderr
+    assert "are as published" in verified.stdout.splitlines()[-1]
+    part = next(Path(published).glob("attempt-1/part-*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1] + b"X")
+    damaged = command("ledgerbeam", "verify", published, cwd=day)
+    assert damaged.returncode == 1
+    assert part.name in damaged.stderr
+    assert len(damaged.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_group(app).commands))
+def test_every_command_has_help(name: str) -> None:
+    helped = CliRunner().invoke(app, [name, "--help"])
+    assert helped.exit_code == 0, helped.exception
+    assert f"Usage: ledgerbeam {name}" in helped.output
+
+
+def test_help_names_every_parameter_and_its_default(day: Path) -> None:
+    shown = command("ledgerbeam", "run", "delivery-marking", "--help", cwd=day)
+    assert shown.returncode == 0
+    for flag in ("--trades", "--trade-date", "--output", "--columns", "--max-rejects", "--json"):
+        assert flag in shown.stdout
+    assert "(default: 0)" in shown.stdout
+    assert "(required)" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "deliveries"], "no workload deliveries: there are compare, delivery-marking"),
+        (["verify", "nowhere"], "nowhere: nothing is published there"),
+        (["run", "delivery-marking"], "--output is required"),
+        (
+            ["run", "delivery-marking", *flags("d"), "--max-reject=1"],
+            "unknown flag --max-reject: did you mean --max-rejects?",
+        ),
+        (
+            ["run", "delivery-marking", *flags("d"), "--trade-date=20 November"],
+            "--trade-date=20 November",
+        ),
+        (
+            ["run", "delivery-marking", *flags("d"), "--runner=NoSuchRunner"],
+            "NoSuchRunner",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line(day: Path, arguments: list[str], line: str) -> None:
+    done = command("ledgerbeam", *arguments, cwd=day)
+    assert done.returncode != 0
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (day / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "deliveries"], {"code": "workload-not-found", "workload": "deliveries"}),
+        (
+            ["run", "delivery-marking", *flags("d"), "--trade-date=20 November"],
+            {"code": "invalid-parameter", "parameter": "--trade-date", "value": "20 November"},
+        ),
+        (
+            ["run", "delivery-marking", "--trades=no.csv", *flags("d")[1:]],
+            {"code": "input-not-found", "file": "no.csv"},
+        ),
+        (
+            ["get", "counting/2026-11-20", REGISTRY],
+            {"code": "run-not-found", "run": "counting/2026-11-20"},
+        ),
+        (["get", "a1", REGISTRY], {"code": "run-not-found", "run": "a1"}),
+    ],
+)
+def test_an_error_is_json_where_json_is_asked_for(
+    day: Path, arguments: list[str], expected: dict[str, str]
+) -> None:
+    (line,) = command("ledgerbeam", *arguments, cwd=day).stderr.splitlines()
+    done = command("ledgerbeam", *arguments, "--json", cwd=day)
+    assert (done.returncode, done.stdout) == (1, "")
+    error = json.loads(done.stderr)["error"]
+    message = error.pop("message")
+    assert error == expected
+    assert line in {f"{program}: {message}" for program in ("ledgerbeam", "delivery-marking")}
+
+
+def test_a_recorded_run_that_fails_names_the_code_of_its_cause(day: Path) -> None:
+    given = ["run", "delivery-marking", "--trades=no.csv", *flags("f")[1:], REGISTRY, "--json"]
+    done = command("ledgerbeam", *given, cwd=day)
+    assert done.returncode == 1
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (error["code"], error["status"]) == ("run-failed", "FAILURE")
+    assert error["cause"] == "input-not-found"
+    shown = command("ledgerbeam", "get", error["run"], REGISTRY, "--json", cwd=day)
+    assert json.loads(shown.stdout)["code"] == "input-not-found"
+    audit = command("ledgerbeam", "audit", error["run"], REGISTRY, "--json", cwd=day)
+    ends = [json.loads(line) for line in audit.stdout.splitlines() if "attempt_ended" in line]
+    assert [end["detail"]["code"] for end in ends] == ["input-not-found"]

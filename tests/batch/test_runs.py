@@ -1,0 +1,331 @@
+"""The verbs on finished and on recorded runs, in Python and as commands."""
+
+import json
+import re
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pyarrow.parquet as pq
+import pytest
+from tests.support.recorded import ACCOUNTS, DAY, SHARDS, Place
+
+from ledgerbeam.batch.cli.app import main
+from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.io.commit.control_log import Steering
+from ledgerbeam.io.errors import UserError
+
+pytestmark = pytest.mark.slow
+
+
+class Done(NamedTuple):
+    """What a command has come to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """Its lines of JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def verb(place: Place, *arguments: str) -> Done:
+    """`ledgerbeam …` in this process, with the place's registry."""
+    name, *others = arguments
+    out, err = StringIO(), StringIO()
+    command = ["ledgerbeam", name, f"--registry={place.url}", *others]
+    with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def mistake(place: Place, *arguments: str) -> str:
+    """The one line that a command says of a user's mistake."""
+    done = verb(place, *arguments)
+    assert (done.code, done.out) == (1, ""), done
+    (line,) = done.err.splitlines()
+    assert line.startswith("ledgerbeam: ")
+    return line.removeprefix("ledgerbeam: ")
+
+
+@pytest.fixture(scope="module")
+def done(base: Path) -> Place:
+    """A run that was submitted and has succeeded; one component at the second try."""
+    place = Place(base / "done", f"sqlite:///{base}/done.db")
+    place.set("flaky-A3")
+    submitted = place.command("submit", place.process, "--json", *place.flags())
+    assert submitted.returncode == 0, submitted.stderr
+    run = json.loads(submitted.stdout)
+    assert (run["name"], run["status"]) == (f"counting/{DAY}", "INITIATED")
+    waited = place.command("wait", run["id"], "--json")
+    assert waited.returncode == 0, waited.stderr + place.told()
+    assert json.loads(waited.stdout)["status"] == "SUCCESS"
+    return place
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, base: Path) -> Place:
+    """A registry without runs."""
+    return Place(tmp_path / "fresh", f"sqlite:///{tmp_path}/registry.db")
+
+
+class TestFinished:
+    def test_get(self, done: Place) -> None:
+        (shown,) = verb(done, "get", f"counting/{DAY}", "--json").lines
+        assert shown["status"] == "SUCCESS"
+        progress = shown["progress"]
+        assert (progress["shards_done"], progress["shards_total"]) == (SHARDS, SHARDS)
+        assert progress["components"] == {"SUCCESS": len(ACCOUNTS)}
+        assert progress["totals"]["rows"] == 4 * len(ACCOUNTS)
+        assert progress["rate"] > 0
+        assert (progress["executing"], progress["workers"]) == ([], 0)
+        (attempt,) = shown["attempts"]
+        assert (attempt["kind"], attempt["outcome"]) == ("first", "SUCCESS")
+        text = verb(done, "get", shown["id"][:8]).out
+        for part in (shown["id"], "SUCCESS", "4 of 4", "12 SUCCESS", "published at", "first"):
+            assert part in text
+
+    def test_submitted_again_it_is_the_same_run(self, done: Place) -> None:
+        before = done.run(), done.runs.events(done.run().id)
+        again = verb(done, "submit", done.process, "--json", *done.flags())
+        assert again.lines[0]["id"] == done.run().id
+        assert (done.run(), done.runs.events(done.run().id)) == before
+
+    def test_submitted_with_other_parameters_it_is_refused(self, done: Place) -> None:
+        line = mistake(done, "submit", done.process, *done.flags(shards=5))
+        assert "with other parameters: shards" in line
+
+    def test_another_run_number_needs_a_reason(self, done: Place) -> None:
+        line = mistake(done, "submit", done.process, *done.flags(run_number=2))
+        assert "give the reason why it is run again as number 2" in line
+        line = mistake(done, "submit", done.process, *done.flags(run_number=7, reason="why not"))
+        assert "give run number 2" in line
+
+    @pytest.mark.parametrize("name", ["retry", "restart", "pause", "cancel"])
+    def test_what_has_published_stays(self, done: Place, name: str) -> None:
+        assert "next run number and a reason" in mistake(done, name, done.run().id)
+
+    def test_nothing_is_left_to_steer(self, done: Place) -> None:
+        assert "nothing to resume" in mistake(done, "resume", done.run().id)
+        for name in ("set-rate", "set-parallelism"):
+            assert "nothing to steer" in mistake(done, name, done.run().id, "5")
+
+    def test_components_by_page_and_by_status(self, done: Place) -> None:
+        name = f"counting/{DAY}"
+        listed: list[dict[str, Any]] = []
+        while page := verb(
+            done, "components", name, "--limit=5", "--json",
+            *([f"--after={listed[-1]['component']}"] if listed else []),
+        ).lines:  # fmt: skip
+            assert len(page) <= 5
+            listed += page
+        assert sorted(row["component"] for row in listed) == sorted(ACCOUNTS)
+        assert {row["status"] for row in listed} == {"SUCCESS"}
+        (late,) = (row for row in listed if row["tries"] == 2)
+        assert late["component"] == "A3"
+        assert re.match(r"RuntimeError: A3 can't be counted yet \(counting.py:\d+\)", late["error"])
+        assert verb(done, "components", name, "--status=FAILURE", "--json").lines == []
+        assert "no component A99" in mistake(done, "components", name, "--after=A99")
+        assert "A3" in verb(done, "components", name).out
+        named = done.runs.components(name, ComponentStatus.SUCCESS)
+        assert sorted(outcome.component for outcome in named) == sorted(ACCOUNTS)
+
+    def test_results(self, done: Place, tmp_path: Path) -> None:
+        name = f"counting/{DAY}"
+        totals = {
+            account: sum(n * n for n in range(4 * len(ACCOUNTS)) if n % len(ACCOUNTS) == index)
+            for index, account in enumerate(ACCOUNTS)
+            if account != "EMPTY"
+        }
+        rows = done.runs.results(name).to_table().to_pylist()
+        assert {row["account"]: row["total"] for row in rows} == totals
+        shown = verb(done, "results", name, "--json", "--limit=3").lines
+        assert [totals[row["account"]] for row in shown] == [row["total"] for row in shown]
+        assert "account" in verb(done, "results", name).out
+        target = tmp_path / "all.parquet"
+        (told,) = verb(done, "results", name, "--json", f"--output={target}").lines
+        assert told == {"rows": len(totals), "output": str(target)}
+        assert pq.read_table(target).num_rows == len(totals)
+        missing = mistake(done, "results", name, "--output=/none/such/all.parquet")
+        assert "cannot write /none/such/all.parquet" in missing
+        assert "no table entries beside" in mistake(done, "results", name, "--table=entries")
+
+    def test_reports(self, done: Place, tmp_path: Path) -> None:
+        name = f"counting/{DAY}"
+        (uri,) = verb(done, "reports", name).out.split()
+        assert uri.endswith("/attempt-1/report-total.txt")
+        (told,) = verb(done, "reports", name, "--json", f"--output={tmp_path}/copies").lines
+        assert told == {"report": f"{tmp_path}/copies/total.txt"}
+        copy = (tmp_path / "copies" / "total.txt").read_text()
+        assert copy == Path(uri).read_text()
+        assert int(copy) == sum(n * n for n in range(4 * len(ACCOUNTS)) if n % len(ACCOUNTS))
+        (tmp_path / "file").touch()
+        in_the_way = mistake(done, "reports", name, f"--output={tmp_path}/file")
+        assert f"cannot write {tmp_path}/file/total.txt" in in_the_way
+
+    def test_audit(self, done: Place) -> None:
+        events = verb(done, "audit", f"counting/{DAY}", "--json").lines
+        types = [event["type"] for event in events]
+        assert types == ["submitted", "attempt_started", "job", "attempt_ended"]
+        moves = [event["to_status"] for event in events]
+        assert moves == ["INITIATED", "EXECUTING", None, "SUCCESS"]
+        assert all(event["who"] and event["at"] for event in events)
+        text = verb(done, "audit", f"counting/{DAY}").out
+        assert "new → INITIATED" in text
+        assert "EXECUTING → SUCCESS" in text
+        done.check_story()
+
+    def test_nothing_to_reconcile(self, done: Place) -> None:
+        assert verb(done, "reconcile", "--json") == (0, "", "")
+        assert verb(done, "expire", "--json") == (0, "", "")
+
+    def test_waiting_for_it_ends_at_once(self, done: Place) -> None:
+        waited = verb(done, "wait", done.run().id, "--json")
+        assert (waited.code, waited.lines[0]["status"]) == (0, "SUCCESS")
+        told: list[RunStatus] = []
+        done.runs.wait(done.run().id, tracker=lambda view: told.append(view.run.status))
+        assert told == [RunStatus.SUCCESS]
+
+
+class TestRecorded:
+    """Runs whose launcher hasn't come."""
+
+    def test_list_by_page(self, fresh: Place) -> None:
+        records = [fresh.record(business_date=f"2026-11-{day}") for day in range(10, 17)]
+        fresh.runs.cancel(records[3].id)
+        listed: list[str] = []
+        while page := verb(
+            fresh, "list", "--limit=3", "--json", *([f"--before={listed[-1]}"] if listed else [])
+        ).lines:
+            listed += [row["id"] for row in page]
+        assert listed == [record.id for record in reversed(records)]
+        (canceled,) = verb(fresh, "list", "--status=CANCELED", "--json").lines
+        assert canceled["name"] == "counting/2026-11-13"
+        assert verb(fresh, "list", "--process=none", "--json").lines == []
+        assert len(verb(fresh, "list").out.splitlines()) == 8
+
+    def test_canceled_before_it_begins_it_never_does(self, fresh: Place) -> None:
+        run = fresh.record()
+        (shown,) = verb(fresh, "cancel", run.id, "--why=a mistake", "--json").lines
+        assert shown["status"] == "CANCELED"
+        assert verb(fresh, "cancel", run.id).code == 1
+        assert fresh.launcher(run).wait() == 0
+        assert fresh.run().attempts == ()
+        assert verb(fresh, "wait", run.id).code == 3
+        (event,) = fresh.runs.events(run.id)[1:]
+        assert (event.to_status, event.why) == (RunStatus.CANCELED, "a mistake")
+
+    def test_pausing_twice_is_pausing(self, fresh: Place) -> None:
+        run = fresh.record()
+        for _ in range(2):
+            (shown,) = verb(fresh, "pause", run.id, "--json").lines
+            assert (shown["status"], shown["progress"]["steering"]["state"]) == ("PAUSED", "pause")
+        (shown,) = verb(fresh, "resume", run.id, "--json").lines
+        assert (shown["status"], shown["progress"]["steering"]["state"]) == ("EXECUTING", "run")
+
+    def test_a_timeout(self, fresh: Place) -> None:
+        run = fresh.record()
+        waited = verb(fresh, "wait", run.id, "--timeout=0.1")
+        assert (waited.code, waited.out) == (4, "")
+        assert waited.err == f"ledgerbeam: run {run.id} is INITIATED after 0.1 s: it goes on\n"
+        with pytest.raises(TimeoutError):
+            fresh.runs.wait(run.id, timeout=0.1)
+
+    def test_limits(self, fresh: Place) -> None:
+        run = fresh.record()
+
+        def limits(*arguments: str) -> Steering:
+            (line,) = verb(fresh, arguments[0], run.id, *arguments[1:], "--json").lines
+            return Steering.model_validate(line)
+
+        assert limits("set-parallelism", "3").parallelism == 3
+        assert limits("set-rate", "2.5").rate == 2.5
+        ramped = limits("set-rate", "200", "--from=10", "--over=900")
+        assert ramped.rate is None
+        assert ramped.ramp is not None
+        assert (ramped.ramp.from_rate, ramped.ramp.to_rate, ramped.ramp.seconds) == (10, 200, 900)
+        assert ramped.parallelism == 3
+        assert not limits("set-rate", "none").ramp
+        assert limits("set-parallelism", "none").parallelism is None
+        assert verb(fresh, "set-rate", run.id, "7").out == "7 a second\n"
+        types = [event.type for event in fresh.runs.events(run.id)]
+        assert types == ["submitted", "parallelism", *["rate"] * 3, "parallelism", "rate"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["set-parallelism", "0"], "parallelism: Input should be greater than or equal to 1"),
+            (["set-parallelism", "many"], "give a whole number, or none"),
+            (["set-rate", "fast"], "give a number of components a second, or none"),
+            (["set-rate", "nan"], "rate: Input should be"),
+            (["set-rate", "0"], "rate: Input should be greater than 0"),
+            (["set-rate", "5", "--from=1"], "a ramp needs all three"),
+            (["set-rate", "none", "--from=1", "--over=3"], "a ramp needs all three"),
+            (["set-rate", "5", "--from=1", "--over=0"], "ramp: seconds"),
+        ],
+    )
+    def test_values_out_of_range(self, fresh: Place, arguments: list[str], line: str) -> None:
+        run = fresh.record()
+        assert line in mistake(fresh, arguments[0], run.id, *arguments[1:])
+
+    def test_runs_that_nobody_means(self, fresh: Place) -> None:
+        run = fresh.record()
+        fresh.record(business_date="2026-11-21")
+        for text in ("ffffffff", "counting/2026-01-01", f"counting/{DAY}/3"):
+            assert f"no run {text}" in mistake(fresh, "get", text)
+        assert "6 or more characters" in mistake(fresh, "get", run.id[:3])
+        assert "no run" in mistake(fresh, "list", "--before=ffffffff")
+
+    def test_a_prefix_of_two_runs(self, fresh: Place) -> None:
+        def submit(day: int) -> RunRecord:
+            with patch("uuid.uuid4", return_value=f"abcdef00-{day}"):
+                return fresh.record(business_date=f"2026-11-{day}")
+
+        submit(10)
+        submit(11)
+        assert "several runs begin with abcdef" in mistake(fresh, "get", "abcdef")
+
+    def test_nothing_is_published_yet(self, fresh: Place) -> None:
+        run = fresh.record()
+        assert "nothing is published" in mistake(fresh, "results", run.id)
+        assert verb(fresh, "components", run.id, "--json").lines == []
+        assert "is INITIATED: wait for its end" in mistake(fresh, "retry", run.id)
+
+    def test_parameters_that_do_not_fit(self, fresh: Place) -> None:
+        flags = fresh.flags(business_date="yesterday")
+        assert "--business-date=yesterday" in mistake(fresh, "submit", "counting", *flags)
+        assert "no workload none" in mistake(fresh, "submit", "none")
+        with pytest.raises(UserError, match="--shards=0"):
+            fresh.record(shards=0)
+
+    @pytest.mark.parametrize(
+        ("url", "line"),
+        [
+            ("postgresql+psycopg://batch:hunter2@127.0.0.1:1/none", "check that the server runs"),
+            ("sqlite:////none/such/registry.db", "check that its folder exists"),
+            ("mysql://host/database", "no registry can be kept by mysql"),
+            ("hunter2", "the registry's URL isn't one"),
+        ],
+    )
+    def test_a_registry_out_of_reach(self, fresh: Place, url: str, line: str) -> None:
+        said = mistake(Place(fresh.folder, url), "list")
+        assert line in said
+        assert "hunter2" not in said
+
+    def test_runs_are_found_from_another_folder(
+        self, fresh: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(fresh.folder)
+        run = fresh.record(amounts="amounts.csv")
+        monkeypatch.chdir("/")
+        assert fresh.launcher(run).wait() == 0
+        assert fresh.run().status is RunStatus.SUCCESS, fresh.told()

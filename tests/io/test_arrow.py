@@ -1,0 +1,293 @@
+"""How tables travel between the steps: encoded, or by way of the disk."""
+
+import datetime
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import strategies as st
+from tests.support.harness import pipeline
+
+from ledgerbeam.io.arrow import spill
+from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch
+from ledgerbeam.io.arrow.stream import ArrowTableCoder, compact
+from ledgerbeam.io.errors import UserError
+
+SECONDS = 30
+"""How long to wait for what must happen, before the test fails."""
+
+
+int64s = st.integers(-(2**63), 2**63 - 1)
+texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.text("aé\0", max_size=10)
+
+
+def encoded(values: Sequence[str], dictionary: Sequence[str]) -> pa.DictionaryArray:
+    """The values over a dictionary that may hold more of them, in any order."""
+    codes = pa.array([dictionary.index(value) for value in values], pa.int32())
+    return pa.DictionaryArray.from_arrays(codes, pa.array(dictionary, pa.string()))
+
+
+def table_of_all_types() -> pa.Table:
+    day = datetime.date(2026, 11, 20)
+    noon = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)
+    price = Decimal("12345678901234.5678")
+    columns: dict[str, tuple[pa.DataType, list[Any]]] = {
+        "int8": (pa.int8(), [-128, None, 127]),
+        "int64": (pa.int64(), [-(2**63), None, 2**63 - 1]),
+        "uint64": (pa.uint64(), [0, None, 2**64 - 1]),
+        "float64": (pa.float64(), [0.1, None, float("inf")]),
+        "bool": (pa.bool_(), [True, None, False]),
+        "string": (pa.string(), ["", None, "株"]),
+        "large_string": (pa.large_string(), ["", None, "x" * 100]),
+        "binary": (pa.binary(), [b"", None, b"\0\xff"]),
+        "decimal128": (pa.decimal128(18, 4), [price, None, -price]),
+        "decimal256": (pa.decimal256(60, 4), [price, None, -price]),
+        "date32": (pa.date32(), [day, None, datetime.date(1, 1, 1)]),
+        "timestamp": (pa.timestamp("us", "UTC"), [noon, None, noon]),
+        "time": (pa.time64("us"), [noon.time(), None, datetime.time.max]),
+        "duration": (pa.duration("us"), [datetime.timedelta(1), None, datetime.timedelta(0)]),
+        "list": (pa.list_(pa.int32()), [[1, None], None, []]),
+        "struct": (pa.struct({"a": pa.int32()}), [{"a": 1}, None, {"a": None}]),
+        "null": (pa.null(), [None, None, None]),
+        "dictionary": (pa.dictionary(pa.int32(), pa.string()), ["b", None, "a"]),
+        "narrow": (pa.dictionary(pa.int8(), pa.string()), ["b", None, "a"]),
+        "wide": (pa.dictionary(pa.int64(), pa.int64()), [7, None, 7]),
+        "no values": (pa.dictionary(pa.int32(), pa.string()), [None, None, None]),
+    }
+    return pa.table({name: pa.array(values, type_) for name, (type_, values) in columns.items()})
+
+
+def there_and_back(table: pa.Table) -> pa.Table:
+    coder = ArrowTableCoder()
+    return coder.decode(coder.encode(table))
+
+
+class TestArrowTableCoder:
+    @pytest.mark.parametrize("start", [0, 1, 3])
+    @pytest.mark.parametrize("length", [0, 1, 3])
+    @pytest.mark.parametrize("column", table_of_all_types().column_names)
+    def test_all_types(self, column: str, start: int, length: int) -> None:
+        table = table_of_all_types().select([column]).slice(start, length)
+        back = there_and_back(table)
+        assert back.schema == table.schema
+        assert back.to_pylist() == table.to_pylist()
+        back.validate(full=True)
+
+    def test_chunks_with_dictionaries_of_their_own(self) -> None:
+        texts = [pa.array(list(values), pa.string()) for values in ("ab", "ca", "", "zzz")]
+        table = pa.table({"key": pa.chunked_array([text.dictionary_encode() for text in texts])})
+        assert there_and_back(table).to_pylist() == table.to_pylist()
+
+    def test_unused_values_stay_behind(self) -> None:
+        values = [f"value {i}" for i in range(1000)]
+        table = pa.table({"key": encoded([values[700], values[3]], values)})
+        back = there_and_back(table)
+        assert back.column("key").to_pylist() == ["value 700", "value 3"]
+        assert sorted(back.column("key").chunk(0).dictionary.to_pylist()) == [
+            "value 3",
+            "value 700",
+        ]
+
+    def test_a_small_dictionary_is_not_worth_cutting(self) -> None:
+        table = pa.table({"side": encoded(["B"] * 100, ["S", "B"])})
+        assert compact(table).column("side").chunk(0).dictionary.to_pylist() == ["S", "B"]
+
+    def test_a_slice_costs_its_own_rows(self) -> None:
+        rows = 1_000_000
+        client = np.arange(rows, dtype=np.int32) % 100_000
+        clients = pa.array([f"client {i}" for i in range(100_000)])
+        table = pa.table(
+            {
+                "id": np.arange(rows),
+                "client": pa.DictionaryArray.from_arrays(pa.array(client), clients),
+                "text": pa.array(np.arange(rows)).cast(pa.string()),
+                "price": pa.array(np.arange(rows)).cast(pa.decimal128(38, 4)),
+                "flag": pa.array(np.arange(rows) % 2 == 0),
+            }
+        )
+        part = table.slice(500_001, 10)
+        assert len(ArrowTableCoder().encode(part)) < 3000
+        assert there_and_back(part).to_pylist() == part.to_pylist()
+
+    def test_beam_knows_it(self) -> None:
+        assert isinstance(beam.coders.registry.get_coder(pa.Table), ArrowTableCoder)
+        assert not ArrowTableCoder().is_deterministic()
+
+    def test_tables_go_through_a_group_by_key(self) -> None:
+        table = table_of_all_types()
+        keyed = [(row % 2, table.slice(row, 1)) for row in range(3)]
+        with pipeline() as p:
+            grouped = (
+                p
+                | beam.Create(keyed).with_output_types(tuple[int, pa.Table])
+                | beam.GroupByKey()
+                | beam.MapTuple(rows_by_key)
+            )
+            rows = table.to_pylist()
+            expected = [(0, str([rows[0], rows[2]])), (1, str([rows[1]]))]
+            assert_that(grouped, equal_to(expected))
+
+
+def rows_by_key(key: int, tables: Iterable[pa.Table]) -> tuple[int, str]:
+    rows = [row for table in tables for row in table.to_pylist()]
+    return key, str(sorted(rows, key=lambda row: (row["int8"] is None, row["int8"])))
+
+
+def folders(parent: Path) -> list[str]:
+    return [str(path) for path in parent.glob("ledgerbeam-spill-*")]
+
+
+@contextmanager
+def holder(parent: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another process with a spill directory, and the folder's path."""
+    script = (
+        "import sys\n"
+        "from ledgerbeam.io.arrow.spill import SpillDirectory\n"
+        "with SpillDirectory(sys.argv[1]) as directory:\n"
+        "    print(directory.path, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Let no file in the folder grow beyond 64 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if os.getuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    else:
+        # Nobody else can mount, but anyone can keep his own files small.
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestSpill:
+    def test_what_is_spilled_is_loaded(self, tmp_path: Path) -> None:
+        table = table_of_all_types()
+        pieces = [(shard, table.slice(shard % 3, 2)) for shard in (5, 0, 7)]
+        with SpillDirectory(str(tmp_path)) as directory:
+            spilled = spill.spill(directory.path, iter(pieces))
+            assert [shard for shard, _ in spilled] == [5, 0, 7]
+            assert len({piece.path for _, piece in spilled}) == 1
+            for (_, piece), (_, expected) in zip(spilled, pieces, strict=True):
+                assert isinstance(piece, SpilledBatch)
+                assert load_batch(piece).to_pylist() == expected.to_pylist()
+            assert load_batch(table) is table
+
+    def test_nothing_to_spill(self, tmp_path: Path) -> None:
+        assert spill.spill(str(tmp_path), []) == []
+
+    def test_it_is_removed_at_the_end(self, tmp_path: Path) -> None:
+        with SpillDirectory(str(tmp_path)) as directory:
+            spill.spill(directory.path, [(0, table_of_all_types())])
+            assert folders(tmp_path) == [directory.path]
+        assert folders(tmp_path) == []
+
+    def test_it_is_removed_after_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt), SpillDirectory(str(tmp_path)):
+            raise KeyboardInterrupt
+        assert folders(tmp_path) == []
+
+    def test_the_living_are_left_alone_and_the_dead_are_swept(self, tmp_path: Path) -> None:
+        with holder(tmp_path) as (other, path):
+            with SpillDirectory(str(tmp_path)) as own:
+                assert sorted(folders(tmp_path)) == sorted([path, own.path])
+            assert folders(tmp_path) == [path]
+            other.send_signal(signal.SIGKILL)
+            other.wait(SECONDS)
+            assert folders(tmp_path) == [path]
+            with SpillDirectory(str(tmp_path)) as own:
+                assert folders(tmp_path) == [own.path]
+
+    def test_a_folder_whose_process_died_before_it_locked_is_swept(self, tmp_path: Path) -> None:
+        (tmp_path / "ledgerbeam-spill-x").mkdir()
+        with SpillDirectory(str(tmp_path)) as own:
+            assert folders(tmp_path) == [own.path]
+
+    @pytest.mark.parametrize("name", ["open", "flock"])
+    def test_a_sweep_just_before_the_lock(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """Another process may sweep between any two steps in which a folder is made."""
+        module: Any = os if name == "open" else fcntl
+        real: Callable[..., Any] = getattr(module, name)
+
+        def sweep_first(*arguments: Any) -> Any:
+            monkeypatch.setattr(module, name, real)
+            SpillDirectory(str(tmp_path))._sweep()
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, sweep_first)
+        with SpillDirectory(str(tmp_path)) as directory:
+            assert folders(tmp_path) == [directory.path]
+            spill.spill(directory.path, [(0, table_of_all_types())])
+
+    def test_many_at_once(self, tmp_path: Path) -> None:
+        def spill_and_load(number: int) -> list[int]:
+            with SpillDirectory(str(tmp_path)) as directory:
+                table = pa.table({"number": [number]})
+                [(_, piece)] = spill.spill(directory.path, [(0, table)])
+                numbers: list[int] = load_batch(piece).column("number").to_pylist()
+                return numbers
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(spill_and_load, range(200))) == [[i] for i in range(200)]
+        assert folders(tmp_path) == []
+
+    def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
+        target = tmp_path / "somewhere else"
+        target.mkdir()
+        (tmp_path / "ledgerbeam-spill-file").write_text("")
+        (tmp_path / "ledgerbeam-spill-link").symlink_to(target)
+        with SpillDirectory(str(tmp_path)):
+            pass
+        assert target.exists()
+        assert (tmp_path / "ledgerbeam-spill-file").exists()
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        numbers = np.random.default_rng(7).integers(0, 2**63, 20_000)
+        with small_disk(tmp_path), SpillDirectory(str(tmp_path)) as directory:
+            with pytest.raises(UserError) as raised:
+                spill.spill(directory.path, [(0, pa.table({"number": numbers}))])
+            message = str(raised.value)
+            assert message.startswith(f"cannot spill to {directory.path}: ")
+            assert message.endswith(": free some space, or name another folder by TMPDIR")
+            assert "\n" not in message
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="No such file or directory: name another folder"):
+            SpillDirectory(str(tmp_path / "missing")).__enter__()
+        with pytest.raises(UserError, match="No such file or directory: name another folder"):
+            spill.spill(str(tmp_path / "missing"), [(0, table_of_all_types())])

@@ -1,0 +1,1 @@
+"""Functions over whole columns: hashing, sorting into components, totals that can't overflow."""

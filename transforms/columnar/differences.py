@@ -1,0 +1,178 @@
+"""Differences between two tables whose rows stand for the same things, column by column."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ledgerbeam.rules.arrays import Flags
+from ledgerbeam.rules.components import Components
+
+_WIDEST = 38
+
+
+class RowStatus(StrEnum):
+    """What the comparison of a row has found.
+
+    Attributes:
+        SAME: both sides have the row, with equal values.
+        CHANGED: both sides have it, with different values.
+        KNOWN: likewise, and each difference is known.
+        ONLY_BEFORE: only the first side has it.
+        ONLY_AFTER: only the second side has it.
+    """
+
+    SAME = "same"
+    CHANGED = "changed"
+    KNOWN = "known"
+    ONLY_BEFORE = "only_before"
+    ONLY_AFTER = "only_after"
+
+
+class Sides(NamedTuple):
+    """Two tables side by side, by a key of which each side has at most one row.
+
+    Attributes:
+        before: int64 `(keys,)`, the number of the key's row on the first side, or -1.
+        after: int64 `(keys,)`, likewise on the second side.
+        before_rows: the rows of the first side.
+        after_rows: the rows of the second side.
+    """
+
+    before: npt.NDArray[np.int64]
+    after: npt.NDArray[np.int64]
+    before_rows: pa.Table
+    after_rows: pa.Table
+
+    @classmethod
+    def of(cls, before: Components, after: Components) -> "Sides":
+        """The sides of components that have at most one row on each side."""
+        return cls(_numbers(before), _numbers(after), before.table, after.table)
+
+    def differing(self, column: str) -> Flags:
+        """Bool `(keys,)`: both sides have a row of the key, and its values differ.
+
+        Nothing equals nothing only, decimals are compared by value whatever their scales, and NaN
+        equals NaN. Values of types that have no common one are compared as text.
+        """
+        both = np.flatnonzero((self.before >= 0) & (self.after >= 0))
+        found = np.zeros(len(self.before), bool)
+        found[both] = _differ(
+            self.before_rows.column(column).take(pa.array(self.before[both])),
+            self.after_rows.column(column).take(pa.array(self.after[both])),
+        )
+        return found
+
+    def values(self, column: str) -> pa.ChunkedArray:
+        """`(keys,)`: the value of the second side, or of the first where there is no second."""
+        is_after = self.after >= 0
+        before, after = _comparable(
+            _taken(self.before_rows, column, self.before),
+            _taken(self.after_rows, column, self.after),
+        )
+        return pa.chunked_array([pc.if_else(pa.array(is_after), after, before)])
+
+    def change(self, column: str) -> pa.Array:
+        """Decimal `(keys,)`: the second side's amount less the first side's; no amount counts 0."""
+        amounts = [
+            _taken(rows, column, numbers).cast(_widest(rows.schema.field(column).type))
+            for rows, numbers in (
+                (self.before_rows, self.before),
+                (self.after_rows, self.after),
+            )
+        ]
+        scale = max(array.type.scale for array in amounts)
+        # decimal256 holds any difference; amounts of 38 digits would overflow in decimal128.
+        before, after = (
+            pc.fill_null(array.cast(pa.decimal256(_WIDEST + 20, scale)), 0) for array in amounts
+        )
+        return pc.subtract(after, before).cast(pa.decimal128(_WIDEST, scale))
+
+
+def change_scale(before: pa.DataType, after: pa.DataType) -> int:
+    """The decimals that `Sides.change` has for a column of these types."""
+    return max(_widest(type_).scale for type_ in (before, after))
+
+
+def names_of_columns(differing: Mapping[str, Flags], keys: int) -> pa.DictionaryArray:
+    """String `(keys,)`: the columns in which a row differs, in their order, joined by commas.
+
+    Args:
+        differing: bool `(keys,)` by column.
+        keys: how many keys there are.
+    """
+    texts = {"": 0}
+    numbers = np.zeros(keys, np.int32)
+    names = np.array([*differing], object)
+    changed = np.flatnonzero(np.logical_or.reduce([*differing.values(), np.zeros(keys, bool)]))
+    if len(changed):
+        flags = np.column_stack([column[changed] for column in differing.values()])
+        packed = np.packbits(flags, axis=1)
+        # One value a row, so that equal rows are found by one sort.
+        rows = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
+        _, firsts, of_row = np.unique(rows, return_index=True, return_inverse=True)
+        for first in firsts.tolist():
+            texts[",".join(names[flags[first]])] = len(texts)
+        numbers[changed] = of_row + 1
+    return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array([*texts], pa.string()))
+
+
+def as_text(column: pa.ChunkedArray) -> pa.Array:
+    """Values as text, as people read them; null stays null."""
+    return _plain(column).cast(pa.string())
+
+
+def _numbers(components: Components) -> npt.NDArray[np.int64]:
+    sizes = components.ends() - components.starts
+    return np.where(sizes > 0, components.starts, -1)
+
+
+def _taken(rows: pa.Table, column: str, numbers: npt.NDArray[np.int64]) -> pa.Array:
+    """The values of rows, null where a number is -1."""
+    return _plain(rows.column(column).take(pa.array(numbers, mask=numbers < 0)))
+
+
+def _differ(before: pa.ChunkedArray, after: pa.ChunkedArray) -> Flags:
+    left, right = _comparable(_plain(before), _plain(after))
+    unequal = pc.not_equal(left, right)
+    if pa.types.is_floating(left.type):
+        unequal = pc.and_(unequal, pc.invert(pc.and_(pc.is_nan(left), pc.is_nan(right))))
+    is_null = pc.is_null(left), pc.is_null(right)
+    unequal = pc.if_else(pc.or_(*is_null), pc.xor(*is_null), unequal)
+    return np.asarray(unequal.to_numpy(zero_copy_only=False), bool)
+
+
+def _comparable(before: pa.Array, after: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Both in one type."""
+    if before.type == after.type:
+        return before, after
+    if _is_number(before.type) and _is_number(after.type):
+        types = [_widest(side.type) for side in (before, after)]
+        common = pa.decimal256(_WIDEST + 38, max(type_.scale for type_ in types))
+        return tuple(
+            side.cast(type_).cast(common)
+            for side, type_ in zip((before, after), types, strict=True)
+        )
+    return before.cast(pa.string()), after.cast(pa.string())
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return pa.types.is_integer(type_) or pa.types.is_decimal(type_)
+
+
+def _widest(type_: pa.DataType) -> pa.DataType:
+    """The decimal type that holds all values of integers or decimals."""
+    if pa.types.is_decimal(type_):
+        return type_
+    return pa.decimal128(20, 0)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """One array without a dictionary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

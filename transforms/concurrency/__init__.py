@@ -1,0 +1,1 @@
+"""Calls in threads: limits of time, retries, admission, several at a time; no files."""

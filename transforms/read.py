@@ -1,0 +1,200 @@
+"""Reading tables by contract, with the rows that break it as a second output."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsList, TaggedOutput
+
+from ledgerbeam.io.datasets.contract import Contract
+from ledgerbeam.io.datasets.inputs import Split, plan_input
+from ledgerbeam.io.datasets.readers import ROW_LOCATION, Check, SplitRows, read_split
+from ledgerbeam.io.datasets.reading import Reading
+from ledgerbeam.io.datasets.rejections import (
+    LineCounts,
+    RejectedRows,
+    RowLocator,
+)
+from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
+
+ROWS = "rows"
+REJECTED = "rejected"
+LINE_COUNTS = "line_counts"
+
+Batches = Iterator[SplitRows]
+"""The rows of a split, batch by batch."""
+
+
+def _no_check(_: pa.Table) -> dict[int, list[str]]:
+    return {}
+
+
+class ReadTables(beam.PTransform):
+    """Reads files by contract: CSV, JSON lines, Parquet or Avro, from local disk, GCS or S3.
+
+    It is applied to the root of a pipeline and outputs two collections by name: `rows`, tables in
+    the types of the contract, and `rejected`, tables of the rows that break it, with the columns
+    `file` (its URI), `row` (line of text, or row, from 1), `raw` (the row as it is in the file) and
+    `reason`. Each row of the files is in one of the two.
+
+        from ledgerbeam.transforms import ReadTables
+
+        with beam.Pipeline() as pipeline:
+            read = pipeline | ReadTables("trades/*.csv", TRADES)
+            _ = read.rejected | "Alert" >> beam.Map(lambda table: alert(table.num_rows))
+            _ = read.rows | "ToPandas" >> beam.Map(pa.Table.to_pandas)
+
+    The files are inspected when the transform is applied; one that has changed by the time it is
+    read is an error. The pure function is `ledgerbeam.io.datasets.readers.read_split`.
+    """
+
+    def __init__(self, pattern: str, contract: Contract, reading: Reading | None = None) -> None:
+        """Make the transform; no file is read yet.
+
+        Args:
+            pattern: URI of a file, a glob, or a published instance; several are separated by
+                commas.
+            contract: what the columns must be.
+            reading: the format of the files; by default it follows from their names and headers.
+        """
+        super().__init__()
+        self._pattern = pattern
+        self._contract = contract
+        self._reading = reading
+
+    def expand(self, root: Any) -> Any:
+        """Build the graph.
+
+        Raises:
+            UserError: no file matches, or a file's columns don't fit the contract.
+        """
+        splits = plan_input(self._pattern, self._contract, self._reading).splits
+        read = root | "ReadSplits" >> ReadSplits(splits, _tables)
+        rejected = read.rejected | "RejectedTables" >> beam.Map(_table_of)
+        return Collections(rows=read.rows, rejected=rejected)
+
+
+class ReadSplits(beam.PTransform):
+    """Reads planned splits, and applies a function to the batches of each.
+
+    It outputs collections by name: `rows`, the outputs of the function; `rejected`, a
+    `RejectedTable` for each batch with rows that break the contract; `line_counts`, which are
+    needed to locate a row of a split in its file; and one for each of `tags`.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        function: Callable[[Split, Batches], Iterable[Any]],
+        *,
+        check_of: Callable[[Split], Check] = lambda _: _no_check,
+        tags: Sequence[str] = (),
+        in_flight: int = 1,
+        type_: Any = pa.Table,
+    ) -> None:
+        """Make the transform.
+
+        Args:
+            splits: of one or of several inputs, numbered through.
+            function: called with each split and its batches, all of which it has to take; its
+                outputs are `rows`, or `TaggedOutput`s of `tags`. Workers import it.
+            check_of: what else may be wrong with rows of a split; workers import it, too.
+            tags: names of its other outputs.
+            in_flight: how many splits a process reads at a time, in threads. More than one holds
+                the outputs of each until it is done.
+            type_: of an element of `rows`.
+        """
+        super().__init__()
+        self._splits = tuple(splits)
+        self._read = _ReadSplit(function, check_of)
+        self._tags = tuple(tags)
+        self._in_flight = in_flight
+        self._type = type_
+
+    def expand(self, root: Any) -> Any:
+        """Build the graph."""
+        many = self._in_flight > 1
+        read: Any = DoInFlight(self._read, self._in_flight) if many else self._read
+        found = (
+            root
+            | "Splits" >> beam.Create(self._splits, reshuffle=False)
+            | "SpreadSplits" >> beam.Reshuffle()
+            | "Read"
+            >> beam.ParDo(read)
+            .with_output_types(self._type)
+            .with_outputs(REJECTED, LINE_COUNTS, *self._tags, main=ROWS)
+        )
+        locate = _Locate(self._splits)
+        rejected = found[REJECTED] | "Locate" >> beam.Map(locate, AsList(found[LINE_COUNTS]))
+        others = {tag: found[tag] for tag in (ROWS, LINE_COUNTS, *self._tags)}
+        return Collections(others, rejected=rejected)
+
+
+class RejectedTable(NamedTuple):
+    """Rejected rows of one batch of a split.
+
+    Attributes:
+        split: the index of the split.
+        batch: number of the batch within the split.
+        table: the rows, with the columns `file`, `row`, `raw` and `reason`.
+    """
+
+    split: int
+    batch: int
+    table: pa.Table
+
+
+class Collections(dict[str, Any]):
+    """The output collections of a transform, by name: as keys and as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(frozen=True)
+class _ReadSplit:
+    function: Callable[[Split, Batches], Iterable[Any]]
+    check_of: Callable[[Split], Check]
+
+    def __call__(self, split: Split) -> Iterator[Any]:
+        line_count = 0
+        rejected: list[RejectedRows] = []
+
+        def batches() -> Batches:
+            nonlocal line_count
+            for number, rows in enumerate(read_split(split, self.check_of(split))):
+                line_count += rows.line_count
+                if rows.rejections:
+                    rejected.append(RejectedRows(split.index, number, rows.rejections))
+                yield rows
+
+        for output in self.function(split, batches()):
+            yield output
+            while rejected:
+                yield TaggedOutput(REJECTED, rejected.pop())
+        while rejected:
+            yield TaggedOutput(REJECTED, rejected.pop())
+        yield TaggedOutput(LINE_COUNTS, (split.index, line_count))
+
+
+@dataclass(frozen=True)
+class _Locate:
+    splits: tuple[Split, ...]
+
+    def __call__(self, rejected: RejectedRows, line_counts: LineCounts) -> RejectedTable:
+        table = RowLocator(self.splits, line_counts).located(rejected)
+        return RejectedTable(rejected.split, rejected.batch, table)
+
+
+def _table_of(rejected: RejectedTable) -> pa.Table:
+    return rejected.table
+
+
+def _tables(_: Split, batches: Batches) -> Iterator[pa.Table]:
+    for rows in batches:
+        yield rows.table.drop_columns(ROW_LOCATION)
