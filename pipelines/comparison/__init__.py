@@ -1,0 +1,1 @@
+"""The workload that compares two datasets, with its page."""
