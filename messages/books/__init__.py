@@ -1,0 +1,1 @@
+"""The books: that nothing is lost and nothing is handled twice, and what is to come."""

@@ -1,0 +1,1 @@
+"""The commands of messages, which `ledgerbeam` finds by entry points."""

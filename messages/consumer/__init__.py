@@ -1,0 +1,1 @@
+"""Consumers: what handles the messages of the stream, bucket by bucket."""

@@ -1,0 +1,118 @@
+"""Consumers on record: where each begins, whether it is paused, how fast it may go."""
+
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.messages.define.handler import MessageHandler
+from ledgerbeam.messages.model.message import BUCKETS
+from ledgerbeam.messages.store.leases import declare_units
+from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, STREAM
+from ledgerbeam.messages.store.topics import declare_topic
+
+
+class Consumer(NamedTuple):
+    """A consumer.
+
+    Attributes:
+        id: in the tables.
+        name: its name.
+        topic: number of its topic.
+        first: it handles what stands behind this position of the stream.
+        paused: whether it handles nothing for the time being.
+        rate: messages a second at most, in all its processes together; None for no limit.
+    """
+
+    id: int
+    name: str
+    topic: int
+    first: int
+    paused: bool
+    rate: float | None
+
+
+def work_of(name: str) -> str:
+    """What a consumer's leases are called."""
+    return f"consume {name}"
+
+
+def declare_consumer(
+    connection: sa.Connection, handler: type[MessageHandler[Any]], since: int | None = None
+) -> Consumer:
+    """Put a consumer on record with its topic, or find it.
+
+    Args:
+        connection: in a transaction that commits soon.
+        handler: the consumer's.
+        since: for a new one, it begins with what was posted from this moment on, in
+            microseconds; None for the beginning of the stream.
+
+    Raises:
+        ParameterError: the name belongs to a consumer of another topic.
+    """
+    topic = declare_topic(connection, handler.topic, handler.customer)
+    found = _find(connection, handler.name)
+    if found is None and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE ledgerbeam_consumer IN SHARE ROW EXCLUSIVE MODE")
+        found = _find(connection, handler.name)
+    if found is None:
+        last = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
+        first = 0 if since is None else _position_before(connection, since)
+        found = Consumer(last + 1, handler.name, topic.id, first, False, None)
+        connection.execute(CONSUMER.insert().values(**found._asdict()))
+        blank = {"consumer": found.id, "epoch": 0, "position": first}
+        connection.execute(
+            PROGRESS.insert(), [{**blank, "bucket": bucket} for bucket in range(BUCKETS)]
+        )
+        declare_units(connection, work_of(handler.name), range(BUCKETS))
+    if found.topic != topic.id:
+        raise ParameterError(
+            f"consumer {handler.name} is on record for another topic than {handler.topic}: "
+            "give it another name",
+            parameter="name",
+            value=handler.name,
+        )
+    return found
+
+
+def find_consumer(connection: sa.Connection, name: str) -> Consumer:
+    """A consumer by its name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    found = _find(connection, name)
+    if found is None:
+        names = ", ".join(consumer.name for consumer in consumers(connection)) or "none"
+        raise ParameterError(
+            f"there is no consumer {name}: on record are {names}", parameter="consumer", value=name
+        )
+    return found
+
+
+def consumers(connection: sa.Connection) -> list[Consumer]:
+    """All consumers."""
+    return [Consumer(*row) for row in connection.execute(CONSUMER.select().order_by(CONSUMER.c.id))]
+
+
+def set_paused(connection: sa.Connection, name: str, paused: bool) -> None:
+    """Pause a consumer, or let it go on; its processes follow within a second."""
+    found = find_consumer(connection, name)
+    connection.execute(CONSUMER.update().where(CONSUMER.c.id == found.id).values(paused=paused))
+
+
+def set_rate(connection: sa.Connection, name: str, rate: float | None) -> None:
+    """Limit the messages a second of a consumer; its processes follow within a second."""
+    found = find_consumer(connection, name)
+    connection.execute(CONSUMER.update().where(CONSUMER.c.id == found.id).values(rate=rate))
+
+
+def _find(connection: sa.Connection, name: str) -> Consumer | None:
+    row = connection.execute(CONSUMER.select().where(CONSUMER.c.name == name)).first()
+    return None if row is None else Consumer(*row)
+
+
+def _position_before(connection: sa.Connection, moment: int) -> int:
+    select = sa.select(sa.func.max(STREAM.c.position)).where(STREAM.c.posted_at < moment)
+    return connection.execute(select).scalar() or 0

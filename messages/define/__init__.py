@@ -1,0 +1,1 @@
+"""What the developer of a consumer writes: handlers of messages."""

@@ -1,0 +1,146 @@
+"""Handlers: what is done with each message of a topic, in a transaction of the consumer's."""
+
+import datetime
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from ledgerbeam.io.errors import DefinitionError
+from ledgerbeam.messages.model.message import Message
+from ledgerbeam.messages.store.send import Due, Outgoing
+from ledgerbeam.transforms.concurrency.retry import Retry
+
+M = TypeVar("M", bound=Message)
+
+
+class Work:
+    """What a handler is given besides the message.
+
+    Attributes:
+        connection: to the consumer's database, in the transaction that also records that the
+            message is handled. Don't commit: that is done when the handler has returned.
+        message_id: the number of the message, the same in every try: give it to systems outside
+            of this database, so that they can tell a repetition.
+        customer: whom the message is about.
+        key: the sender's name for the message; None if it gave none.
+        due: when the message was due, in UTC.
+        now: the present time, in UTC, of the database's clock.
+        tries: how often it was tried before.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        message: Message,
+        *,
+        topic: str,
+        message_id: int,
+        customer: str,
+        key: str | None,
+        due: datetime.datetime,
+        now: datetime.datetime,
+        tries: int = 0,
+    ) -> None:
+        self.connection = connection
+        self.message_id = message_id
+        self.customer = customer
+        self.key = key
+        self.due = due
+        self.now = now
+        self.tries = tries
+        self.outbox: list[tuple[str, Outgoing]] = []
+        self._topic = topic
+        self._message = message
+
+    def publish(
+        self,
+        topic: str,
+        message: BaseModel | Mapping[str, Any],
+        *,
+        due: Due | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Send a message in the handler's transaction.
+
+        Args:
+            topic: declared by `ledgerbeam messages init`.
+            message: as for `schedule`.
+            due: when it is due; None for now.
+            key: as for `schedule`.
+        """
+        self.outbox.append((topic, Outgoing(message, due or self.now, key)))
+
+    def reschedule(self, due: Due) -> None:
+        """Send the same message again, to another moment: it isn't time yet, or it recurs."""
+        self.publish(self._topic, self._message, due=due, key=self.key)
+
+
+class MessageHandler(ABC, Generic[M]):
+    """A consumer of a topic: `handle` is called with each of its messages.
+
+        class ExpirePaymentRequest(MessageHandler[PaymentRequestDue]):
+            name = "expire-payment-requests"
+            topic = "payment-request-due"
+            customer = "payer"
+
+            def handle(self, message: PaymentRequestDue, work: Work) -> None:
+                work.connection.execute(…)
+
+    Messages of one customer are handled in the order of the stream, one after another. What the
+    handler writes by `work.connection` is there exactly once. If it does anything else, that is
+    done at least once: give `work.message_id` along.
+
+    A message that fails is tried again later, and the later ones of its customer wait behind it;
+    other customers don't. After the last try it is a dead letter, and the others go on. Each class
+    is made once a process and may be called by several threads.
+
+    Attributes:
+        name: the consumer's name. Another name is another consumer, with a position of its own.
+        topic: what it consumes.
+        customer: the field of the message that names the customer.
+        message_type: the model of the messages, as the class's base names it.
+        retry: how often a message is tried, and how long it waits in between; errors in `never`
+            (and any `UserError`) aren't tried again.
+        batch: messages that are handled in one transaction at most. If one of them fails, each is
+            handled in a transaction of its own. Set 1 if `handle` has effects elsewhere, which a
+            roll-back wouldn't undo.
+    """
+
+    name: ClassVar[str]
+    topic: ClassVar[str]
+    customer: ClassVar[str]
+    message_type: ClassVar[type[Message]]
+    retry: ClassVar[Retry] = Retry(tries=8, first_delay=1, longest_delay=300)
+    batch: ClassVar[int] = 100
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what can be checked before anything runs."""
+        super().__init_subclass__(**kwargs)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, Message):
+                    cls.message_type = argument
+        if not hasattr(cls, "name"):
+            return
+        for attribute in ("topic", "customer"):
+            if not hasattr(cls, attribute):
+                raise DefinitionError(f"{cls.__name__}: {attribute} is missing: set it")
+        if not hasattr(cls, "message_type"):
+            raise DefinitionError(
+                f"{cls.__name__}: its message is missing: name the model in the base, as in class "
+                f"{cls.__name__}(MessageHandler[MyMessage])"
+            )
+        if cls.customer not in cls.message_type.model_fields:
+            raise DefinitionError(
+                f"{cls.__name__}: customer is {cls.customer!r}, and {cls.message_type.__name__} "
+                "has no such field"
+            )
+        if cls.batch < 1:
+            raise DefinitionError(f"{cls.__name__}: batch is {cls.batch}: give 1 or more")
+
+    @abstractmethod
+    def handle(self, message: M, work: Work) -> None:
+        """Do what the message is for. It is handled if this returns, and fails if it raises."""

@@ -1,0 +1,1 @@
+"""What a message is, and the moment at which it is due."""

@@ -1,0 +1,174 @@
+"""The scheduler's process: looks every tenth of a second whether anything has come or become due.
+
+Any number of processes share the lanes. Between two looks a process sleeps. A look is one statement
+that finds by index what transactions have written since the last one; when the next message of a
+lane is due is remembered, so that messages far ahead cost nothing.
+"""
+
+import logging
+import threading
+import time
+
+import sqlalchemy as sa
+
+from ledgerbeam.io.errors import DatabaseError
+from ledgerbeam.messages.model.message import LANES
+from ledgerbeam.messages.scheduler.sweep import (
+    BATCH,
+    HORIZON,
+    LAST_SEEN,
+    LaneLostError,
+    Sweeper,
+    take_lane,
+    unseen_condition,
+    unseen_values,
+)
+from ledgerbeam.messages.store.database import MessageDatabase, Watch
+from ledgerbeam.messages.store.leases import Leases, declare_units, new_owner
+from ledgerbeam.messages.store.partitions import make_partitions
+from ledgerbeam.messages.store.schema import LEASE
+from ledgerbeam.messages.store.topics import NOTHING_SEEN, Topic, topics
+
+WORK = "schedule"
+LOOK_SECONDS = 0.1
+_HELD_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Posts what is due, until it is stopped."""
+
+    def __init__(self, database: MessageDatabase, lease_seconds: float = 15.0) -> None:
+        """Make one.
+
+        Args:
+            database: of the messages, with two connections.
+            lease_seconds: how long another process waits for this one if it is silent.
+        """
+        self._database = database
+        self._sweeper = Sweeper(database)
+        self._leases = Leases(WORK, new_owner(), lease_seconds)
+        self._topics: dict[int, Topic] = {}
+        self._watch = Watch(database, "messages that have come")
+        self._arrivals = sa.text(f"""
+            SELECT {database.clock} AS now, {LAST_SEEN[database.engine.dialect.name]} AS seen,
+                topic, lane, due
+            FROM (SELECT 1) AS one LEFT JOIN (
+                SELECT topic, lane, min(due) AS due FROM ledgerbeam_message
+                WHERE due <= :horizon AND state = 0 AND {unseen_condition(database.is_postgresql)}
+                GROUP BY topic, lane) AS arrived ON true""")
+        self._seen: str | None = None
+        self._now = 0
+        self._due: dict[tuple[int, int], int] = {}
+        self._allowance: dict[tuple[int, int], tuple[float, float]] = {}
+        self.posted = 0
+
+    def run(self, stop: threading.Event, once: bool = False) -> None:
+        """Post until `stop` is set; then give up the lanes.
+
+        Args:
+            stop: ends it.
+            once: also end when nothing more is due, in the lanes that others don't have.
+        """
+        renew_at = 0.0
+        try:
+            while not stop.is_set():
+                try:
+                    if time.monotonic() >= renew_at:
+                        self.renew()
+                        renew_at = time.monotonic() + self._leases.seconds / 3
+                    is_busy = self.look()
+                except DatabaseError as error:
+                    _log.warning("%s; trying again", error)
+                    renew_at = 0.0
+                    stop.wait(1)
+                    continue
+                if not is_busy:
+                    if once:
+                        return
+                    stop.wait(LOOK_SECONDS)
+        finally:
+            self._watch.close()
+            with self._database.begin("leases") as connection:
+                self._leases.release(connection)
+
+    def renew(self) -> None:
+        """Renew leases, take lanes that are free, see which topics there are, make partitions."""
+        with self._database.begin("leases") as connection:
+            if not connection.execute(sa.select(LEASE).where(LEASE.c.work == WORK)).first():
+                if self._database.is_postgresql:
+                    connection.exec_driver_sql(
+                        "LOCK TABLE ledgerbeam_lease IN SHARE ROW EXCLUSIVE MODE"
+                    )
+                if not connection.execute(sa.select(LEASE).where(LEASE.c.work == WORK)).first():
+                    declare_units(connection, WORK, range(LANES))
+            self._leases.renew(connection, self._database.now(connection))
+            self._topics = {topic.id: topic for topic in topics(connection)}
+        with self._database.begin("lanes") as connection:
+            for lane, epoch in self._leases.epochs.items():
+                take_lane(connection, lane, epoch)
+        lanes = {(topic, lane) for topic in self._topics for lane in self._leases.epochs}
+        self._due = {lane: self._due.get(lane, 0) for lane in lanes}
+        if self._database.is_postgresql:
+            with self._database.begin("partitions") as connection:
+                make_partitions(connection, self._database.now(connection))
+
+    def look(self) -> bool:
+        """Post what is due; whether there was anything."""
+        now = self._look_for_arrivals()
+        is_busy = False
+        for topic, lane in sorted(key for key, due in self._due.items() if due <= now):
+            limit = self._limit(topic, lane)
+            if limit < 1:
+                continue
+            try:
+                posted = self._sweeper.post(topic, lane, self._leases.epochs[lane], limit=limit)
+            except LaneLostError:
+                _log.info("lane %d is another process's", lane)
+                self._leases.epochs.pop(lane, None)
+                self._due = {key: due for key, due in self._due.items() if key[1] != lane}
+                return True
+            self._spend(topic, lane, posted.messages)
+            self.posted += posted.messages
+            is_busy = is_busy or posted.messages > 0
+            if posted.is_done:
+                next_due = now + HORIZON if posted.next_due is None else posted.next_due
+                if posted.holds:
+                    next_due = min(next_due, now + int(_HELD_SECONDS * 1_000_000))
+                self._due[topic, lane] = next_due
+        return is_busy
+
+    def _look_for_arrivals(self) -> int:
+        """See what was committed since the last look; the present time."""
+        is_postgresql = self._database.is_postgresql
+        # At first, what was there before is found by a sweep of each lane.
+        seen = self._seen or NOTHING_SEEN[self._database.engine.dialect.name]
+        horizon = self._now + HORIZON if self._seen else -1
+        values = unseen_values(seen, is_postgresql) | {"horizon": horizon}
+        for row in self._watch.rows(self._arrivals, values):
+            self._now, self._seen = row.now, row.seen
+            if row.lane not in self._leases.epochs:
+                continue
+            if row.topic not in self._topics:
+                self.renew()  # it is new: its lanes have to be taken as well
+            self._due[row.topic, row.lane] = min(
+                self._due.get((row.topic, row.lane), row.due), row.due
+            )
+        return self._now
+
+    def _limit(self, topic: int, lane: int) -> int:
+        """How many messages may be posted now, by the topic's rate."""
+        rate = self._topics[topic].rate
+        if rate is None:
+            return BATCH
+        left, at = self._allowance.get((topic, lane), (0.0, time.monotonic()))
+        of_lane = rate / LANES
+        now = time.monotonic()
+        left = min(left + (now - at) * of_lane, max(1.0, of_lane))
+        self._allowance[topic, lane] = left, now
+        return min(BATCH, int(left))
+
+    def _spend(self, topic: int, lane: int, count: int) -> None:
+        if (topic, lane) in self._allowance:
+            left, at = self._allowance[topic, lane]
+            self._allowance[topic, lane] = left - count, at

@@ -1,0 +1,157 @@
+"""The tables of messages, in the database of those who send or handle them.
+
+Moments are whole microseconds since 1970 in UTC: `to_timestamp(due / 1e6)` shows them in
+PostgreSQL. Migrations make the tables; on PostgreSQL `message` and `stream` are partitioned.
+"""
+
+import sqlalchemy as sa
+
+HEAD = "1"
+"""The migration that gives these tables."""
+
+VERSION_TABLE = "ledgerbeam_messages_version"
+
+PENDING, CANCELED, MOVED = 0, 1, 2
+"""States of a message in `MESSAGE`. One that was posted stays pending: the cursor has passed it."""
+
+metadata = sa.MetaData()
+_big, _small = sa.BigInteger(), sa.SmallInteger()
+
+TOPIC = sa.Table(
+    "ledgerbeam_topic",
+    metadata,
+    sa.Column("id", _small, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("customer", sa.Text, nullable=False),
+    sa.Column("rate", sa.Float),
+)
+"""Topics: the field of their messages that names the customer, and messages a second at most."""
+
+MESSAGE = sa.Table(
+    "ledgerbeam_message",
+    metadata,
+    sa.Column("id", _big, nullable=False),
+    sa.Column("topic", _small, nullable=False),
+    sa.Column("lane", _small, nullable=False),
+    sa.Column("bucket", _small, nullable=False),
+    sa.Column("state", _small, nullable=False),
+    sa.Column("version", _small, nullable=False),
+    sa.Column("due", _big, nullable=False),
+    sa.Column("customer", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("local", sa.Text),
+)
+"""Messages as they were scheduled. On PostgreSQL a further column, `written`, has the transaction
+by which a row came; SQLite has one writer at a time, so that ids follow the order of commits."""
+
+CURSOR = sa.Table(
+    "ledgerbeam_cursor",
+    metadata,
+    sa.Column("topic", _small, primary_key=True),
+    sa.Column("lane", _small, primary_key=True),
+    sa.Column("epoch", _big, nullable=False),
+    sa.Column("due", _big, nullable=False),
+    sa.Column("id", _big, nullable=False),
+    sa.Column("snapshot", sa.Text, nullable=False),
+    sa.Column("sweep_due", _big),
+    sa.Column("sweep_id", _big),
+    sa.Column("sweep_snapshot", sa.Text),
+    sa.Column("sweep_to", _big),
+    sa.Column("position", _big, nullable=False),
+)
+"""How far a topic is posted, lane by lane; see `scheduler.sweep`. `position` is the last of them in
+the stream."""
+
+HELD = sa.Table(
+    "ledgerbeam_held",
+    metadata,
+    sa.Column("message_id", _big, primary_key=True),
+    sa.Column("topic", _small, nullable=False),
+    sa.Column("lane", _small, nullable=False),
+    sa.Column("due", _big, nullable=False),
+)
+"""Messages that a sender's open transaction was about to cancel or to move when they were due."""
+
+STREAM = sa.Table(
+    "ledgerbeam_stream",
+    metadata,
+    sa.Column("position", _big, primary_key=True),
+    sa.Column("message_id", _big, nullable=False),
+    sa.Column("topic", _small, nullable=False),
+    sa.Column("bucket", _small, nullable=False),
+    sa.Column("version", _small, nullable=False),
+    sa.Column("due", _big, nullable=False),
+    sa.Column("posted_at", _big, nullable=False),
+    sa.Column("customer", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("payload", sa.Text, nullable=False),
+)
+"""The stream: what has been posted, never changed. Positions of a lane are in order of commit."""
+
+LEASE = sa.Table(
+    "ledgerbeam_lease",
+    metadata,
+    sa.Column("work", sa.Text, primary_key=True),
+    sa.Column("unit", _small, primary_key=True),
+    sa.Column("owner", sa.Text),
+    sa.Column("epoch", _big, nullable=False),
+    sa.Column("expires_at", _big, nullable=False),
+)
+"""Who works on which lane or bucket. The epoch grows whenever it changes hands."""
+
+MEMBER = sa.Table(
+    "ledgerbeam_member",
+    metadata,
+    sa.Column("work", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("expires_at", _big, nullable=False),
+)
+"""Processes that share the units of some work."""
+
+CONSUMER = sa.Table(
+    "ledgerbeam_consumer",
+    metadata,
+    sa.Column("id", _small, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("topic", _small, nullable=False),
+    sa.Column("first", _big, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("rate", sa.Float),
+)
+"""Consumers; each handles what stands in the stream behind the position `first`."""
+
+PROGRESS = sa.Table(
+    "ledgerbeam_progress",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("bucket", _small, primary_key=True),
+    sa.Column("epoch", _big, nullable=False),
+    sa.Column("position", _big, nullable=False),
+)
+"""How far a consumer has come in each bucket."""
+
+INBOX = sa.Table(
+    "ledgerbeam_inbox",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("message_id", _big, primary_key=True),
+    sa.Column("handled_at", _big, nullable=False),
+)
+"""The messages that a consumer has handled, committed together with what it did."""
+
+PARKED = sa.Table(
+    "ledgerbeam_parked",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("position", _big, primary_key=True),
+    sa.Column("message_id", _big, nullable=False),
+    sa.Column("bucket", _small, nullable=False),
+    sa.Column("customer", sa.Text, nullable=False),
+    sa.Column("tries", _small, nullable=False),
+    sa.Column("next_try_at", _big, nullable=False),
+    sa.Column("dead_at", _big),
+    sa.Column("error", sa.Text),
+    sa.Column("code", sa.Text),
+)
+"""Messages that failed, those of the same customer that wait behind them, and dead letters."""

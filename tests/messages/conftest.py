@@ -1,0 +1,35 @@
+"""A database of messages of each kind, and short ways to send, post and handle."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.messages.senders import Bank, create_noted
+
+from ledgerbeam.messages.store.database import MessageDatabase, create_sqlite_file
+
+
+@pytest.fixture(scope="session")
+def postgres_bank(new_schema: Callable[[], str]) -> Iterator[Bank]:
+    yield from _bank(new_schema())
+
+
+@pytest.fixture(scope="session")
+def sqlite_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    yield from _bank(f"sqlite:///{tmp_path_factory.mktemp('messages')}/bank.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bank(request: pytest.FixtureRequest) -> Bank:
+    """Tables of messages on each kind of database; each test declares topics of its own."""
+    kind = "sqlite_bank" if request.param == "sqlite" else "postgres_bank"
+    found: Bank = request.getfixturevalue(kind)
+    return found.for_a_test()
+
+
+def _bank(url: str) -> Iterator[Bank]:
+    create_sqlite_file(url)
+    with MessageDatabase(url) as database:
+        database.migrate()
+        bank = Bank(url, database)
+        create_noted(bank)
+        yield bank

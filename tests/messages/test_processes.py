@@ -1,0 +1,123 @@
+"""Schedulers and consumers as they run: together, paused, at a rate, over several processes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from tests.messages.senders import Bank, noted
+
+from ledgerbeam.messages.consumer.consumers import set_paused, set_rate
+from ledgerbeam.messages.consumer.process import ConsumerProcess
+from ledgerbeam.messages.define.handler import MessageHandler
+from ledgerbeam.messages.scheduler.process import Scheduler
+from ledgerbeam.messages.store.database import MessageDatabase
+from ledgerbeam.messages.store.topics import set_topic_rate
+
+SECONDS = 60
+
+
+@contextmanager
+def running(*runs: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Threads that run until the block ends."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=run, args=(stop,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def database(bank: Bank) -> Iterator[MessageDatabase]:
+    """With connections for all that a test runs."""
+    with MessageDatabase.open(bank.url, 16) as database:
+        yield database
+
+
+def consumer_of(
+    bank: Bank, database: MessageDatabase, handler: MessageHandler[Any]
+) -> ConsumerProcess:
+    return ConsumerProcess(database, bank.declare(type(handler)), handler, slots=1)
+
+
+def send(bank: Bank, count: int) -> list[str]:
+    names = [f"{number:03}" for number in range(count)]
+    for number, name in enumerate(names):
+        bank.send(name, f"P{number % 10}", minutes=-number)
+    return names
+
+
+def test_what_is_sent_is_posted_and_handled_by_several(
+    bank: Bank, database: MessageDatabase
+) -> None:
+    first = bank.handler()()
+    second = type(first)()
+    names = send(bank, 20)
+    schedulers = [Scheduler(database).run for _ in range(2)]
+    processes = [consumer_of(bank, database, one).run for one in (first, second)]
+    with running(*schedulers, *processes):
+        wait(lambda: len(noted(bank, first)) == len(names))
+        bank.send("late", "P3")
+        wait(lambda: len(noted(bank, first)) == len(names) + 1)
+    assert sorted(noted(bank, first)) == sorted([*names, "late"])
+    early = "SELECT count(*) FROM ledgerbeam_stream WHERE posted_at < due"
+    assert bank.rows(f"{early} AND topic = :topic", topic=bank.topic_id) == [(0,)]
+
+
+def test_a_consumer_that_is_paused_begins_nothing_until_it_is_resumed(
+    bank: Bank, database: MessageDatabase
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler)
+    send(bank, 3)
+    bank.post()
+    with bank.database.begin("consumer") as connection:
+        set_paused(connection, handler.name, True)
+    with running(process.run):
+        wait(lambda: bool(process._ready))
+        assert noted(bank, handler) == []
+        with bank.database.begin("consumer") as connection:
+            set_paused(connection, handler.name, False)
+        wait(lambda: len(noted(bank, handler)) == 3)
+
+
+def test_a_consumer_keeps_to_its_rate(bank: Bank, database: MessageDatabase) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler)
+    send(bank, 30)
+    bank.post()
+    with bank.database.begin("consumer") as connection:
+        set_rate(connection, handler.name, 20)
+    start = time.monotonic()
+    with running(process.run):
+        wait(lambda: process.handled == 30)
+        elapsed = time.monotonic() - start
+    # At first as many as come together in a second.
+    assert elapsed >= (30 - 20) / 20
+
+
+def test_a_topic_is_posted_at_its_rate(bank: Bank, database: MessageDatabase) -> None:
+    send(bank, 40)
+    with bank.database.begin("topic") as connection:
+        set_topic_rate(connection, bank.topic, 40)
+    scheduler = Scheduler(database)
+    start = time.monotonic()
+    with running(scheduler.run):
+        wait(lambda: len(bank.stream()) == 40)
+        elapsed = time.monotonic() - start
+    # It begins with nothing, and the payers' lanes share the rate.
+    assert elapsed >= 0.5
