@@ -1,0 +1,411 @@
+"""Runs of a service, from another machine: the methods of `Runs`, over REST."""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs.client import RunView, Tracker
+from ledgerbeam.io.commit.control_log import Steering
+from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
+from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
+from ledgerbeam.service.model import RequestRecord, RequestState, Submission
+from ledgerbeam.service.problems import classes, error_of
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+    from ledgerbeam.batch.model.outcomes import Outcome
+
+SERVER = "LEDGERBEAM_SERVER"
+KEY = "LEDGERBEAM_KEY"
+
+_WAIT_SECONDS = 20
+_POLL_SECONDS = 0.2
+_TRIES = 4
+_ARROW = "application/vnd.apache.arrow.stream"
+
+
+class Client:
+    """Runs of a service, and all that can be done with them; it has the methods of `Runs`.
+
+        with Client("https://batch.example.com", key) as runs:
+            run = runs.submit("delivery-marking", {"trades": "s3://trades/*", …})
+            runs.wait(run.id)
+            runs.results(run.id).to_table()
+
+    A run is named as for `Runs`, and errors are the same ones. In addition each method raises
+    `ServiceUnavailableError` if the service can't be reached, `UnauthenticatedError` if the key
+    isn't valid, and `AccessDeniedError` if its owner may not do that.
+    """
+
+    def __init__(self, server: str | None = None, key: str | None = None) -> None:
+        """Name the service; nothing is sent yet.
+
+        Args:
+            server: its URL; by default that of the variable `LEDGERBEAM_SERVER`.
+            key: an API key; by default that of the variable `LEDGERBEAM_KEY`. A service on
+                loopback may need none.
+
+        Raises:
+            ParameterError: no URL is given, or it isn't one.
+        """
+        self.server = (server or os.environ.get(SERVER, "")).rstrip("/")
+        if not self.server.startswith(("http://", "https://")):
+            raise ParameterError(
+                f"server {self.server or 'is missing'}: give a URL such as http://localhost:8017",
+                parameter=SERVER,
+                value=self.server,
+            )
+        key = key or os.environ.get(KEY)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=60.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    # Requests, which `Runs` has none of
+
+    def request(
+        self,
+        process: str,
+        parameters: Mapping[str, Any],
+        *,
+        priority: int = 0,
+        why: str = "",
+        key: str | None = None,
+    ) -> RequestRecord:
+        """Ask for a run, and don't wait for a node to take it.
+
+        Args:
+            process: name of the workload.
+            parameters: its parameters.
+            priority: higher ones are taken first.
+            why: for the record.
+            key: by which the service knows the request again if it is sent twice; by default a new
+                one.
+        """
+        submission = Submission(
+            kind=process, parameters=dict(parameters), priority=priority, why=why
+        )
+        return self._ask("/v1/requests", submission.model_dump(mode="json"), key)
+
+    def get_request(self, request: str, wait: float = 0) -> RequestRecord:
+        """How a request stands, at its end or after so many seconds.
+
+        Raises:
+            RequestNotFoundError: there is no such request.
+        """
+        headers = {"Prefer": f"wait={int(wait)}"} if wait else {}
+        answer = self._get(f"/v1/requests/{request}", headers=headers)
+        return RequestRecord.model_validate(answer.json())
+
+    def cancel_request(self, request: str, why: str = "") -> RequestRecord:
+        """Withdraw a request; where it runs, its run is canceled.
+
+        Raises:
+            RequestStateError: it has ended.
+        """
+        answer = self._post(f"/v1/requests/{request}/cancel", {"why": why})
+        return RequestRecord.model_validate(answer.json())
+
+    # The methods of `Runs`
+
+    def submit(
+        self, process: str, parameters: Mapping[str, Any], timeout: float | None = None
+    ) -> RunRecord:
+        """Ask for a run, and wait until a node has begun it.
+
+        Args:
+            process: name of the workload.
+            parameters: its parameters.
+            timeout: seconds to wait at most; None to wait without a limit. The request stays.
+
+        Raises:
+            RequestRejectedError: it was rejected, canceled, or not started in time.
+            WaitTimeoutError: no node has begun it within that time.
+            UserError: the parameters don't fit.
+        """
+        asked = self.request(process, parameters)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while asked.run_id is None:
+            _check(asked)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"request {asked.id} is {asked.state} after {timeout:g} s: it stays",
+                    status=asked.state,
+                )
+            time.sleep(_POLL_SECONDS)
+            asked = self.get_request(asked.id)
+        return self.get(asked.run_id).run
+
+    def get(self, run: str) -> RunView:
+        """How a run stands; see `Runs.get`."""
+        return _view(self._get(self._path(run)).json())
+
+    def wait(
+        self,
+        run: str,
+        timeout: float | None = None,
+        tracker: Tracker | None = None,
+        interval: float = 1.0,
+    ) -> RunView:
+        """Wait until a run has ended; see `Runs.wait`."""
+        path = self._path(run)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        patience = _WAIT_SECONDS if tracker is None else 0
+        while True:
+            left = patience
+            if deadline is not None:
+                left = int(min(patience, max(0.0, deadline - time.monotonic())))
+            view = _view(self._get(path, headers={"Prefer": f"wait={left}"}).json())
+            if tracker is not None:
+                tracker(view)
+            if view.run.status.is_final:
+                return view
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"run {view.run.id} is {view.run.status} after {timeout:g} s: it goes on",
+                    run=view.run.id,
+                    status=view.run.status,
+                )
+            if left == 0:
+                time.sleep(min(interval, _POLL_SECONDS if deadline is not None else interval))
+
+    def list(
+        self,
+        process: str | None = None,
+        status: RunStatus | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> "list[RunRecord]":
+        """Runs, newest first; see `Runs.list`."""
+        from ledgerbeam.service.store.reading import cursor_of
+
+        cursor = None if before is None else cursor_of(self.get(before).run.id)
+        asked = {"kind": process, "status": status, "limit": min(limit or 200, 200)}
+        found: list[RunRecord] = []
+        while True:
+            page = self._get("/v1/runs", params={**asked, "cursor": cursor}).json()
+            found += [_record(item) for item in page["items"]]
+            cursor = page["next"]
+            if cursor is None or (limit is not None and len(found) >= limit):
+                return found[:limit]
+
+    def components(
+        self, run: str, status: ComponentStatus | None = None, after: str | None = None
+    ) -> "Iterator[Outcome]":
+        """How each of a run's components has ended; see `Runs.components`."""
+        from ledgerbeam.batch.model.outcomes import Outcome
+        from ledgerbeam.service.store.reading import cursor_of
+
+        path = f"{self._path(run)}/components"
+        cursor = None if after is None else cursor_of(after)
+        while True:
+            params = {"status": status, "limit": 200, "cursor": cursor}
+            page = self._get(path, params=params).json()
+            for item in page["items"]:
+                yield Outcome(**{**item, "status": ComponentStatus(item["status"])})
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def results(self, run: str, table: str | None = None) -> "ds.Dataset":
+        """What a run has published, which is loaded into memory; see `Runs.results`."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        path = f"{self._path(run)}/results"
+        answer = self._get(path, params={"table": table}, headers={"Accept": _ARROW})
+        return ds.dataset(pa.ipc.open_stream(answer.content).read_all())
+
+    def reports(self, run: str) -> Sequence[str]:
+        """The URIs of the reports that a run has published; see `Runs.reports`."""
+        return [report["uri"] for report in self._get(f"{self._path(run)}/reports").json()]
+
+    def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
+        """Copy the reports that a run has published; see `Runs.copy_reports`."""
+        copies = []
+        for report in self._get(f"{self._path(run)}/reports").json():
+            copy = folder / report["name"]
+            if not copy.resolve().is_relative_to(folder.resolve()):
+                raise StorageError(f"report {report['name']}: its name leads out of {folder}")
+            data = self._get(report["href"]).content
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(data)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot write {copy}: {error.strerror or error}", uri=str(copy)
+                ) from error
+            copies.append(copy)
+        return copies
+
+    def cancel(self, run: str, why: str = "") -> RunRecord:
+        """Ask for a run to be stopped; see `Runs.cancel`."""
+        return self._act(run, "cancel", why)
+
+    def pause(self, run: str, why: str = "") -> RunRecord:
+        """Begin no more components; see `Runs.pause`."""
+        return self._act(run, "pause", why)
+
+    def resume(self, run: str, why: str = "") -> RunRecord:
+        """Go on after a pause; see `Runs.resume`."""
+        return self._act(run, "resume", why)
+
+    def set_parallelism(self, run: str, parallelism: int | None, why: str = "") -> Steering:
+        """How many components may be in flight over the whole run; see `Runs.set_parallelism`."""
+        body = {"parallelism": parallelism, "why": why}
+        answer = self._post(f"{self._path(run)}/set-parallelism", body)
+        return Steering.model_validate(answer.json())
+
+    def set_rate(
+        self,
+        run: str,
+        rate: float | None,
+        ramp_from: float | None = None,
+        ramp_seconds: float | None = None,
+        why: str = "",
+    ) -> Steering:
+        """How many components a second may be begun; see `Runs.set_rate`."""
+        body = {"rate": rate, "ramp_from": ramp_from, "ramp_seconds": ramp_seconds, "why": why}
+        return Steering.model_validate(self._post(f"{self._path(run)}/set-rate", body).json())
+
+    def retry(self, run: str, why: str = "") -> RunRecord:
+        """Execute failed and missing components, when a node is free; see `Runs.retry`."""
+        return self._again(run, "retry", why)
+
+    def restart(self, run: str, why: str = "") -> RunRecord:
+        """Execute missing components, when a node is free; see `Runs.restart`."""
+        return self._again(run, "restart", why)
+
+    def resolve(
+        self,
+        run: str,
+        component: str,
+        status: ComponentStatus,
+        why: str,
+        results: str | None = None,
+    ) -> None:
+        """Record how the call of a component that is `UNKNOWN` has ended; see `Runs.resolve`."""
+        body = {"component": component, "status": status, "why": why, "results": results}
+        asked = self._ask(f"{self._path(run)}/resolve", body, None)
+        while not asked.state.is_final:
+            asked = self.get_request(asked.id, wait=_WAIT_SECONDS)
+        _check(asked)
+
+    def events(self, run: str) -> Sequence[RecordedEvent]:
+        """All events of a run, in their order."""
+        found = self._get(f"{self._path(run)}/audit").json()
+        return [RecordedEvent.model_validate(event) for event in found]
+
+    def _act(self, run: str, verb: str, why: str) -> RunRecord:
+        return _record(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
+
+    def _again(self, run: str, verb: str, why: str) -> RunRecord:
+        """Ask for another attempt; gives the run when a node has begun that."""
+        path = self._path(run)
+        asked = self._ask(f"{path}/{verb}", {"why": why}, None)
+        while not asked.state.is_final:
+            record = self.get(str(asked.run_id)).run
+            if not record.status.is_final:
+                return record
+            time.sleep(_POLL_SECONDS)
+            asked = self.get_request(asked.id)
+        if asked.state in (RequestState.REJECTED, RequestState.EXPIRED, RequestState.DEAD):
+            _check(asked)
+        return self.get(str(asked.run_id)).run
+
+    def _path(self, run: str) -> str:
+        """The path of a run. A name has slashes in it, and is looked up."""
+        if "/" not in run:
+            return f"/v1/runs/{run}"
+        found = self._get("/v1/runs", params={"name": run}).json()["items"]
+        return f"/v1/runs/{found[0]['id']}"
+
+    def _ask(self, path: str, body: Mapping[str, Any], key: str | None) -> RequestRecord:
+        # What breaks off may have been stored: with a key, it is safe to ask again.
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        answer = self._send("POST", path, json=body, headers=headers)
+        return RequestRecord.model_validate(answer.json())
+
+    def _get(self, path: str, params: Any = None, **given: Any) -> httpx.Response:
+        asked = {name: value for name, value in (params or {}).items() if value is not None}
+        return self._send("GET", path, params=asked, **given)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        return self._send("POST", path, tries=1, json=body)
+
+    def _send(self, method: str, path: str, *, tries: int = _TRIES, **given: Any) -> httpx.Response:
+        for number in range(1, tries + 1):
+            try:
+                answer = self._http.request(method, path, **given)
+            except httpx.HTTPError as error:
+                if number < tries:
+                    time.sleep(_POLL_SECONDS * 2**number)
+                    continue
+                raise ServiceUnavailableError(
+                    f"{self.server} can't be reached: {error}: check the URL, and that "
+                    "`ledgerbeam serve` runs there",
+                    server=self.server,
+                ) from error
+            if answer.status_code != 503 or number == tries:
+                break
+            time.sleep(_POLL_SECONDS * 2**number)
+        if answer.is_success:
+            return answer
+        try:
+            problem = answer.json()
+        except ValueError:
+            problem = {"detail": f"{self.server} answers {answer.status_code}: is it the service?"}
+            problem["code"] = ServiceUnavailableError.code
+        raise error_of(problem)
+
+
+def _check(request: RequestRecord) -> None:
+    """Let a caller go on whose request may still have a run.
+
+    Raises:
+        UserError: it has ended without one.
+    """
+    if not request.state.is_final or request.state is RequestState.SUCCESS:
+        return
+    told = request.error or request.cancel_why or ""
+    ended = (RequestState.REJECTED, RequestState.FAILURE)
+    if request.state in ended and request.code in classes():
+        raise classes()[request.code](told)
+    raise RequestRejectedError(
+        f"request {request.id} is {request.state}: {told}",
+        request=request.id,
+        state=request.state,
+        cause=request.code,
+    )
+
+
+def _record(body: Mapping[str, Any]) -> RunRecord:
+    return RunRecord.model_validate({n: v for n, v in body.items() if n in RunRecord.model_fields})
+
+
+def _view(body: Mapping[str, Any]) -> RunView:
+    from ledgerbeam.batch.observe.progress import Progress
+
+    return RunView(_record(body), Progress.model_validate(body["progress"]), body["code"])

@@ -1,0 +1,275 @@
+"""The vocabulary of the service, as it travels over REST and stands in the request database."""
+
+import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from ledgerbeam.batch.model.queue import QueuePolicy
+
+KEY_SECONDS = 24 * 3600
+"""How long an `Idempotency-Key` is remembered."""
+
+MAX_BODY = 256 * 1024
+"""Bytes of a request's body at most. Input is named by URI, never sent."""
+
+
+class RequestState(StrEnum):
+    """Where a request stands.
+
+    `RECEIVED`: it is stored, and waits for the router. `QUEUED`: it waits for a node. `RUNNING`: a
+    node has it. `REJECTED`: the router has refused it, with the reasons. `EXPIRED`: no node was
+    free before its `start_by`. `DEAD`: it was put aside because node after node was lost with it; a
+    person can have it queued again. The others are how its run has ended.
+    """
+
+    RECEIVED = "RECEIVED"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    CANCELED = "CANCELED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    DEAD = "DEAD"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing moves it on but a person."""
+        return self not in (RequestState.RECEIVED, RequestState.QUEUED, RequestState.RUNNING)
+
+
+class Verb(StrEnum):
+    """What is asked for: a run, another attempt of one, or that a component be resolved."""
+
+    SUBMIT = "submit"
+    RETRY = "retry"
+    RESTART = "restart"
+    RESOLVE = "resolve"
+
+
+class Role(StrEnum):
+    """What somebody may do with a kind; each may do what those before it may."""
+
+    VIEWER = "viewer"
+    SUBMITTER = "submitter"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    ADMIN = "admin"
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(_Stored):
+    """What is wrong with one parameter.
+
+    Attributes:
+        parameter: its name; empty where several together don't fit.
+        message: what is wrong with it.
+    """
+
+    parameter: str
+    message: str
+
+
+class Submission(BaseModel):
+    """What is sent to submit a run.
+
+    Attributes:
+        kind: name of the workload, as `GET /v1/kinds` lists it.
+        parameters: its parameters, as the kind's JSON Schema describes them.
+        priority: higher ones are taken first, except in a queue that is served in order.
+        start_by: time until which it is of use; not started by then, it is `EXPIRED`.
+        why: for the record.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "delivery-marking",
+                    "parameters": {
+                        "trades": "s3://trades/2026-11-20/*.parquet",
+                        "trade_date": "2026-11-20",
+                        "output": "s3://results",
+                    },
+                }
+            ]
+        },
+    )
+
+    kind: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
+    parameters: dict[str, Any] = {}
+    priority: int = Field(default=0, ge=-100, le=100)
+    start_by: AwareDatetime | None = None
+    why: str = Field(default="", max_length=2000)
+
+
+class RequestRecord(_Stored):
+    """A request, as it is recorded.
+
+    Attributes:
+        id: a UUID.
+        sequence: a number that grows from one request to the next.
+        kind: name of the workload.
+        verb: what is asked for.
+        state: where it stands.
+        parameters: as they were given.
+        priority: higher ones are taken first.
+        turn: its place among requests of the same priority.
+        requester: who asks.
+        why: the reason, for people.
+        received_at: time in UTC, as all others.
+        start_by: until when it may be started; None for no limit.
+        queued_at: when the router had found it right; None before.
+        started_at: when a node first took it; None before.
+        ended_at: None before its end.
+        run_id: the run that came of it; None before there is one.
+        node: who has it, or had it last.
+        epoch: how often a node took it; one that took it before has no say any more.
+        lost: how often a node was lost with it.
+        lease_until: when another node may take it over; None where no node has it.
+        cancel_why: why it is to be canceled, where that was asked for.
+        code: code of the error by which it has ended, where it has one.
+        error: one line that says why it has ended so.
+        problems: what is wrong with its parameters, where it is rejected.
+        version: counts changes; it is the request's `ETag`.
+    """
+
+    id: str
+    sequence: int
+    kind: str
+    verb: Verb
+    state: RequestState
+    parameters: dict[str, Any]
+    priority: int
+    turn: int
+    requester: str
+    why: str
+    received_at: AwareDatetime
+    start_by: AwareDatetime | None
+    queued_at: AwareDatetime | None
+    started_at: AwareDatetime | None
+    ended_at: AwareDatetime | None
+    run_id: str | None
+    node: str | None
+    epoch: int
+    lost: int
+    lease_until: AwareDatetime | None
+    cancel_why: str | None
+    code: str | None
+    error: str | None
+    problems: tuple[Problem, ...]
+    version: int
+
+
+class KindRecord(_Stored):
+    """A workload, as its router has published it.
+
+    Attributes:
+        name: of the workload.
+        description: for people, one line or several.
+        parameters_schema: JSON Schema of its parameters.
+        code_version: of the package that defines it.
+        policy: how its queue is served, unless people have changed that.
+        seen_at: when a router last published it, in UTC.
+    """
+
+    name: str
+    description: str
+    parameters_schema: dict[str, Any]
+    code_version: str
+    policy: QueuePolicy
+    seen_at: AwareDatetime
+
+
+class QueueRecord(_Stored):
+    """The queue of a kind, as it stands.
+
+    Attributes:
+        kind: name of the workload.
+        policy: how it is served now.
+        held_why: why nothing is taken from it; None where it is served.
+        queued: how many requests wait in it.
+        running: how many nodes have.
+        oldest_at: since when the oldest one waits, in UTC; None where none does.
+        version: counts changes; it is the queue's `ETag`.
+    """
+
+    kind: str
+    policy: QueuePolicy
+    held_why: str | None
+    queued: int
+    running: int
+    oldest_at: AwareDatetime | None
+    version: int
+
+
+class AuditEntry(_Stored):
+    """Who did what, when and why.
+
+    Attributes:
+        sequence: a number that grows from one entry to the next.
+        at: time in UTC.
+        who: the name of a key, or a process such as `router@host`.
+        action: what was done: `request.received`, `queue.changed`, `key.created`, ….
+        kind: of what it was done to; None where that has none.
+        subject: its id or name.
+        why: the reason, for people.
+        detail: more facts.
+    """
+
+    sequence: int
+    at: AwareDatetime
+    who: str
+    action: str
+    kind: str | None
+    subject: str
+    why: str
+    detail: dict[str, Any]
+
+
+class Principal(_Stored):
+    """Who calls.
+
+    Attributes:
+        name: signs what they do.
+        roles: role by kind; `*` stands for every kind that isn't named.
+        key_id: of the API key; None where there is none.
+    """
+
+    name: str
+    roles: dict[str, Role]
+    key_id: str | None = None
+
+    def may(self, role: Role, kind: str = "*") -> bool:
+        """Whether they have at least that role with a kind."""
+        has = self.roles.get(kind) or self.roles.get("*")
+        ranks = list(Role)
+        return has is not None and ranks.index(has) >= ranks.index(role)
+
+
+class KeyRecord(_Stored):
+    """An API key, without its secret.
+
+    Attributes:
+        id: begins the key.
+        name: of its owner, who signs what is done with it.
+        roles: role by kind; `*` stands for every kind that isn't named.
+        created_at: time in UTC.
+        created_by: who made it.
+        expires_at: None where it doesn't expire.
+        revoked_at: None where it wasn't revoked.
+    """
+
+    id: str
+    name: str
+    roles: dict[str, Role]
+    created_at: datetime.datetime
+    created_by: str
+    expires_at: datetime.datetime | None
+    revoked_at: datetime.datetime | None

@@ -1,0 +1,1 @@
+"""The request database: what was asked for, and what became of it."""

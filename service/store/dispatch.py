@@ -1,0 +1,300 @@
+"""What routers and nodes do with requests. Every method is one transaction.
+
+A request that a node has is under a lease, with an epoch that counts who has taken it. Where the
+lease has run out, another node takes it over, and from then on the calls of the first one return
+that it isn't theirs any more. A lost request keeps its place among those that run until it is taken
+over: its run may go on somewhere, and a queue that is served in order begins nothing else before
+that is settled.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.service.model import KindRecord, Problem, RequestRecord, RequestState
+from ledgerbeam.service.store.intake import change
+from ledgerbeam.service.store.reading import (
+    RequestReader,
+    find_request,
+    note,
+    order_of,
+    policy_of,
+    record_of,
+)
+from ledgerbeam.service.store.tables import idempotency, kind, queue, request, turn
+
+_BATCH = 200
+"""Requests that a router decides on in one transaction at most."""
+
+
+class Dispatch(RequestReader):
+    """Requests as routers and nodes see them."""
+
+    def publish(self, kinds: Iterable[KindRecord]) -> None:
+        """Record the kinds that a router knows; their queues stay as people have changed them."""
+        with self._database.writing() as connection:
+            for found in sorted(kinds, key=lambda found: found.name):
+                facts = found.model_dump(mode="json") | {"seen_at": found.seen_at}
+                del facts["name"]
+                mine = kind.c.name == found.name
+                if not connection.execute(kind.update().where(mine).values(facts)).rowcount:
+                    connection.execute(kind.insert().values({**facts, "name": found.name}))
+                    new = queue.insert().values(kind=found.name, changes={}, clock=0, version=1)
+                    connection.execute(new)
+
+    def received(self, kinds: Sequence[str]) -> list[RequestRecord]:
+        """The oldest requests that wait for a router of these kinds, or are of no kind at all."""
+        published = sa.select(kind.c.name)
+        query = request.select().where(
+            request.c.state == RequestState.RECEIVED,
+            request.c.kind.in_(kinds) | request.c.kind.not_in(published),
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(request.c.sequence).limit(_BATCH))
+            return [record_of(row) for row in rows]
+
+    def admit(self, request_id: str, who: str, at: datetime.datetime) -> bool:
+        """Put a request into its queue; False where it isn't `RECEIVED` any more.
+
+        Its turn is the one behind the requester's last, or that at which the queue stands: who
+        asks for many takes turns with those who ask for few.
+        """
+        with self._database.writing() as connection:
+            row = find_request(connection, request_id)
+            # Queues are locked before requests, everywhere.
+            mine = queue.c.kind == row.kind
+            clock = connection.execute(queue.select().where(mine).with_for_update()).one().clock
+            row = find_request(connection, request_id, lock=True)
+            if row.state is not RequestState.RECEIVED:
+                return False
+            of_requester = (turn.c.kind == row.kind) & (turn.c.requester == row.requester)
+            last = connection.execute(sa.select(turn.c.last).where(of_requester)).scalar()
+            place = max(clock, 0 if last is None else last + 1)
+            if last is None:
+                new = turn.insert().values(kind=row.kind, requester=row.requester, last=place)
+                connection.execute(new)
+            else:
+                connection.execute(turn.update().where(of_requester).values(last=place))
+            change(connection, row, {"state": RequestState.QUEUED, "turn": place, "queued_at": at})
+            note(connection, at, who, "request.queued", row.id, row.kind)
+            failpoint("route: before commit")
+        failpoint("route: queued")
+        return True
+
+    def settle(
+        self,
+        request_id: str,
+        state: RequestState,
+        who: str,
+        at: datetime.datetime,
+        code: str | None = None,
+        error: str | None = None,
+        problems: Sequence[Problem] = (),
+        *,
+        hide_parameters: bool = False,
+    ) -> bool:
+        """End a request that only a router has seen.
+
+        Args:
+            request_id: of the request.
+            state: that it ends in.
+            who: for the record.
+            at: time in UTC.
+            code: of the error, where there is one.
+            error: one line that says why.
+            problems: what is wrong with which parameter.
+            hide_parameters: whether their values are forgotten, as one is a secret.
+
+        Returns:
+            False where it isn't `RECEIVED` any more.
+        """
+        with self._database.writing() as connection:
+            row = find_request(connection, request_id, lock=True)
+            if row.state is not RequestState.RECEIVED:
+                return False
+            told = [problem.model_dump() for problem in problems]
+            end = {"state": state, "ended_at": at, "code": code, "error": error, "problems": told}
+            if hide_parameters:
+                end["parameters"] = dict.fromkeys(row.parameters, "***")
+            change(connection, row, end)
+            note(connection, at, who, f"request.{state.lower()}", row.id, row.kind, error or "")
+        return True
+
+    def take(
+        self,
+        kinds: Sequence[str],
+        slots: int,
+        *,
+        node: str,
+        now: datetime.datetime,
+        lease_until: datetime.datetime,
+    ) -> list[RequestRecord]:
+        """Take requests, as many as there are slots: those of lost nodes first.
+
+        Requests whose time is over are `EXPIRED` meanwhile.
+        """
+        taken: list[RequestRecord] = []
+        busy = self._busy(kinds, now)
+        for name in kinds:
+            if name in busy and len(taken) < slots:
+                with self._database.writing() as connection:
+                    found = _take(connection, name, slots - len(taken), node, now, lease_until)
+                    if found:
+                        failpoint("take: before commit")
+                taken += found
+        if taken:
+            failpoint("take: taken")
+        return taken
+
+    def _busy(self, kinds: Sequence[str], now: datetime.datetime) -> set[str]:
+        """Kinds of which something waits, or was lost: one question, where there is nothing."""
+        waits = request.c.state == RequestState.QUEUED
+        lost = (request.c.state == RequestState.RUNNING) & (request.c.lease_until < now)
+        query = sa.select(request.c.kind).distinct().where(request.c.kind.in_(kinds), waits | lost)
+        with self._database.reading() as connection:
+            return {*connection.execute(query).scalars()}
+
+    def renew(
+        self, epochs: Mapping[str, int], node: str, lease_until: datetime.datetime
+    ) -> list[RequestRecord]:
+        """Prolong the leases of a node's requests, given with their epochs.
+
+        Returns:
+            Those that are the node's still.
+        """
+        kept = []
+        with self._database.writing() as connection:
+            for request_id, epoch in sorted(epochs.items()):
+                mine = _own(request_id, epoch, node)
+                own = request.update().where(mine).values(lease_until=lease_until)
+                if connection.execute(own).rowcount:
+                    kept.append(record_of(find_request(connection, request_id)))
+        return kept
+
+    def link(self, request_id: str, epoch: int, node: str, run_id: str) -> RequestRecord | None:
+        """Record which run has come of a request.
+
+        Returns:
+            The request as it stands now; None where it isn't the node's any more.
+        """
+        with self._database.writing() as connection:
+            row = find_request(connection, request_id, lock=True)
+            if not _is_own(row, epoch, node):
+                return None
+            return change(connection, row, {"run_id": run_id})
+
+    def finish(
+        self,
+        request_id: str,
+        epoch: int,
+        node: str,
+        state: RequestState,
+        at: datetime.datetime,
+        code: str | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """End a request; False where it isn't the node's any more, and nothing changed."""
+        with self._database.writing() as connection:
+            row = find_request(connection, request_id, lock=True)
+            if not _is_own(row, epoch, node):
+                return False
+            end = {"state": state, "ended_at": at, "lease_until": None}
+            change(connection, row, {**end, "code": code, "error": error})
+            note(connection, at, node, f"request.{state.lower()}", row.id, row.kind, error or "")
+            failpoint("finish: before commit")
+        failpoint("finish: recorded")
+        return True
+
+    def hand_over(self, request_id: str, epoch: int, node: str, at: datetime.datetime) -> bool:
+        """Let another node go on with a request at once; the node that had it isn't lost."""
+        with self._database.writing() as connection:
+            values = {"lease_until": at, "lost": request.c.lost - 1}
+            mine = request.update().where(_own(request_id, epoch, node)).values(values)
+            return bool(connection.execute(mine).rowcount)
+
+    def forget(self, now: datetime.datetime) -> None:
+        """Delete idempotency keys that have expired."""
+        with self._database.writing() as connection:
+            connection.execute(idempotency.delete().where(idempotency.c.expires_at <= now))
+
+
+def _take(
+    connection: sa.Connection,
+    name: str,
+    slots: int,
+    node: str,
+    now: datetime.datetime,
+    lease_until: datetime.datetime,
+) -> list[RequestRecord]:
+    joined = sa.select(queue, kind.c.policy).join(kind, kind.c.name == queue.c.kind)
+    place = connection.execute(joined.where(queue.c.kind == name).with_for_update(of=queue)).first()
+    if place is None:
+        return []
+    policy = policy_of(place)
+    of_kind = request.c.kind == name
+    running = of_kind & (request.c.state == RequestState.RUNNING)
+    lost = connection.execute(
+        request.select()
+        .where(running, request.c.lease_until < now)
+        .order_by(request.c.sequence)
+        .limit(slots)
+        .with_for_update(skip_locked=True)
+    ).all()
+    lease: dict[str, Any] = {"node": node, "lease_until": lease_until}
+    taken = []
+    for row in lost:
+        mine = {**lease, "epoch": row.epoch + 1, "lost": row.lost + 1}
+        taken.append(change(connection, row, mine))
+        note(connection, now, node, "request.taken-over", row.id, name, f"{row.node} was lost")
+    queued = of_kind & (request.c.state == RequestState.QUEUED)
+    _expire(connection, queued, node, now)
+    free = slots - len(taken)
+    if policy.limit is not None:
+        count = sa.select(sa.func.count()).select_from(request).where(running)
+        free = min(free, policy.limit - connection.execute(count).scalar_one())
+    if place.held_why is not None or free <= 0:
+        return taken
+    rows = connection.execute(
+        request.select()
+        .where(queued)
+        .order_by(*order_of(policy))
+        .limit(free)
+        # In a queue that is served in order nobody overtakes one that is being looked at.
+        .with_for_update(skip_locked=policy.limit != 1)
+    ).all()
+    for row in rows:
+        first = {"state": RequestState.RUNNING, "started_at": now, "epoch": row.epoch + 1}
+        taken.append(change(connection, row, {**lease, **first}))
+        note(connection, now, node, "request.taken", row.id, name)
+    if rows:
+        clock = max(place.clock, *(row.turn for row in rows))
+        connection.execute(queue.update().where(queue.c.kind == name).values(clock=clock))
+    return taken
+
+
+def _expire(
+    connection: sa.Connection, queued: sa.ColumnElement[bool], who: str, now: datetime.datetime
+) -> None:
+    late = request.select().where(queued, request.c.start_by < now)
+    for row in connection.execute(late.with_for_update(skip_locked=True)).all():
+        told = f"no node was free before {row.start_by:%Y-%m-%d %H:%M:%S} UTC"
+        end = {"state": RequestState.EXPIRED, "ended_at": now, "error": told}
+        change(connection, row, end)
+        note(connection, now, who, "request.expired", row.id, row.kind, told)
+
+
+def _own(request_id: str, epoch: int, node: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        request.c.id == request_id,
+        request.c.epoch == epoch,
+        request.c.node == node,
+        request.c.state == RequestState.RUNNING,
+    )
+
+
+def _is_own(row: sa.Row[Any], epoch: int, node: str) -> bool:
+    own: bool = (row.state, row.epoch, row.node) == (RequestState.RUNNING, epoch, node)
+    return own

@@ -1,0 +1,276 @@
+"""What callers do to requests and queues. Every method is one transaction, with its audit entry."""
+
+import datetime
+import hashlib
+import json
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+
+from ledgerbeam.batch.model.queue import QueuePolicy
+from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.service.errors import (
+    ChangedMeanwhileError,
+    IdempotencyConflictError,
+    RequestStateError,
+)
+from ledgerbeam.service.model import (
+    KEY_SECONDS,
+    QueueRecord,
+    RequestRecord,
+    RequestState,
+    Submission,
+    Verb,
+)
+from ledgerbeam.service.store.reading import (
+    RequestReader,
+    find_request,
+    note,
+    read_queue,
+    record_of,
+)
+from ledgerbeam.service.store.tables import idempotency, queue, request
+
+
+class Intake(RequestReader):
+    """Requests as callers see them. Any number of processes and threads may share one."""
+
+    def accept(
+        self,
+        submission: Submission,
+        *,
+        who: str,
+        at: datetime.datetime,
+        verb: Verb = Verb.SUBMIT,
+        run_id: str | None = None,
+        key: str | None = None,
+    ) -> tuple[RequestRecord, bool]:
+        """Store a request; it is checked later, by a router that knows its kind.
+
+        Args:
+            submission: what is asked for.
+            who: asks.
+            at: time in UTC.
+            verb: what is to be done.
+            run_id: of the run that another attempt is asked for.
+            key: by which the caller would know the request again, if it sends it twice.
+
+        Returns:
+            The request, and whether it is new.
+
+        Raises:
+            IdempotencyConflictError: the key stands for another request.
+        """
+        request_id = str(uuid.uuid4())
+        new = {
+            "id": request_id,
+            "kind": submission.kind,
+            "verb": verb,
+            "state": RequestState.RECEIVED,
+            "parameters": submission.parameters,
+            "priority": submission.priority,
+            "turn": 0,
+            "requester": who,
+            "why": submission.why,
+            "received_at": at,
+            "start_by": submission.start_by,
+            "run_id": run_id,
+            "epoch": 0,
+            "lost": 0,
+            "problems": [],
+            "version": 1,
+        }
+        with self._database.writing() as connection:
+            known = None if key is None else _known(connection, who, key, at)
+            fingerprint = _fingerprint(submission, verb, run_id)
+            if known is not None:
+                if known.fingerprint != fingerprint:
+                    raise IdempotencyConflictError(
+                        f"Idempotency-Key {key} was used for request {known.request_id}, which is "
+                        "another: give each request a key of its own",
+                        request=known.request_id,
+                    )
+                return record_of(find_request(connection, known.request_id)), False
+            inserted = connection.execute(request.insert().values(new)).inserted_primary_key
+            assert inserted is not None
+            if key is not None:
+                connection.execute(
+                    idempotency.insert().values(
+                        requester=who,
+                        key=key,
+                        fingerprint=fingerprint,
+                        request_id=request_id,
+                        expires_at=at + datetime.timedelta(seconds=KEY_SECONDS),
+                    )
+                )
+            note(
+                connection,
+                at,
+                who,
+                "request.received",
+                request_id,
+                submission.kind,
+                submission.why,
+                verb=verb,
+            )
+            failpoint("accept: before commit")
+        failpoint("accept: stored")
+        # What isn't known yet is None; the row needn't be read again.
+        unknown = dict.fromkeys(RequestRecord.model_fields)
+        facts = {**unknown, **new, "sequence": inserted[0]}
+        return RequestRecord.model_validate(facts), True
+
+    def cancel(
+        self, request_id: str, *, who: str, at: datetime.datetime, why: str, etag: int | None = None
+    ) -> RequestRecord:
+        """Withdraw a request; where a node has it, the node is told to cancel its run.
+
+        Raises:
+            RequestStateError: it has ended.
+            ChangedMeanwhileError: its version isn't `etag`.
+        """
+        with self._database.writing() as connection:
+            row = _find_for_change(connection, request_id, etag)
+            if row.state.is_final:
+                raise _wrong_state(row, "it has ended, and can't be canceled")
+            changes: dict[str, Any] = {"cancel_why": why}
+            if row.state is not RequestState.RUNNING:
+                changes |= {"state": RequestState.CANCELED, "ended_at": at}
+            note(connection, at, who, "request.canceled", row.id, row.kind, why)
+            return change(connection, row, changes)
+
+    def redrive(
+        self,
+        request_id: str,
+        *,
+        who: str,
+        at: datetime.datetime,
+        why: str,
+        etag: int | None = None,
+        after: int | None = None,
+    ) -> RequestRecord:
+        """Queue a request again that was put aside, or that wasn't started in time.
+
+        Args:
+            request_id: of the request.
+            who: for the record.
+            at: time in UTC.
+            why: for the record.
+            etag: the version that the caller has seen; None for any.
+            after: the last event of its run, if there is one: it is then attempted again.
+
+        Raises:
+            RequestStateError: it is in another state.
+            ChangedMeanwhileError: its version isn't `etag`.
+        """
+        with self._database.writing() as connection:
+            row = _find_for_change(connection, request_id, etag)
+            if row.state not in (RequestState.DEAD, RequestState.EXPIRED):
+                raise _wrong_state(row, "only one that is DEAD or EXPIRED can be redriven")
+            changes: dict[str, Any] = {
+                "state": RequestState.RECEIVED,
+                "lost": 0,
+                "start_by": None,
+                "node": None,
+                "ended_at": None,
+                "cancel_why": None,
+                "code": None,
+                "error": None,
+            }
+            if after is not None:
+                verb = Verb.RETRY if row.verb is Verb.SUBMIT else row.verb
+                changes |= {"verb": verb, "parameters": {**row.parameters, "after": after}}
+            note(connection, at, who, "request.redriven", row.id, row.kind, why)
+            return change(connection, row, changes)
+
+    def change_queue(
+        self,
+        name: str,
+        changes: dict[str, Any],
+        *,
+        who: str,
+        at: datetime.datetime,
+        why: str,
+        etag: int | None = None,
+    ) -> QueueRecord:
+        """Change how a queue is served, hold it or release it.
+
+        Args:
+            name: of the kind.
+            changes: fields of `QueuePolicy`, and `held`.
+            who: for the record.
+            at: time in UTC.
+            why: for the record.
+            etag: the version that the caller has seen; None for any.
+
+        Raises:
+            KindNotFoundError: no router has published the kind.
+            ParameterError: a value is out of range.
+            ChangedMeanwhileError: its version isn't `etag`.
+        """
+        with self._database.writing() as connection:
+            read_queue(connection, name)
+            mine = queue.c.kind == name
+            row = connection.execute(queue.select().where(mine).with_for_update()).one()
+            _check_etag(row.version, etag)
+            values: dict[str, Any] = {"version": row.version + 1}
+            if "held" in changes:
+                values["held_why"] = (why or "held") if changes["held"] else None
+            policy = {name: value for name, value in changes.items() if name != "held"}
+            values["changes"] = {**row.changes, **policy}
+            try:
+                QueuePolicy.model_validate(values["changes"])
+            except ValueError as error:
+                raise ParameterError(f"queue {name}: {error}", parameter="policy") from error
+            connection.execute(queue.update().where(mine).values(values))
+            note(connection, at, who, "queue.changed", name, name, why, **changes)
+            return read_queue(connection, name)
+
+
+def change(connection: sa.Connection, row: sa.Row[Any], changes: dict[str, Any]) -> RequestRecord:
+    """Change a locked request."""
+    connection.execute(
+        request.update()
+        .where(request.c.sequence == row.sequence)
+        .values({**changes, "version": row.version + 1})
+    )
+    return record_of(find_request(connection, row.id))
+
+
+def _find_for_change(connection: sa.Connection, request_id: str, etag: int | None) -> sa.Row[Any]:
+    row = find_request(connection, request_id, lock=True)
+    _check_etag(row.version, etag)
+    return row
+
+
+def _check_etag(version: int, etag: int | None) -> None:
+    if etag is not None and etag != version:
+        raise ChangedMeanwhileError(
+            "it was changed since you read it: read it again, and decide anew",
+            etag=str(version),
+        )
+
+
+def _known(
+    connection: sa.Connection, who: str, key: str, at: datetime.datetime
+) -> sa.Row[Any] | None:
+    """What a key stands for; of two callers at once the second waits for the first."""
+    if connection.dialect.name == "postgresql":
+        lock = int.from_bytes(hashlib.sha256(f"{who}\0{key}".encode()).digest()[:8], signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+    of_key = (idempotency.c.requester == who) & (idempotency.c.key == key)
+    connection.execute(idempotency.delete().where(of_key, idempotency.c.expires_at <= at))
+    return connection.execute(idempotency.select().where(of_key)).first()
+
+
+def _fingerprint(submission: Submission, verb: Verb, run_id: str | None) -> str:
+    facts = [submission.model_dump(mode="json"), verb, run_id]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _wrong_state(row: sa.Row[Any], why: str) -> RequestStateError:
+    return RequestStateError(
+        f"request {row.id} is {row.state}: {why}", request=row.id, state=row.state
+    )

@@ -1,0 +1,278 @@
+"""What can be asked of the request database. Lists are read by keyset, newest first."""
+
+import base64
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ledgerbeam.batch.model.queue import QueuePolicy
+from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.service.errors import BadRequestError, KindNotFoundError, RequestNotFoundError
+from ledgerbeam.service.model import (
+    AuditEntry,
+    KindRecord,
+    QueueRecord,
+    RequestRecord,
+    RequestState,
+)
+from ledgerbeam.service.store.tables import audit, kind, queue, request
+
+
+class Page(NamedTuple):
+    """A part of a list.
+
+    Attributes:
+        items: its records.
+        next: cursor of the part behind it; None at the end.
+    """
+
+    items: Sequence[Any]
+    next: str | None
+
+
+def cursor_of(*place: int | str) -> str:
+    """A cursor: opaque to callers, who give it back as it is."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def place_of(cursor: str, *types: type) -> list[Any]:
+    """The place that a cursor stands for.
+
+    Raises:
+        BadRequestError: it is none that this service has given.
+    """
+    try:
+        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if [type(value) for value in place] == list(types):
+            return list(place)
+    except (ValueError, TypeError):
+        pass
+    raise BadRequestError(f"cursor {cursor[:40]}: it is none: give `next` of the page before it")
+
+
+class RequestReader:
+    """Questions; each is answered from one state of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, request_id: str) -> RequestRecord:
+        """The request of that id.
+
+        Raises:
+            RequestNotFoundError: there is none.
+        """
+        with self._database.reading() as connection:
+            return record_of(find_request(connection, request_id))
+
+    def of_run(self, run_id: str) -> RequestRecord | None:
+        """The last request that had that run executed."""
+        last = request.select().where(request.c.run_id == run_id)
+        with self._database.reading() as connection:
+            row = connection.execute(last.order_by(request.c.sequence.desc()).limit(1)).first()
+        return None if row is None else record_of(row)
+
+    def search(
+        self,
+        *,
+        kind: str | None = None,
+        state: RequestState | None = None,
+        requester: str | None = None,
+        error: str | None = None,
+        kinds: Sequence[str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Requests, newest first.
+
+        Args:
+            kind: only those for it.
+            state: only those that are in it.
+            requester: only those of that requester.
+            error: only those whose error has this text in it.
+            kinds: only those for one of them, which is what the caller may see; None for all.
+            limit: how many at most.
+            cursor: of the page, as the one before it gives it.
+        """
+        query = request.select().order_by(request.c.sequence.desc()).limit(limit + 1)
+        for column, value in (
+            (request.c.kind, kind),
+            (request.c.state, state),
+            (request.c.requester, requester),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        if kinds is not None:
+            query = query.where(request.c.kind.in_(kinds))
+        if error:
+            query = query.where(request.c.error.contains(error, autoescape=True))
+        return self._page(query, request.c.sequence, limit, cursor, record_of)
+
+    def kinds(self) -> list[KindRecord]:
+        """What routers have published, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(kind.select().order_by(kind.c.name)).mappings()
+            return [KindRecord.model_validate(dict(row)) for row in rows]
+
+    def kind(self, name: str) -> KindRecord:
+        """A kind by its name.
+
+        Raises:
+            KindNotFoundError: no router has published it.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(kind.select().where(kind.c.name == name)).mappings().first()
+        if row is None:
+            raise unknown_kind(name)
+        return KindRecord.model_validate(dict(row))
+
+    def queues(self) -> list[QueueRecord]:
+        """How the queue of each kind stands, by name.
+
+        What waits or runs is counted, which is little; what has ended isn't.
+        """
+        with self._database.reading() as connection:
+            names = connection.execute(sa.select(queue.c.kind).order_by(queue.c.kind)).scalars()
+            return [read_queue(connection, name) for name in names]
+
+    def queue(self, name: str) -> QueueRecord:
+        """How the queue of a kind stands.
+
+        Raises:
+            KindNotFoundError: no router has published the kind.
+        """
+        with self._database.reading() as connection:
+            return read_queue(connection, name)
+
+    def waiting(self, name: str, limit: int = 20) -> list[RequestRecord]:
+        """Requests that wait in a queue, in the order in which they are taken."""
+        with self._database.reading() as connection:
+            policy = read_queue(connection, name).policy
+            query = request.select().where(
+                request.c.kind == name, request.c.state == RequestState.QUEUED
+            )
+            rows = connection.execute(query.order_by(*order_of(policy)).limit(limit))
+            return [record_of(row) for row in rows]
+
+    def audit(
+        self,
+        *,
+        subject: str | None = None,
+        kinds: Sequence[str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Who did what, newest first; the history of a run is in the registry."""
+        query = audit.select().order_by(audit.c.sequence.desc()).limit(limit + 1)
+        if subject is not None:
+            query = query.where(audit.c.subject == subject)
+        if kinds is not None:
+            query = query.where(audit.c.kind.in_(kinds))
+        return self._page(query, audit.c.sequence, limit, cursor, _entry_of)
+
+    def _page(
+        self, query: Any, sequence: sa.Column[int], limit: int, cursor: str | None, read: Any
+    ) -> Page:
+        if cursor is not None:
+            query = query.where(sequence < place_of(cursor, int)[0])
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        items = [read(row) for row in rows[:limit]]
+        return Page(items, cursor_of(items[-1].sequence) if len(rows) > limit else None)
+
+
+def find_request(connection: sa.Connection, request_id: str, *, lock: bool = False) -> sa.Row[Any]:
+    """The row of a request.
+
+    Args:
+        connection: of the transaction.
+        request_id: of the request.
+        lock: whether nobody else may change it meanwhile.
+
+    Raises:
+        RequestNotFoundError: there is none.
+    """
+    query = request.select().where(request.c.id == request_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise RequestNotFoundError(
+            f"no request {request_id}: check it against GET /v1/requests", request=request_id
+        )
+    return row
+
+
+def read_queue(connection: sa.Connection, name: str) -> QueueRecord:
+    """How a queue stands, as the transaction sees it."""
+    joined = sa.select(queue, kind.c.policy).join(kind, kind.c.name == queue.c.kind)
+    row = connection.execute(joined.where(queue.c.kind == name)).first()
+    if row is None:
+        raise unknown_kind(name)
+    of_kind = request.c.kind == name
+    queued = of_kind & (request.c.state == RequestState.QUEUED)
+    running = of_kind & (request.c.state == RequestState.RUNNING)
+    count, oldest = connection.execute(
+        sa.select(sa.func.count(), sa.func.min(request.c.queued_at)).where(queued)
+    ).one()
+    at_work = connection.execute(sa.select(sa.func.count()).select_from(request).where(running))
+    return QueueRecord(
+        kind=name,
+        policy=policy_of(row),
+        held_why=row.held_why,
+        queued=count,
+        running=at_work.scalar_one(),
+        oldest_at=oldest,
+        version=row.version,
+    )
+
+
+def policy_of(row: sa.Row[Any]) -> QueuePolicy:
+    """The policy in force: the kind's, with what people have changed of it."""
+    return QueuePolicy.model_validate({**row.policy, **row.changes})
+
+
+def order_of(policy: QueuePolicy) -> list[sa.ColumnElement[Any]]:
+    """The order in which requests are taken from a queue."""
+    if policy.limit == 1:
+        return [request.c.sequence]
+    return [request.c.priority.desc(), request.c.turn, request.c.sequence]
+
+
+def record_of(row: sa.Row[Any]) -> RequestRecord:
+    """A request from its row."""
+    return RequestRecord.model_validate(row._asdict())
+
+
+def unknown_kind(name: str) -> KindNotFoundError:
+    """What is said where no router has published a kind."""
+    return KindNotFoundError(f"no kind {name}: check it against GET /v1/kinds", kind=name)
+
+
+def note(
+    connection: sa.Connection,
+    at: datetime.datetime,
+    who: str,
+    action: str,
+    subject: str,
+    kind_name: str | None,
+    why: str = "",
+    **detail: Any,
+) -> None:
+    """Record who did what, in the transaction in which it is done."""
+    connection.execute(
+        audit.insert().values(
+            at=at,
+            who=who,
+            action=action,
+            kind=kind_name,
+            subject=subject,
+            why=why,
+            detail=detail,
+        )
+    )
+
+
+def _entry_of(row: sa.Row[Any]) -> AuditEntry:
+    return AuditEntry.model_validate(row._asdict())

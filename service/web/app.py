@@ -1,0 +1,212 @@
+"""The front end as an ASGI application.
+
+    uvicorn --factory ledgerbeam.service.web.app:from_environment
+
+It holds no state: any number of replicas may stand behind a load balancer.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ledgerbeam import __version__
+from ledgerbeam.batch.settings import Settings
+from ledgerbeam.io.errors import BugError, LedgerbeamError, UserError
+from ledgerbeam.io.secrets import redact
+from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
+from ledgerbeam.service.model import MAX_BODY
+from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
+from ledgerbeam.service.web import health, pages, queues, requests, runs
+from ledgerbeam.service.web.front import Front
+
+_BODY_SECONDS = 20.0
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # With `no-referrer`, browsers call the origin of our own forms `null`.
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def from_environment() -> FastAPI:
+    """The application for servers that import one; its callers always need keys."""
+    return create_app(Settings.from_environment(), needs_key=True)
+
+
+def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: where the registry is, which holds the request database.
+        needs_key: whether callers have to name a key.
+
+    Raises:
+        UserError: the registry can't be opened.
+    """
+    front = Front.open(settings, needs_key=needs_key)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        front.close()
+
+    app = FastAPI(
+        title="ledgerbeam",
+        version=__version__,
+        summary="Batch work: submitted, queued by kind, run by worker nodes, watched and steered.",
+        description="Errors are problem details (RFC 9457); their `code` stays as it is. An "
+        "`Idempotency-Key` is remembered for 24 hours. Lists are read by following `next`.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.front = front
+    for part in (requests, runs, queues, health):
+        app.include_router(part.router)
+    pages.mount(app)
+    app.add_exception_handler(LedgerbeamError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Guard)
+    return app
+
+
+class Guard:
+    """Refuses bodies that are too large or take too long, and tells browsers to be careful."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a call on, with its body read."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # No database takes it, and no id or name has it.
+            await _problem(BadRequestError("NUL stands in the address"))(scope, receive, send_on)
+            return
+        try:
+            body = await asyncio.wait_for(_read(receive), _BODY_SECONDS)
+        except TimeoutError:
+            error: UserError = BadRequestError("the body didn't come within 20 seconds")
+            await _problem(error)(scope, receive, send_on)
+            return
+        if body is None:
+            error = BodyTooLargeError(
+                f"the body has more than {MAX_BODY:,} bytes: name input by URI, in parameters"
+            )
+            await _problem(error)(scope, receive, send_on)
+            return
+        if not _is_text(body):
+            await _problem(BadRequestError("the body isn't UTF-8"))(scope, receive, send_on)
+            return
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, replay, send_on)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _problem(error: LedgerbeamError, **members: Any) -> JSONResponse:
+    body = {**problem_of(error), **members}
+    headers = {}
+    if body["status"] == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if body["status"] == 503:
+        headers["Retry-After"] = "5"
+    text = {name: redact(v) if isinstance(v, str) else v for name, v in body.items()}
+    return _Problem(text, body["status"], headers)
+
+
+class _Problem(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, default=str).encode()
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LedgerbeamError)
+    if error.code == "unauthenticated" and pages.is_page(request):
+        return RedirectResponse("/sign-in", 303)
+    if pages.is_page(request):
+        return pages.error_page(request, error, status_of(error.code))
+    return _problem(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        {"parameter": ".".join(map(str, entry["loc"][1:])), "message": entry["msg"]}
+        for entry in error.errors()
+    ]
+    told = "; ".join(f"{p['parameter']}: {p['message']}" for p in problems)
+    return _problem(BadRequestError(f"the call can't be read: {told}"), problems=problems)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = {
+        "type": "about:blank",
+        "title": error.detail,
+        "status": error.status_code,
+        "detail": f"{request.method} {request.url.path}: {error.detail}",
+    }
+    return _Problem(body, error.status_code, error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    # Starlette logs it; what it says may hold anything, and is no caller's business.
+    body = {
+        "type": type_of(BugError.code),
+        "title": title_of(BugError.code),
+        "status": 500,
+        "detail": "the service failed by a bug; its log has the traceback",
+        "code": BugError.code,
+    }
+    return _Problem(body, 500)
