@@ -1,6 +1,5 @@
 """Calls in threads that can be given up."""
 
-import ctypes
 import random
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -191,11 +189,11 @@ class TestStop:
         pool, gate = DaemonPool(max_threads=1), threading.Event()
         throw = calls._throw
 
-        def throw_late(thread: int, error: Any) -> None:
-            if error is not None:
+        def throw_late(thread: int) -> None:
+            if thread != threading.get_ident():
                 gate.set()
                 time.sleep(0.05)  # in which the thread could go on with the next call
-            throw(thread, error)
+            throw(thread)
 
         monkeypatch.setattr(calls, "_throw", throw_late)
         call = pool.submit(gate.wait, LONG)
@@ -214,19 +212,39 @@ class TestStop:
         spin(100)
 
     def test_what_was_thrown_too_late_does_not_strike(self) -> None:
-        """An exception that is under way when the call ends is taken back."""
+        """An exception that is under way when the call ends is caught."""
         call: Call[None]
 
-        def thrown_at_itself() -> None:
-            # As if another thread threw it; it would strike at the next step.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(threading.get_ident()), ctypes.py_object(Stopped)
-            )
+        def stopped_by_itself() -> None:
+            call.stop()  # what is thrown would strike at the next step
 
-        call = Call(thrown_at_itself, ())
+        call = Call(stopped_by_itself, ())
         call.run()
         assert isinstance(call.exception(), Stopped | None)
         spin(100)
+
+    @pytest.mark.parametrize(
+        "call", ["identity, 0.02, 1", "spin, 0.02, 10**12", "sleep, 0.02, 3600"]
+    )
+    def test_functions_that_are_traced_go_on(self, call: str) -> None:
+        """A debugger, or what measures coverage, doesn't stand still after calls with a limit."""
+        program = (
+            "import sys\n"
+            "from time import sleep\n"
+            "from ledgerbeam.io.errors import TimeLimitExceededError\n"
+            "from ledgerbeam.transforms.concurrency.calls import call_with_limit\n"
+            "from tests.transforms.test_calls import identity, spin\n"
+            "try:\n"
+            f"    call_with_limit({call})\n"
+            "except TimeLimitExceededError:\n"
+            "    sleep(0.1)\n"
+            "sys.settrace(lambda *event: None)\n"
+            "print(spin(1000))\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG
+        )
+        assert (ended.returncode, ended.stdout) == (0, "1000\n"), ended.stderr
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ class Call(Future[T]):
         # acquisition and the body of `with`.
         self._guard = threading.RLock()
         self._thread: int | None = None
+        self._stopped = False
         self.begun_at: float | None = None
 
     def run(self) -> None:
@@ -148,19 +149,39 @@ class Call(Future[T]):
         """
         with self._guard:
             if self._thread is not None:
-                _throw(self._thread, ctypes.py_object(Stopped))
+                self._stopped = True
+                _throw(self._thread)
                 self._thread = None
+                # Not in this thread, into which something may be thrown as well.
+                threading.Thread(target=_throw_and_catch, name="stop", daemon=True).start()
 
     def _leave_thread(self) -> None:
         """Ensure that nothing is thrown into the next call of this thread."""
         with self._guard:
             self._thread = None
-        # Cancels what was thrown before and hasn't been raised yet.
-        _throw(threading.get_ident(), None)
+        if self._stopped:
+            _throw_and_catch()
 
 
-def _throw(thread: int, error: "ctypes.py_object[type[BaseException]] | None") -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+def _throw(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+
+
+def _throw_and_catch() -> None:
+    """Throw `Stopped` into this thread, and catch it: nothing is left that could be raised later.
+
+    Up to Python 3.12 all threads share one signal of what was thrown into any of them. It stays on
+    until the thread in question takes another step, for ever if that thread hangs in C or if what
+    was thrown is only taken back. As long as it is on, every step of every thread is slower, and a
+    function that is traced, by a debugger or to measure coverage, never begins. To catch what was
+    thrown turns it off; a thread that has not raised it yet turns it on again when it goes on.
+    """
+    try:
+        _throw(threading.get_ident())
+        while True:  # it is raised at once
+            pass
+    except Stopped:
+        pass
 
 
 class DaemonPool:
