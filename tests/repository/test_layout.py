@@ -37,7 +37,7 @@ LEVELS = [
         "service/problems service/store",
         "service/client service/router service/node service/web",
         "service/commands",
-        "batch rules transforms messages service",
+        "batch io rules transforms messages service",
     )
 ]
 MAX_FILES = 13

@@ -93,3 +93,10 @@ def test_what_users_read_imports_public_names_only(folder: str) -> None:
             continue  # names what was
         found = [line for line in file.read_text().splitlines() if PRIVATE.search(line)]
         assert found == [], file
+
+
+def test_what_has_moved_is_there_until_it_goes() -> None:
+    import ledgerbeam.io
+
+    with pytest.warns(PendingDeprecationWarning, match="called ledgerbeam.read_published now"):
+        assert ledgerbeam.io.read_published is ledgerbeam.read_published
