@@ -43,10 +43,12 @@ from ledgerbeam.rules.delivery.deliver import (
     obligations,
     product_type_many,
 )
+from ledgerbeam.rules.money import decimals, unscaled
 from ledgerbeam.transforms.columnar.totals import exact_sum, id_hash
 
 _BY_RULE = ("series", "settlement_type")
 _BY_NET = "net"
+_CONTROL = "delivery quantity = net quantity of the components"
 _ORDERS = {"id": "id", "time": TIME, "price": "price"}
 _NO_KEYS = ("id", "side", "quantity", "price", "trade_date", SETTLES)
 _SHIPPED = ",".join(SHIPPED_RULES)
@@ -80,6 +82,12 @@ class DeliveryParameters(FileParameters):
     )
     id_type: IdType = Field(
         default=IdType.INTEGER, description="integer or string: ids sort as such"
+    )
+    quantity_decimals: int = Field(
+        default=0,
+        ge=0,
+        le=9,
+        description="decimals that quantities have, where fractions of a unit are traded",
     )
     group_by: str = Field(
         default="",
@@ -236,17 +244,19 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
         """Mark the trades of each component."""
         is_vectorised = self.parameters.rule is Rule.VECTORISED
         mark = deliver_many if is_vectorised else deliver_each
-        delivered = mark(components)
+        in_units = self._in_units(components)
+        delivered = mark(in_units)
         own = [n for n in components.table.column_names if n.startswith("__")]
-        table = components.table.drop_columns(own).append_column(DELIVERY_QUANTITY, delivered)
+        column = delivered if self._is_whole else decimals(delivered.to_numpy(), self._quantity)
+        table = components.table.drop_columns(own).append_column(DELIVERY_QUANTITY, column)
         if self.parameters.products:
-            types = product_type_many(components.column("quantity"), delivered)
+            types = product_type_many(in_units.column("quantity"), delivered)
             table = table.append_column(PRODUCT_TYPE, types)
         return table
 
     def result_totals(self, results: Components) -> Totals:
         """Number of trades, a hash of their ids, and quantities traded, delivered and net."""
-        owed = obligations(results)
+        owed = obligations(self._in_units(results))
         if isinstance(owed, list):
             net_total = sum(owed)
         else:
@@ -263,11 +273,37 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
         """The delivered quantity equals the net quantity."""
         return [
             Control(
-                name="delivery quantity = net quantity of the components",
+                name=_CONTROL,
                 expected=totals["net_quantity"],
                 actual=totals["delivery_quantity"],
             )
         ]
+
+    @property
+    def total_decimals(self) -> Mapping[str, int]:
+        """Includes the quantities of the results, where they have decimals."""
+        if self._is_whole:
+            return super().total_decimals
+        names = (DELIVERY_QUANTITY, "net_quantity", _CONTROL)
+        return {**super().total_decimals, **dict.fromkeys(names, self._quantity.scale)}
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.parameters.quantity_decimals == 0
+
+    @property
+    def _quantity(self) -> pa.Decimal128Type:
+        """Type of quantities with decimals; 18 digits are what int64 holds."""
+        return pa.decimal128(18, self.parameters.quantity_decimals)
+
+    def _in_units(self, components: Components) -> Components:
+        """The components with their quantities in units of the last decimal."""
+        if self._is_whole:
+            return components
+        table = components.table
+        in_units, _ = unscaled(table.column("quantity"))
+        place = table.schema.get_field_index("quantity")
+        return components._replace(table=table.set_column(place, "quantity", pa.array(in_units)))
 
     @property
     def _asked(self) -> list[str]:
@@ -290,6 +326,8 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
         parameters = self.parameters
         id_type = pa.string() if parameters.id_type is IdType.STRING else pa.int64()
         contract = contract.with_type("id", id_type)
+        if not self._is_whole:
+            contract = contract.with_type("quantity", self._quantity)
         known = {column.name for column in contract.columns}
         names = [*self._asked, *(("isin",) if parameters.instruments else ())]
         columns = [

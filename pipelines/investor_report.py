@@ -81,6 +81,7 @@ class InvestorReportParameters(PolicyParameters):
     transactions_constants: str = Field(
         default="", description="as --constants, of the transactions"
     )
+    transactions_values: str = Field(default="", description="as --values, of the transactions")
     investors: Annotated[str, Lookup(INVESTORS, key="investor_id")] = Field(
         description="URI of the investors, likewise"
     )

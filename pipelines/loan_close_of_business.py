@@ -79,6 +79,7 @@ class CloseParameters(PolicyParameters):
     transactions_constants: str = Field(
         default="", description="as --constants, of the transactions"
     )
+    transactions_values: str = Field(default="", description="as --values, of the transactions")
     business_date: datetime.date = Field(description="the day to close the loans through")
     max_locked: str = Field(
         default="100%",

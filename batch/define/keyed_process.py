@@ -48,6 +48,11 @@ class FileParameters(Parameters):
         description="columns that the files don't have, with the value of all rows "
         "(client_code=AB1234)",
     )
+    values: str = Field(
+        default="",
+        description="texts in the files that stand for other values, by column "
+        "(side:buy=B,side:sell=S)",
+    )
     delimiter: str = Field(
         default="", description="between the fields of CSV: a character, tab, pipe; else a comma"
     )

@@ -34,7 +34,7 @@ class Column:
         dictionary_encoded: whether values repeat so often that the column is kept
             dictionary-encoded (strings only).
         one_of: the values allowed; empty for any (only with `dictionary_encoded`).
-        minimum: the lowest value allowed (int64 only).
+        minimum: the lowest value allowed (int64 and decimals).
         currency: the column that says which currency an amount is in (decimal128 only). A workload
             rejects rows whose amount has more decimals than its currency.
     """
@@ -55,8 +55,11 @@ class Column:
             )
         if self.one_of and not self.dictionary_encoded:
             raise ValueError(f"column {self.name}: one_of needs dictionary_encoded")
-        if self.minimum is not None and self.type != pa.int64():
-            raise ValueError(f"column {self.name}: minimum needs int64, not {self.type}")
+        is_number = self.type == pa.int64() or pa.types.is_decimal(self.type)
+        if self.minimum is not None and not is_number:
+            raise ValueError(
+                f"column {self.name}: minimum needs int64 or decimals, not {self.type}"
+            )
         if self.currency and not pa.types.is_decimal(self.type):
             raise ValueError(f"column {self.name}: currency needs decimal128, not {self.type}")
 

@@ -211,7 +211,7 @@ def reading_of(settings: Mapping[str, Any], prefix: str = "") -> Reading:
     Args:
         settings: the parameters by their names; None and empty texts count as not given.
         prefix: prefix of the parameters for this input alone, such as `transactions_`: columns,
-            format, profile and constants. All other parameters are shared by all inputs.
+            format, profile, constants and values. All other parameters are shared by all inputs.
 
     Raises:
         ParameterError: a setting is invalid, or there is no such profile.
@@ -229,6 +229,7 @@ def reading_of(settings: Mapping[str, Any], prefix: str = "") -> Reading:
         given["null"] = given["null"].split(",")
     columns = ColumnNames.parse(of_input("columns") or "")
     constants = _pairs("constants", of_input("constants") or "")
+    replacements = _replacements(of_input("values") or "")
     name = of_input("profile")
     profile = load_profile(name) if name else Profile()
     known = profile.model_dump(exclude_none=True) | given
@@ -247,7 +248,10 @@ def reading_of(settings: Mapping[str, Any], prefix: str = "") -> Reading:
             dialect=Dialect(**{key: known[key] for key in _DIALECT if key in known}),
             values=ValueFormat(**{key: known[key] for key in _VALUES if key in known}),
             aliases=aliases,
-            replacements=profile.values,
+            replacements={
+                column: {**profile.values.get(column, {}), **replacements.get(column, {})}
+                for column in (*profile.values, *replacements)
+            },
             constants={**profile.constants, **constants},
             profile=name or "",
         )
@@ -268,6 +272,23 @@ def _pairs(flag: str, text: str) -> dict[str, str]:
             value=text,
         )
     return {name: value for name, (_, _, value) in zip(names, pairs, strict=True)}
+
+
+def _replacements(text: str) -> dict[str, dict[str, str]]:
+    """The values of `side:buy=B,side:sell=S`: by column, by the texts that stand for them."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in text.split(",") if text else []:
+        place, equals, value = entry.partition("=")
+        column, colon, written = place.strip().partition(":")
+        if not (equals and colon and column) or written in found.get(column, {}):
+            raise ParameterError(
+                f"--values={text}: write each once as COLUMN:TEXT=VALUE, several separated by "
+                "commas",
+                parameter="--values",
+                value=text,
+            )
+        found.setdefault(column, {})[written] = value
+    return found
 
 
 def _own_folders() -> list[Path]:

@@ -330,7 +330,7 @@ def test_a_column_that_contradicts_itself_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="one_of needs dictionary_encoded"):
         of_type(pa.string(), one_of=("B",))
     with pytest.raises(ValueError, match="minimum needs int64"):
-        of_type(AMOUNT, minimum=0)
+        of_type(pa.float64(), minimum=0)
 
 
 def test_with_type_changes_one_column() -> None:

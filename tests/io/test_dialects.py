@@ -338,6 +338,9 @@ def test_json_numbers_are_json_whatever_the_decimal_mark(tmp_path: Path) -> None
         ({"date_format": "%d-%m"}, "it needs one year and one month"),
         ({"date_format": "%Y-%m-%b"}, "it needs one year and one month"),
         ({"constants": "client_code"}, "--constants=client_code: write each once as COLUMN=VALUE"),
+        ({"values": "side=B"}, "--values=side=B: write each once as COLUMN:TEXT=VALUE"),
+        ({"values": "side:buy"}, "write each once as COLUMN:TEXT=VALUE"),
+        ({"values": "side:buy=B,side:buy=S"}, "write each once as COLUMN:TEXT=VALUE"),
     ],
 )
 def test_settings_that_can_not_be_meant(settings: dict[str, str], message: str) -> None:

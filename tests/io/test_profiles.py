@@ -172,6 +172,21 @@ def test_a_tradebook_is_marked(
     assert "it has a column 'symbol', which is given as a constant too" in error
 
 
+def test_values_are_given_by_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.csv").write_text(TRADEBOOK)
+    flags = ("--trades=book.csv", "--columns=id=trade_id,side=trade_type")
+    constant = "--constants=client_code=AB1234"
+    marked, _ = run(capsys, *flags, constant, "--values=side:buy=B,side:sell=S")
+    assert marked == {501: 5, 502: 0}
+    # They win over those of a profile, value by value.
+    profile = ("--trades=book.csv", "--profile=zerodha-tradebook", constant)
+    marked, _ = run(capsys, *profile, "--values=side:sell=B", output="bought")
+    assert marked == {501: 7, 502: 2}
+
+
 def test_a_profile_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
