@@ -274,7 +274,7 @@ class Runs:
         from ledgerbeam.io.commit.published import published_reports
 
         uri = self.registry.find(run).uri
-        return [uris.join(uri, file.name) for file in published_reports(uri).values()]
+        return [uris.inside(uri, file.name) for file in published_reports(uri).values()]
 
     def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
         """Copy the reports that a run has published, after checking their hashes.

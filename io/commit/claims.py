@@ -122,7 +122,7 @@ class Call(NamedTuple):
     def _uri(self, suffix: str) -> str:
         digest = hashlib.sha256(self.component.encode()).hexdigest()[:32]
         name = f"{self.shard:05d}-{digest}-{self.tries}{suffix}"
-        return uris.join(self.instance_uri, "claims", name)
+        return uris.inside(self.instance_uri, f"claims/{name}")
 
 
 def decided_shards(instance_uri: str) -> set[int]:

@@ -201,7 +201,7 @@ def newer(run_uri: str, number: int) -> Steering | None:
 
 
 def _uri(run_uri: str, number: int) -> str:
-    return uris.join(run_uri, "control", f"{number:06d}.json")
+    return uris.inside(run_uri, f"control/{number:06d}.json")
 
 
 def _number(uri: str) -> int:
@@ -255,7 +255,7 @@ def beat(attempt_uri: str, heartbeat: Heartbeat, before: str | None = None) -> s
         The heartbeat's URI, to be deleted when the worker stops.
     """
     milliseconds = round(heartbeat.at.timestamp() * 1000)
-    uri = uris.join(attempt_uri, "workers", f"{heartbeat.worker}-{milliseconds}.json")
+    uri = uris.inside(attempt_uri, f"workers/{heartbeat.worker}-{milliseconds}.json")
     stores.create(uri, heartbeat.to_json())
     if before is not None and before != uri:
         stores.delete(before)

@@ -43,8 +43,9 @@ def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
 
     manifest = _load_unexpired(uri)
     instance = instance_of(uri)
-    place = uris.local_path(instance).removeprefix("gs://").removeprefix("s3://")
-    names = [uris.join(place, part.name) for part in published_parts(uri, manifest, table)]
+    parts = published_parts(uri, manifest, table)
+    places = [uris.inside(instance, part.name) for part in parts]
+    names = [place.removeprefix("gs://").removeprefix("s3://") for place in places]
     return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
 
 
@@ -89,11 +90,12 @@ def copy_reports(uri: str, folder: Path) -> list[Path]:
         Paths of the copies.
 
     Raises:
-        UserError: there are no reports, one differs from its record, or a copy can't be written.
+        UserError: there are no reports, one differs from its record, its name leads out of the
+            folder, or a copy can't be written.
     """
     copies = []
     for name, file in published_reports(uri).items():
-        copy = folder / name
+        copy = Path(uris.inside(str(folder), name))
         data = read_file(uri, file)
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
     Raises:
         DamagedFileError: the file is gone, or differs from its record.
     """
-    place = uris.join(instance_of(uri), file.name)
+    place = uris.inside(instance_of(uri), file.name)
     table = read_parquet(pa.BufferReader(read_file(uri, file)))
     if table.num_rows != file.rows:
         raise DamagedFileError(
@@ -135,7 +137,7 @@ def read_file(uri: str, file: FileRecord) -> bytes:
     Raises:
         DamagedFileError: the file is gone, or differs from its record.
     """
-    place = uris.join(instance_of(uri), file.name)
+    place = uris.inside(instance_of(uri), file.name)
     if stores.stat_of(place) is None:
         raise DamagedFileError(
             f"{place}: the manifest names it, and it is gone: {_ADVICE}", uri=place

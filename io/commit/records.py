@@ -1,12 +1,12 @@
 """The records that the commit protocol stores as JSON; see `ledgerbeam.io.commit.attempts`."""
 
 import datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ledgerbeam.io.errors import DamagedFileError
-from ledgerbeam.io.storage import stores
+from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.io.storage.base import FileInfo
 
 Totals = dict[str, int]
@@ -36,7 +36,7 @@ class FileRecord(Record):
         sha256: hash of the content, in hexadecimal.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(uris.relative)]
     rows: int
     size: int
     sha256: str
@@ -222,6 +222,10 @@ def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecor
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        raise DamagedFileError(
-            f"{uri}: damaged record: {problem['msg']} in {place}: restore it from a copy", uri=uri
-        ) from error
+        raise damaged_record(uri, f"{problem['msg']} in {place}") from error
+
+
+def damaged_record(uri: str, how: str) -> DamagedFileError:
+    """The error for a record that isn't what was written, in one line."""
+    how = " ".join(how.split())
+    return DamagedFileError(f"{uri}: damaged record: {how}: restore it from a copy", uri=uri)

@@ -282,12 +282,11 @@ def _published_files(uri: str) -> list[FileInfo]:
         return []
     files = []
     for part in published_parts(instance, manifest, table or None):
-        found = stores.stat_of(uris.join(instance, part.name))
+        place = uris.inside(instance, part.name)
+        found = stores.stat_of(place)
         if found is None or found.size != part.size:
             raise DamagedFileError(
-                f"{uris.join(instance, part.name)}: gone, or not what was published: restore it "
-                "from a copy",
-                uri=uris.join(instance, part.name),
+                f"{place}: gone, or not what was published: restore it from a copy", uri=place
             )
         files.append(found)
     return files
