@@ -466,6 +466,9 @@ class Runs:
                 # The others are due all the same.
                 _log.error("run %s: its results can't be deleted: %s", record.id, error)
                 continue
+            except Exception:
+                _log.exception("run %s: its results can't be deleted", record.id)
+                continue
             failpoint("expire: deleted")
             if self.registry.mark_expired(record.id, who=self._who, at=self._now()):
                 expired.append(record)
