@@ -143,7 +143,7 @@ def steer(
         after = _changed(run_uri, before, changes, at, who, why)
         uri = _uri(run_uri, after.number)
         failpoint("steer: before")
-        if stores.create(uri, after.to_json()):
+        if stores.create(uri, after.to_json(), is_private=True):
             failpoint("steer: made")
             stores.persist([uri])
             return after
@@ -265,7 +265,7 @@ def beat(attempt_uri: str, heartbeat: Heartbeat, before: str | None = None) -> s
     """
     milliseconds = round(heartbeat.at.timestamp() * 1000)
     uri = uris.inside(attempt_uri, f"workers/{heartbeat.worker}-{milliseconds}.json")
-    stores.create(uri, heartbeat.to_json())
+    stores.create(uri, heartbeat.to_json(), is_private=True)
     if before is not None and before != uri:
         stores.delete(before)
     return uri
