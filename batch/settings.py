@@ -5,7 +5,9 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from ledgerbeam.io import private
 from ledgerbeam.io.errors import ParameterError, StorageError
 
 REGISTRY = "LEDGERBEAM_REGISTRY"
@@ -35,14 +37,27 @@ class Settings:
 
         Raises:
             ParameterError: a variable's value is invalid.
-            StorageError: the state folder can't be made.
+            StorageError: the state folder can't be made, or is somebody else's.
         """
         home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         state = Path(os.environ.get(STATE) or Path(home, "ledgerbeam")).absolute()
         url = registry or os.environ.get(REGISTRY)
+        umask = os.environ.get(private.VARIABLE)
+        if umask and not private.is_valid(umask):
+            raise ParameterError(
+                f"{private.VARIABLE}={umask}: give it in octal digits, such as 077 or 027",
+                parameter=private.VARIABLE,
+                value=umask,
+            )
+        if foreign := private.foreign_part(state):
+            raise StorageError(
+                f"{foreign} belongs to somebody else, in a folder where everybody may make files: "
+                f"name another folder by {STATE}",
+                uri=str(state),
+            )
         if not url:
             try:
-                state.mkdir(parents=True, exist_ok=True)
+                private.make_folder(state)
             except OSError as error:
                 raise StorageError(
                     f"cannot make {state} for the registry: {error.strerror}: name another folder "
@@ -69,6 +84,13 @@ class Settings:
     def log_of(self, run_id: str) -> Path:
         """The log file of a run's launchers on this machine."""
         return self.state / "logs" / f"{run_id}.log"
+
+    def open_log(self, run_id: str) -> IO[bytes]:
+        """That file, for its end; for this user alone where it is made."""
+        path = self.log_of(run_id)
+        private.make_folder(self.state)
+        private.make_folder(path.parent)
+        return os.fdopen(private.open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
 
 def whoami(role: str = "") -> str:

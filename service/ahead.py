@@ -82,9 +82,7 @@ def main() -> int:
         driver.kill()
         driver.wait()
         return 0
-    log = settings.log_of(run_id)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output, open(os.devnull, "rb") as nothing:
+    with settings.open_log(run_id) as output, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

@@ -15,6 +15,7 @@ from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.client import RunView, Tracker
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
+from ledgerbeam.io.storage import uris
 from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
 from ledgerbeam.service.model import RequestRecord, RequestState, Submission
 from ledgerbeam.service.problems import classes, error_of
@@ -246,9 +247,7 @@ class Client:
         """Copy the reports that a run has published; see `Runs.copy_reports`."""
         copies = []
         for report in self._get(f"{self._path(run)}/reports").json():
-            copy = folder / report["name"]
-            if not copy.resolve().is_relative_to(folder.resolve()):
-                raise StorageError(f"report {report['name']}: its name leads out of {folder}")
+            copy = Path(uris.inside(str(folder), report["name"]))
             data = self._get(report["href"]).content
             try:
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import tenacity
 
 from ledgerbeam.batch.alerts.listeners import Listener, event_id, utc
-from ledgerbeam.batch.alerts.webhook import DeliveryError
+from ledgerbeam.batch.alerts.post import DeliveryError
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.logs import correlation
 from ledgerbeam.batch.model.events import Event

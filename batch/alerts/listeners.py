@@ -7,6 +7,7 @@
     kind = "webhook"
     url = "https://alerts.example.com/batch"   # or a reference, where the URL itself is secret
     secret = "env:ALERTS_SECRET"               # or file:PATH; `webhook` says how to check it
+    allow_private = true                       # where its address is none of the internet
     types = ["status"]                         # all types where it is left out; so are the next two
     to_status = ["FAILURE"]                    # only moves to these
     processes = ["delivery-marking"]
@@ -37,13 +38,8 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ledgerbeam.batch.alerts.webhook import (
-    EVENT_HEADER,
-    SIGNATURE_HEADER,
-    DeliveryError,
-    post,
-    sign,
-)
+from ledgerbeam.batch.alerts.post import DeliveryError, post
+from ledgerbeam.batch.alerts.webhook import EVENT_HEADER, SIGNATURE_HEADER, sign
 from ledgerbeam.batch.clock import Clock
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.status import RunStatus
@@ -115,13 +111,22 @@ class LogListener(_Listener):
 
 
 class WebhookListener(_Listener):
-    """Posts events as JSON; see `ledgerbeam.batch.alerts.webhook`."""
+    """Posts events as JSON; see `ledgerbeam.batch.alerts.webhook`.
+
+    Attributes:
+        url: `http://` or `https://`, or a reference to it.
+        secret: that signs the events.
+        timeout_seconds: for one try.
+        allow_private: whether the URL's host may have an address that isn't public: one of this
+            machine, of its network, or of a cloud's own services.
+    """
 
     kind: Literal["webhook"]
     url: str
     secret: Secret
     attempts: int = Field(default=4, ge=1, le=20)
     timeout_seconds: float = Field(default=10.0, gt=0, le=300)
+    allow_private: bool = False
 
     @field_validator("url")
     @classmethod
@@ -138,11 +143,12 @@ class WebhookListener(_Listener):
         """See `_Listener.notify`. Each try is signed with its own time."""
         url = self.url if self.url.startswith("http") else Secret(self.url).resolve()
         body = event_body(event)
+        id_ = event_id(event)
         headers = {
-            EVENT_HEADER: event_id(event),
-            SIGNATURE_HEADER: sign(self.secret.resolve(), body, clock()),
+            EVENT_HEADER: id_,
+            SIGNATURE_HEADER: sign(self.secret.resolve(), id_, body, clock()),
         }
-        post(url, body, headers, self.timeout_seconds)
+        post(url, body, headers, self.timeout_seconds, self.allow_private)
 
 
 class CommandListener(_Listener):

@@ -95,7 +95,7 @@ def run(
         spill = stack.enter_context(SpillDirectory()).path if spills else None
         fingerprint = attempt.record.fingerprint
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
-        committed = tuple(commits(uri, same_input).values())
+        committed = tuple(commits(uri, same_input, by_hash=True).values())
         retried = _to_retry(uri, committed) if retry_failed else ()
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)

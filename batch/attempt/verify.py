@@ -57,6 +57,8 @@ def verify(
             raise _changed(uri, f"{file.name} has not {file.rows:,} rows")
     try:
         sheet = kind.balance(process, manifest)
+    except KeyError as error:
+        raise _changed(uri, f"{error} is missing") from error
     except ValueError as error:
         raise _changed(uri, str(error)) from error
     recorded = BalanceSheet(manifest.totals, manifest.counts, manifest.controls)
@@ -88,6 +90,8 @@ def _verify_shard(
         name: _columns(extra) for name, extra in tables.items()
     }:
         raise _changed(uri, f"shard {commit.shard} has other columns")
+    if not set(commit.key) <= manifest.columns.keys():
+        raise _changed(uri, f"shard {commit.shard} has another key")
     outcomes = []
     if commit.outcomes is not None:
         outcomes = outcomes_of(read_part(uri, commit.outcomes))

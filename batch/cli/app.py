@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
@@ -76,13 +77,19 @@ def verify(
     """Check files, row counts and control totals of a published instance."""
     from ledgerbeam.batch.attempt.terminal import progress_bars
     from ledgerbeam.batch.attempt.verify import verify as verify_instance
+    from ledgerbeam.batch.define.parameters import parameter_error
     from ledgerbeam.batch.define.workloads import load_workload
     from ledgerbeam.batch.model.amounts import shown
     from ledgerbeam.io.commit.attempts import load_manifest
+    from ledgerbeam.io.commit.records import damaged_record
 
     manifest = load_manifest(uri)
     process = load_workload(manifest.attempt.process)
-    definition = process(process.parameters_type.model_validate(manifest.attempt.parameters))
+    try:
+        parameters = process.parameters_type.model_validate(manifest.attempt.parameters)
+    except ValidationError as error:
+        raise damaged_record(uri, str(parameter_error(error))) from error
+    definition = process(parameters)
     with progress_bars() as bars:
         task = bars.add_task("verify", total=len(manifest.shards))
         controls = verify_instance(uri, definition, lambda: bars.advance(task))

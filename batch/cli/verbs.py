@@ -388,7 +388,13 @@ def _show_limits(steering: "Steering", as_json: bool) -> None:
 
 
 @app.command()
-def reconcile(registry: Registry = None, as_json: Json = False) -> None:
+def reconcile(
+    scrub: Annotated[
+        bool, typer.Option("--scrub", help="read all published files, and compare their hashes")
+    ] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Bring every run to the truth: for a cron, every minute."""
     from ledgerbeam.batch.runs.client import Runs
     from ledgerbeam.batch.runs.reconcile import reconcile as reconcile_runs
@@ -401,6 +407,23 @@ def reconcile(registry: Registry = None, as_json: Json = False) -> None:
             _print_json({"run": run.id, "name": run.name, "action": what})
         else:
             print(f"{run.name} {run.id}: {what}")
+    if scrub and _show_differences(registry, as_json):
+        raise typer.Exit(1)
+
+
+def _show_differences(registry: str | None, as_json: bool) -> bool:
+    """Print where storage isn't what the registry says; whether that is anywhere."""
+    from ledgerbeam.batch.runs.scrub import scrub
+
+    differs = False
+    with _runs(registry) as runs:
+        for run, what in scrub(runs.list()):
+            differs = True
+            if as_json:
+                _print_json({"run": run.id, "name": run.name, "difference": what})
+            else:
+                print(f"{run.name} {run.id}: {what}")
+    return differs
 
 
 @app.command()

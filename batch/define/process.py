@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
+from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.shard_totals import TotalNames
@@ -130,6 +131,12 @@ class BatchProcess(ABC, Generic[P]):
         """Check what can be checked before anything runs."""
         super().__init_subclass__(**kwargs)
         FailureLimit(cls.failure_limit)
+        name = cls.__dict__.get("name")
+        if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise DefinitionError(
+                f"{cls.__name__}: its name {name!r} is no name of a folder: use letters, digits, "
+                "points, hyphens and underscores, and begin with a letter or a digit"
+            )
         for base in cls.__dict__.get("__orig_bases__", ()):
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, Parameters):
@@ -253,4 +260,10 @@ def is_overridden(cls: type, base: type, method: str) -> bool:
 
 def instance_uri(process: BatchProcess[Any]) -> str:
     """The folder in which an instance is published, as `read_published` takes it."""
-    return uris.join(uris.absolute(process.parameters.output), process.name, process.instance)
+    output = uris.absolute(process.parameters.output)
+    if "/" in process.instance:
+        raise DefinitionError(
+            f"{process.name}: its instance {process.instance!r} is no name of a folder: derive it "
+            "without slashes"
+        )
+    return uris.inside(output, f"{process.name}/{process.instance}")

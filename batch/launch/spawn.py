@@ -9,9 +9,7 @@ from ledgerbeam.batch.settings import REGISTRY, Settings
 
 def spawn(settings: Settings, run_id: str) -> "subprocess.Popen[bytes]":
     """Start a launcher that outlives this process."""
-    log = settings.log_of(run_id)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with settings.open_log(run_id) as output:
         return subprocess.Popen(
             [sys.executable, "-m", "ledgerbeam.batch.launch.launcher", run_id],
             stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.commit.published import EXPIRED, read_part
 from ledgerbeam.io.commit.records import ShardCommit
-from ledgerbeam.io.errors import ComponentNotFoundError
+from ledgerbeam.io.errors import ComponentNotFoundError, DamagedFileError
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.transforms.columnar.components import component_name
 
@@ -84,5 +84,12 @@ def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> 
 
 def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
     part = read_part(uri, commit.part)
+    if missing := [name for name in commit.key if name not in part.column_names]:
+        place = uris.inside(uri, commit.part.name)
+        raise DamagedFileError(
+            f"{place}: there is no column {missing[0]!r}, which the marker of shard {commit.shard} "
+            "names as a part of the key: restore it from a copy",
+            uri=place,
+        )
     keys = zip(*(part.column(name).to_pylist() for name in commit.key), strict=True)
     return list(dict.fromkeys(map(component_name, keys)))

@@ -5,9 +5,10 @@ transactions that write begin with `BEGIN IMMEDIATE`, which queues, where one th
 reading would fail. In PostgreSQL they lock the rows that they are about.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 from ledgerbeam.batch.registry.schema import HEAD
+from ledgerbeam.io import private
 from ledgerbeam.io.errors import DatabaseError, ParameterError, RegistryUnavailableError
 
 TIMEOUT = 30
@@ -166,6 +168,7 @@ def _read_url(text: str) -> sa.URL:
 
 def _engine(url: sa.URL, place: str) -> sa.Engine:
     if url.drivername == "sqlite":
+        _make_private(url, place)
         # Without an isolation level, transactions begin where `_begin` says so, and as it says.
         arguments: dict[str, Any] = {"timeout": TIMEOUT, "isolation_level": None}
         engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
@@ -183,6 +186,21 @@ def _engine(url: sa.URL, place: str) -> sa.Engine:
         ) from error
     sa.event.listen(engine, "connect", _set_up_postgresql)
     return engine
+
+
+def _make_private(url: sa.URL, place: str) -> None:
+    """Make the file, where it isn't there, for this user alone; SQLite's others are as it is."""
+    path = Path(url.database or "")
+    if str(path).startswith("file:"):
+        return
+    if foreign := private.foreign_part(path.absolute()):
+        raise DatabaseError(
+            f"registry {place}: {foreign} belongs to somebody else, in a folder where everybody "
+            "may make files: keep the registry in another folder",
+            database=place,
+        )
+    with suppress(OSError):  # SQLite says what is the matter
+        os.close(private.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -1,8 +1,10 @@
 """What can be asked of the registry."""
 
 import datetime
+import logging
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -10,11 +12,16 @@ from ledgerbeam.batch.model.run import RecordedEvent, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.schema import attempt, definition, event, instance, run
-from ledgerbeam.io.errors import AmbiguousRunError, RunNotFoundError, UserError
+from ledgerbeam.io.errors import AmbiguousRunError, DatabaseError, RunNotFoundError, UserError
 
 FINAL = [status for status in RunStatus if status.is_final]
 
 _MIN_PREFIX_LENGTH = 6
+_DAMAGE = (ValueError, LookupError, TypeError)
+"""By these a value is refused that isn't what the registry has written; pydantic's is the first."""
+
+_log = logging.getLogger(__name__)
+_Row = TypeVar("_Row")
 
 
 class RegistryReader:
@@ -86,9 +93,9 @@ class RegistryReader:
             return find_runs(connection, *conditions, limit=limit)
 
     def open_runs(self) -> list[RunRecord]:
-        """Runs whose status isn't final, newest first."""
+        """Runs whose status isn't final, newest first; a damaged row is logged and left out."""
         with self._database.reading() as connection:
-            return find_runs(connection, run.c.status.not_in(FINAL))
+            return find_runs(connection, run.c.status.not_in(FINAL), skip_damaged=True)
 
     def instance_runs(self, process: str, name: str) -> list[RunRecord]:
         """Runs of an instance, from the highest run number to the first."""
@@ -96,13 +103,14 @@ class RegistryReader:
             return _instance_runs(connection, process, name)
 
     def expiring(self, now: datetime.datetime) -> list[RunRecord]:
-        """Runs that have ended, and whose results are due to be deleted."""
+        """Runs that have ended, and whose results are due; a damaged row is logged and left out."""
         with self._database.reading() as connection:
             return find_runs(
                 connection,
                 run.c.status.in_(FINAL),
                 run.c.results_expire_at <= now,
                 run.c.results_expired_at.is_(None),
+                skip_damaged=True,
             )
 
     def events(self, run_id: str) -> list[RecordedEvent]:
@@ -114,9 +122,10 @@ class RegistryReader:
         """The oldest events that haven't been marked as delivered.
 
         Two who ask at once are both given them: listeners are notified of an event at least once.
+        A damaged row is logged and left out.
         """
         with self._database.reading() as connection:
-            return _find_events(connection, ~event.c.delivered, limit=limit)
+            return _find_events(connection, ~event.c.delivered, limit=limit, skip_damaged=True)
 
 
 def get_run(connection: sa.Connection, run_id: str) -> RunRecord:
@@ -132,10 +141,69 @@ def unknown_run(text: str) -> UserError:
     return RunNotFoundError(f"no run {text}: check it against `ledgerbeam list`", run=text)
 
 
+def _readable(
+    all_: Callable[[], list[_Row]],
+    keys: Callable[[], Iterable[Any]],
+    one: Callable[[Any], list[_Row]],
+    what: str,
+    skip_damaged: bool,
+) -> list[_Row]:
+    """All rows or, where one of them is damaged, those that can be read one by one.
+
+    Args:
+        all_: reads all.
+        keys: reads the keys of all.
+        one: reads the one of a key.
+        what: rows of which kind, for the message.
+        skip_damaged: whether to log a damaged row and leave it out: one must not keep others from
+            what is due to them.
+
+    Raises:
+        DatabaseError: a row is damaged.
+    """
+    try:
+        return all_()
+    except _DAMAGE:
+        found = []
+        for key in keys():
+            try:
+                found += one(key)
+            except _DAMAGE as error:
+                how = " ".join(str(error).split())
+                message = f"{what} {key}: damaged in the registry: {how}: restore it from a copy"
+                if not skip_damaged:
+                    raise DatabaseError(message, database="registry") from error
+                _log.error("%s", message)
+        return found
+
+
 def find_runs(
+    connection: sa.Connection,
+    *conditions: sa.ColumnElement[bool],
+    limit: int | None = None,
+    skip_damaged: bool = False,
+) -> list[RunRecord]:
+    """Runs that meet all conditions, as the transaction sees them, newest first.
+
+    Raises:
+        DatabaseError: a row is damaged, and damaged ones aren't to be left out.
+    """
+    from_all = run.join(instance, run.c.instance_id == instance.c.id)
+    keys = sa.select(run.c.id).select_from(from_all).where(*conditions)
+    return _readable(
+        lambda: _find_runs(connection, *conditions, limit=limit),
+        lambda: connection.scalars(
+            keys.order_by(run.c.submitted_at.desc(), run.c.id.desc()).limit(limit)
+        ).all(),
+        lambda key: _find_runs(connection, run.c.id == key),
+        "run",
+        skip_damaged,
+    )
+
+
+def _find_runs(
     connection: sa.Connection, *conditions: sa.ColumnElement[bool], limit: int | None = None
 ) -> list[RunRecord]:
-    """Runs that meet all conditions, as the transaction sees them, newest first."""
     columns = [run.c[name] for name in RunRecord.model_fields if name in run.c]
     query = (
         sa.select(
@@ -207,7 +275,23 @@ def _find_by_prefix(connection: sa.Connection, text: str) -> RunRecord:
 
 
 def _find_events(
-    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None
+    connection: sa.Connection,
+    condition: sa.ColumnElement[bool],
+    limit: int | None = None,
+    skip_damaged: bool = False,
+) -> list[RecordedEvent]:
+    keys = sa.select(event.c.sequence).where(condition).order_by(event.c.sequence).limit(limit)
+    return _readable(
+        lambda: _read_events(connection, condition, limit),
+        lambda: connection.scalars(keys).all(),
+        lambda key: _read_events(connection, event.c.sequence == key, None),
+        "event",
+        skip_damaged,
+    )
+
+
+def _read_events(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None
 ) -> list[RecordedEvent]:
     columns = [event.c[name] for name in RecordedEvent.model_fields if name in event.c]
     query = (

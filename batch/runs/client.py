@@ -274,7 +274,7 @@ class Runs:
         from ledgerbeam.io.commit.published import published_reports
 
         uri = self.registry.find(run).uri
-        return [uris.join(uri, file.name) for file in published_reports(uri).values()]
+        return [uris.inside(uri, file.name) for file in published_reports(uri).values()]
 
     def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
         """Copy the reports that a run has published, after checking their hashes.
@@ -465,6 +465,9 @@ class Runs:
             except UserError as error:
                 # The others are due all the same.
                 _log.error("run %s: its results can't be deleted: %s", record.id, error)
+                continue
+            except Exception:
+                _log.exception("run %s: its results can't be deleted", record.id)
                 continue
             failpoint("expire: deleted")
             if self.registry.mark_expired(record.id, who=self._who, at=self._now()):

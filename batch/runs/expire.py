@@ -21,9 +21,6 @@ def expire_results(uri: str, now: datetime.datetime) -> int:
     Returns:
         How many files were deleted. Done again, it goes on where it was interrupted.
     """
-    note = f'{{"expired_at": "{now.isoformat()}"}}\n'
-    stores.create(uris.join(uri, EXPIRED), note.encode())
-    failpoint("expire: noted")
     names = set()
     manifest = find_manifest(uri)
     if manifest is not None:
@@ -31,9 +28,14 @@ def expire_results(uri: str, now: datetime.datetime) -> int:
         names |= {file.name for commit in manifest.shards for file in _results_of(commit)}
     found = commits(uri, [record.number for record in attempts(uri)])
     names |= {file.name for commit in found.values() for file in _results_of(commit)}
-    for name in sorted(names):
-        stores.delete(uris.join(uri, name))
-    return len(names)
+    # Before anything is done: records that name other files are refused as a whole.
+    places = [uris.inside(uri, name) for name in sorted(names)]
+    note = f'{{"expired_at": "{now.isoformat()}"}}\n'
+    stores.create(uris.inside(uri, EXPIRED), note.encode())
+    failpoint("expire: noted")
+    for place in places:
+        stores.delete(place)
+    return len(places)
 
 
 def _results_of(commit: ShardCommit) -> list[FileRecord]:

@@ -51,14 +51,21 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
     """
     actions = []
     for run in runs.registry.open_runs():
-        started = see_to_launcher(settings, run, now)
-        if started:
-            actions.append(Action(run, started))
+        # One run whose records or storage fail is no reason to leave the others alone.
+        try:
+            started = see_to_launcher(settings, run, now)
+            if started:
+                actions.append(Action(run, started))
+        except UserError as error:
+            _log.error("run %s: nothing can be done for it: %s", run.id, error)
+        except Exception:
+            _log.exception("run %s: nothing can be done for it", run.id)
         try:
             AlertWatcher(runs.registry, run.id, whoami("reconcile"), lambda: now).watch()
         except UserError as error:
-            # One run whose storage fails is no reason to leave the others alone.
             _log.error("run %s: its service level can't be checked: %s", run.id, error)
+        except Exception:
+            _log.exception("run %s: its service level can't be checked", run.id)
         failpoint("reconcile: run seen to")
     actions += [Action(run, "results deleted, they were due") for run in runs.expire()]
     notify(runs.registry, known_listeners(), set())

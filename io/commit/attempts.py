@@ -35,6 +35,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from ledgerbeam.io.commit.records import (
     Manifest,
     Record,
     ShardCommit,
+    damaged_record,
     load_record,
     parse_record,
 )
@@ -69,6 +71,8 @@ WALK_WINDOW = 256
 stops it."""
 
 _THREADS = 16
+_PIECE = 1 << 22
+_log = logging.getLogger(__name__)
 
 
 class PageCut(Record):
@@ -96,7 +100,7 @@ class Attempt:
     @property
     def uri(self) -> str:
         """The attempt's folder."""
-        return uris.join(self.instance_uri, f"attempt-{self.record.number}")
+        return uris.inside(self.instance_uri, f"attempt-{self.record.number}")
 
     def write_part(self, shard: int, table: "pa.Table", name: str = "part") -> FileRecord:
         """Write a shard's result, or its part of an extra table of that name.
@@ -130,7 +134,7 @@ class Attempt:
         """The first rows of a Parquet file of the instance."""
         from ledgerbeam.io.commit.parquet import read_parquet
 
-        with stores.open_input(uris.join(self.instance_uri, file.name)) as source:
+        with stores.open_input(uris.inside(self.instance_uri, file.name)) as source:
             table = read_parquet(source)
         return table.slice(0, rows).to_pylist()
 
@@ -138,7 +142,7 @@ class Attempt:
         """Arrow type by name of each column of a Parquet file of the instance."""
         import pyarrow.parquet as pq
 
-        with stores.open_input(uris.join(self.instance_uri, file.name)) as source:
+        with stores.open_input(uris.inside(self.instance_uri, file.name)) as source:
             schema = pq.read_schema(source)
         return {field.name: str(field.type) for field in schema}
 
@@ -191,20 +195,20 @@ class Attempt:
 
     def claim_cleanup(self) -> bool:
         """Claim the clean-up after the attempt; true for the first caller only."""
-        claimed = stores.create(uris.join(self.uri, "cleanup.json"), b"{}\n")
+        claimed = stores.create(uris.inside(self.uri, "cleanup.json"), b"{}\n")
         failpoint("cleanup: claimed")
         return claimed
 
     def record_cleanup(self) -> None:
         """Record that the caller that claimed the clean-up has done it."""
         failpoint("cleanup: done")
-        stores.create(uris.join(self.uri, "cleaned.json"), b"{}\n")
+        stores.create(uris.inside(self.uri, "cleaned.json"), b"{}\n")
         failpoint("cleanup: recorded")
 
     @property
     def is_cleaned(self) -> bool:
         """Whether the clean-up after the attempt is recorded as done."""
-        return stores.stat_of(uris.join(self.uri, "cleaned.json")) is not None
+        return stores.stat_of(uris.inside(self.uri, "cleaned.json")) is not None
 
     def publish(
         self,
@@ -239,7 +243,7 @@ class Attempt:
                 actual=broken[0].actual,
             )
         if find_manifest(self.instance_uri) is None or ending_of(self.uri) is not None:
-            named = [uris.join(self.instance_uri, file.name) for file in manifest.files]
+            named = [uris.inside(self.instance_uri, file.name) for file in manifest.files]
             stores.persist(named)
             failpoint("publish: files durable")
             ending = self._end(Ending(outcome="published", at=at, manifest=manifest))
@@ -284,11 +288,11 @@ class Attempt:
         )
 
     def _marker(self, shard: int) -> str:
-        return uris.join(self.uri, f"committed-{shard:05d}.json")
+        return uris.inside(self.uri, _marker_name(shard))
 
     def _cuts(self, shard: int) -> str:
         name = f"{self.record.fingerprint[:16]}-{shard:05d}-"
-        return uris.join(self.instance_uri, "pages", name)
+        return uris.inside(self.instance_uri, f"pages/{name}")
 
     def _write_parquet(self, name: str, table: "pa.Table") -> FileRecord:
         from ledgerbeam.io.commit.parquet import to_parquet
@@ -298,12 +302,13 @@ class Attempt:
     def _write(self, name: str, suffix: str, data: "bytes | pa.Buffer", rows: int) -> FileRecord:
         digest = hashlib.sha256(data).hexdigest()
         file = f"{name}{suffix}"
-        if not stores.create(uris.join(self.uri, file), data) and (
-            hashlib.sha256(stores.read_bytes(uris.join(self.uri, file))).hexdigest() != digest
+        place = uris.inside(self.uri, file)
+        if not stores.create(place, data) and (
+            hashlib.sha256(stores.read_bytes(place)).hexdigest() != digest
         ):
             # An earlier try wrote other bytes, and died before it created the marker.
             file = f"{name}.{digest[:12]}{suffix}"
-            stores.create(uris.join(self.uri, file), data)
+            stores.create(uris.inside(self.uri, file), data)
         relative = f"attempt-{self.record.number}/{file}"
         return FileRecord(name=relative, rows=rows, size=len(data), sha256=digest)
 
@@ -312,7 +317,7 @@ def start_attempt(instance_uri: str, draft: AttemptRecord) -> Attempt:
     """Create an attempt with the draft's number, or with the next number that is free."""
     attempt = Attempt(instance_uri, draft)
     failpoint("attempt: before")
-    while not stores.create(uris.join(attempt.uri, "attempt.json"), attempt.record.to_json()):
+    while not stores.create(uris.inside(attempt.uri, "attempt.json"), attempt.record.to_json()):
         number = attempt.record.number + 1
         attempt = Attempt(instance_uri, draft.model_copy(update={"number": number}))
     failpoint("attempt: made")
@@ -322,15 +327,24 @@ def start_attempt(instance_uri: str, draft: AttemptRecord) -> Attempt:
 def attempts(instance_uri: str) -> list[AttemptRecord]:
     """All attempts of an instance, by number."""
     found = stores.find(uris.join(uris.escape(instance_uri), "attempt-*", "attempt.json"))
-    return sorted(
-        (load_record(AttemptRecord, file.uri) for file in found), key=lambda record: record.number
-    )
+    folders = [uris.base_name(file.uri.removesuffix("/attempt.json")) for file in found]
+    records = [_load_attempt(instance_uri, folder) for folder in folders]
+    return sorted(records, key=lambda record: record.number)
+
+
+def _load_attempt(instance_uri: str, folder: str) -> AttemptRecord:
+    uri = uris.inside(instance_uri, f"{folder}/attempt.json")
+    record = load_record(AttemptRecord, uri)
+    if folder != f"attempt-{record.number}":
+        raise damaged_record(uri, f"it says that it is attempt {record.number}")
+    return record
 
 
 def commits(
     instance_uri: str,
     numbers: Sequence[int],
     known: dict[str, ShardCommit | Fence] | None = None,
+    by_hash: bool = False,
 ) -> dict[int, ShardCommit]:
     """The marker of each shard that one of the attempts has committed; the latest counts.
 
@@ -338,32 +352,43 @@ def commits(
         instance_uri: URI of the instance.
         numbers: numbers of the attempts.
         known: markers that were read before, by their URI; those read now are added.
+        by_hash: read the files, too: a shard whose files aren't what was committed doesn't count,
+            and is logged.
     """
     known = {} if known is None else known
     markers: list[str] = []
     for number in sorted(numbers):
-        folder = uris.join(uris.escape(instance_uri), f"attempt-{number}")
-        markers += [file.uri for file in stores.find(uris.join(folder, "committed-*.json"))]
+        folder = uris.inside(instance_uri, f"attempt-{number}")
+        found = stores.find(uris.join(uris.escape(folder), "committed-*.json"))
+        markers += [uris.join(folder, uris.base_name(file.uri)) for file in found]
 
     def read(uri: str) -> None:
+        uris.inside(*uri.rsplit("/", 1))
         marker = _load_marker(uri)
         if isinstance(marker, ShardCommit):
             # After a loss of power a marker may exist without its files.
             for file in marker.files:
-                info = stores.stat_of(uris.join(instance_uri, file.name))
+                info = stores.stat_of(uris.inside(instance_uri, file.name))
                 if info is None or info.size != file.size:
+                    return
+                if by_hash and digest_of(info.uri) != file.sha256:
+                    _log.warning(
+                        "%s: not what was committed: shard %d doesn't count, and is executed again",
+                        info.uri,
+                        marker.shard,
+                    )
                     return
         known[uri] = marker
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(read, [uri for uri in markers if uri not in known]))
-    found = [known[uri] for uri in markers if uri in known]
-    return {marker.shard: marker for marker in found if isinstance(marker, ShardCommit)}
+    counting = [known[uri] for uri in markers if uri in known]
+    return {marker.shard: marker for marker in counting if isinstance(marker, ShardCommit)}
 
 
 def ending_uri(attempt_uri: str) -> str:
     """URI of the record of how an attempt ended."""
-    return uris.join(attempt_uri, "ended.json")
+    return uris.inside(attempt_uri, "ended.json")
 
 
 def ending_of(attempt_uri: str) -> Ending | None:
@@ -427,7 +452,7 @@ def complete_publication(instance_uri: str, ending: Ending) -> None:
     """Create the manifest of an attempt that ended by publishing, if it doesn't exist yet."""
     if ending.manifest is None:
         return
-    uri = uris.join(instance_uri, MANIFEST)
+    uri = uris.inside(instance_uri, MANIFEST)
     if stores.create(uri, ending.manifest.to_json()):
         stores.persist([uri])
 
@@ -452,18 +477,35 @@ def load_manifest(uri: str) -> Manifest:
     return manifest
 
 
+def digest_of(uri: str) -> str:
+    """SHA-256 of an object, in hexadecimal, read piece by piece."""
+    digest = hashlib.sha256()
+    with stores.open_input(uri) as source:
+        while piece := source.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def find_manifest(uri: str) -> Manifest | None:
     """The manifest of an instance, or None if nothing is published yet."""
-    uri = uri if uris.base_name(uri) == MANIFEST else uris.join(uri, MANIFEST)
+    uri = uris.inside(uri.removesuffix(f"/{MANIFEST}"), MANIFEST)
     return None if stores.stat_of(uri) is None else load_record(Manifest, uri)
 
 
 def _load_marker(uri: str) -> ShardCommit | Fence:
     data = stores.read_bytes(uri)
     try:
-        is_fence = "fenced_at" in json.loads(data)
-    except ValueError:
-        is_fence = False
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        fields = None
+    is_fence = isinstance(fields, dict) and "fenced_at" in fields
     if is_fence:
         return parse_record(Fence, uri, data)
-    return parse_record(ShardCommit, uri, data)
+    marker = parse_record(ShardCommit, uri, data)
+    if uris.base_name(uri) != _marker_name(marker.shard):
+        raise damaged_record(uri, f"it says that it is of shard {marker.shard}")
+    return marker
+
+
+def _marker_name(shard: int) -> str:
+    return f"committed-{shard:05d}.json"

@@ -122,10 +122,11 @@ class Call(NamedTuple):
     def _uri(self, suffix: str) -> str:
         digest = hashlib.sha256(self.component.encode()).hexdigest()[:32]
         name = f"{self.shard:05d}-{digest}-{self.tries}{suffix}"
-        return uris.join(self.instance_uri, "claims", name)
+        return uris.inside(self.instance_uri, f"claims/{name}")
 
 
 def decided_shards(instance_uri: str) -> set[int]:
     """Numbers of the shards with components for which there is a decision."""
     pattern = uris.join(uris.escape(instance_uri), "claims", f"*{_DECIDED}")
-    return {int(file.uri.rpartition("/")[2].partition("-")[0]) for file in stores.find(pattern)}
+    shards = (uris.base_name(file.uri).partition("-")[0] for file in stores.find(pattern))
+    return {int(shard) for shard in shards if shard.isdecimal() and shard.isascii()}

@@ -15,12 +15,13 @@ names: one listing shows which workers are alive, and no object has to be read.
 """
 
 import datetime
+import re
 from collections.abc import Iterator
 from typing import Literal, TypedDict, Unpack
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
-from ledgerbeam.io.commit.records import Record, load_record
+from ledgerbeam.io.commit.records import Record, damaged_record, load_record
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError, UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.storage import stores, uris
@@ -142,7 +143,7 @@ def steer(
         after = _changed(run_uri, before, changes, at, who, why)
         uri = _uri(run_uri, after.number)
         failpoint("steer: before")
-        if stores.create(uri, after.to_json()):
+        if stores.create(uri, after.to_json(), is_private=True):
             failpoint("steer: made")
             stores.persist([uri])
             return after
@@ -185,9 +186,14 @@ def latest(run_uri: str) -> Steering:
     """The entry in force: the last one of the control log, or `Steering()` if it is empty."""
     folder = uris.join(uris.escape(run_uri), "control")
     found = stores.find(uris.join(folder, "[0-9]*.json"))
-    if not found:
+    numbers = [number for file in found if (number := _number(file.uri)) is not None]
+    if not numbers:
         return Steering()
-    return load_record(Steering, max((file.uri for file in found), key=_number))
+    uri = _uri(run_uri, max(numbers))
+    entry = load_record(Steering, uri)
+    if entry.number != max(numbers):
+        raise damaged_record(uri, f"it says that it is entry {entry.number}")
+    return entry
 
 
 def newer(run_uri: str, number: int) -> Steering | None:
@@ -201,11 +207,14 @@ def newer(run_uri: str, number: int) -> Steering | None:
 
 
 def _uri(run_uri: str, number: int) -> str:
-    return uris.join(run_uri, "control", f"{number:06d}.json")
+    return uris.inside(run_uri, f"control/{number:06d}.json")
 
 
-def _number(uri: str) -> int:
-    return int(uris.base_name(uri).removesuffix(".json"))
+def _number(uri: str) -> int | None:
+    """The number of an entry; None for other files."""
+    text = uris.base_name(uri).removesuffix(".json")
+    number = int(text) if re.fullmatch("[0-9]{6,12}", text) else None
+    return number if number is not None and f"{number:06d}" == text else None
 
 
 class Executing(Record):
@@ -255,8 +264,8 @@ def beat(attempt_uri: str, heartbeat: Heartbeat, before: str | None = None) -> s
         The heartbeat's URI, to be deleted when the worker stops.
     """
     milliseconds = round(heartbeat.at.timestamp() * 1000)
-    uri = uris.join(attempt_uri, "workers", f"{heartbeat.worker}-{milliseconds}.json")
-    stores.create(uri, heartbeat.to_json())
+    uri = uris.inside(attempt_uri, f"workers/{heartbeat.worker}-{milliseconds}.json")
+    stores.create(uri, heartbeat.to_json(), is_private=True)
     if before is not None and before != uri:
         stores.delete(before)
     return uri
@@ -307,4 +316,5 @@ def _signs(attempt_uri: str, worker: str | None = None) -> Iterator[tuple[str, f
     name = "*" if worker is None else uris.escape(worker)
     for file in stores.find(uris.join(folder, f"{name}-*.json")):
         found, _, milliseconds = uris.base_name(file.uri).removesuffix(".json").rpartition("-")
-        yield found, int(milliseconds) / 1000, file.uri
+        if re.fullmatch("[0-9]{1,15}", milliseconds):
+            yield found, int(milliseconds) / 1000, file.uri

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -9,11 +11,18 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from ledgerbeam.io.commit.attempts import MANIFEST, REPORT, load_manifest
+from ledgerbeam.io.commit.attempts import MANIFEST, REPORT, digest_of, load_manifest
 from ledgerbeam.io.commit.parquet import read_parquet
 from ledgerbeam.io.commit.records import FileRecord, Manifest
-from ledgerbeam.io.errors import DamagedFileError, ParameterError, ResultsExpiredError, StorageError
+from ledgerbeam.io.errors import (
+    DamagedFileError,
+    ParameterError,
+    ResultsExpiredError,
+    StorageError,
+    UserError,
+)
 from ledgerbeam.io.storage import stores, uris
+from ledgerbeam.io.storage.base import FileInfo
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -21,10 +30,11 @@ if TYPE_CHECKING:
 EXPIRED = "expired.json"
 """Name of the object that marks an instance whose results have expired and were deleted."""
 
+_THREADS = 8
 _ADVICE = "restore it from a copy, or run the instance again under a new run number"
 
 
-def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
+def read_published(uri: str, table: str | None = None, verify: bool = False) -> "ds.Dataset":
     """The rows that an instance has published, as a dataset of pyarrow.
 
         read_published("results/delivery-marking/2026-11-20").to_table(columns=["id"])
@@ -35,16 +45,22 @@ def read_published(uri: str, table: str | None = None) -> "ds.Dataset":
     Args:
         uri: the instance's URI, as `instance_uri` gives it.
         table: name of an extra table, such as `entries`; by default the results.
+        verify: whether to read each file once in front, and compare it with what was published by
+            its hash.
 
     Raises:
         UserError: nothing is published there, or there is no such table.
+        DamagedFileError: a file is gone, or isn't what was published.
     """
     import pyarrow.dataset as ds  # imports pandas if it is installed, which is slow
 
     manifest = _load_unexpired(uri)
     instance = instance_of(uri)
-    place = uris.local_path(instance).removeprefix("gs://").removeprefix("s3://")
-    names = [uris.join(place, part.name) for part in published_parts(uri, manifest, table)]
+    parts = published_parts(uri, manifest, table)
+    if verify:
+        check_files(instance, parts)
+    places = [uris.inside(instance, part.name) for part in parts]
+    names = [place.removeprefix("gs://").removeprefix("s3://") for place in places]
     return ds.dataset(names, format="parquet", filesystem=_filesystem(instance))
 
 
@@ -89,11 +105,12 @@ def copy_reports(uri: str, folder: Path) -> list[Path]:
         Paths of the copies.
 
     Raises:
-        UserError: there are no reports, one differs from its record, or a copy can't be written.
+        UserError: there are no reports, one differs from its record, its name leads out of the
+            folder, or a copy can't be written.
     """
     copies = []
     for name, file in published_reports(uri).items():
-        copy = folder / name
+        copy = Path(uris.inside(str(folder), name))
         data = read_file(uri, file)
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +133,7 @@ def read_part(uri: str, file: FileRecord) -> pa.Table:
     Raises:
         DamagedFileError: the file is gone, or differs from its record.
     """
-    place = uris.join(instance_of(uri), file.name)
+    place = uris.inside(instance_of(uri), file.name)
     table = read_parquet(pa.BufferReader(read_file(uri, file)))
     if table.num_rows != file.rows:
         raise DamagedFileError(
@@ -135,20 +152,68 @@ def read_file(uri: str, file: FileRecord) -> bytes:
     Raises:
         DamagedFileError: the file is gone, or differs from its record.
     """
-    place = uris.join(instance_of(uri), file.name)
+    place = uris.inside(instance_of(uri), file.name)
     if stores.stat_of(place) is None:
-        raise DamagedFileError(
-            f"{place}: the manifest names it, and it is gone: {_ADVICE}", uri=place
-        )
+        raise _gone(place)
     data = stores.read_bytes(place)
     digest = hashlib.sha256(data).hexdigest()
     if digest != file.sha256 or len(data) != file.size:
-        raise DamagedFileError(
-            f"{place}: not what was published: sha256 {digest[:12]}… instead of "
-            f"{file.sha256[:12]}…, {len(data):,} bytes instead of {file.size:,}: {_ADVICE}",
-            uri=place,
-        )
+        raise _changed(place, file, len(data), digest)
     return data
+
+
+def check_files(uri: str, files: Sequence[FileRecord]) -> list[FileInfo]:
+    """Compare files with their records by their hashes, several at a time.
+
+    Args:
+        uri: URI of the instance.
+        files: their records.
+
+    Returns:
+        The files, as they were before they were compared.
+
+    Raises:
+        DamagedFileError: the first one that is gone, or differs from its record.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda file: _check_file(uri, file), files))
+
+
+def differing_files(uri: str, files: Sequence[FileRecord]) -> list[UserError]:
+    """What `check_files` would say of each file that is gone, can't be read, or has changed."""
+
+    def difference(file: FileRecord) -> UserError | None:
+        try:
+            _check_file(uri, file)
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [error for error in pool.map(difference, files) if error is not None]
+
+
+def _check_file(uri: str, file: FileRecord) -> FileInfo:
+    place = uris.inside(instance_of(uri), file.name)
+    info = stores.stat_of(place)
+    if info is None:
+        raise _gone(place)
+    if info.size != file.size or (digest := digest_of(place)) != file.sha256:
+        raise _changed(place, file, info.size, digest if info.size == file.size else "")
+    return info
+
+
+def _gone(place: str) -> DamagedFileError:
+    return DamagedFileError(f"{place}: the manifest names it, and it is gone: {_ADVICE}", uri=place)
+
+
+def _changed(place: str, file: FileRecord, size: int, digest: str) -> DamagedFileError:
+    found = f"sha256 {digest[:12]}… instead of {file.sha256[:12]}…, " if digest else ""
+    return DamagedFileError(
+        f"{place}: not what was published: {found}{size:,} bytes instead of {file.size:,}: "
+        f"{_ADVICE}",
+        uri=place,
+    )
 
 
 def _load_unexpired(uri: str) -> Manifest:

@@ -1,16 +1,30 @@
-"""The records that the commit protocol stores as JSON; see `ledgerbeam.io.commit.attempts`."""
+"""The records that the commit protocol stores as JSON; see `ledgerbeam.io.commit.attempts`.
 
-import datetime
-from typing import Any, Literal, TypeVar
+Each carries a digest of itself: of its other fields as JSON with sorted keys and no blanks. So a
+record that lost a key or whose number changed on the disk is never taken for a whole one. It is no
+signature: whoever may write the record may write its digest.
+"""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import hashlib
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ledgerbeam.io.errors import DamagedFileError
-from ledgerbeam.io.storage import stores
+from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.io.storage.base import FileInfo
 
-Totals = dict[str, int]
+Totals = dict[str, Annotated[int, Field(ge=-(10**60), le=10**60)]]
 """Totals by name: counts, sums of amounts in their smallest unit, and hashes."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of rows or bytes."""
+
+MAX_SHARDS = 1_000_000
+"""More than any input needs; a bound on what a damaged record can have others loop over."""
+
+_DIGEST = "digest"
 
 
 class Record(BaseModel):
@@ -19,8 +33,10 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> bytes:
-        """The stored form."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        """The stored form, with its digest."""
+        fields = json.loads(self.model_dump_json())
+        fields[_DIGEST] = hashlib.sha256(_canonical(fields)).hexdigest()
+        return json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 StoredRecord = TypeVar("StoredRecord", bound=Record)
@@ -36,9 +52,9 @@ class FileRecord(Record):
         sha256: hash of the content, in hexadecimal.
     """
 
-    name: str
-    rows: int
-    size: int
+    name: Annotated[str, AfterValidator(uris.relative)]
+    rows: Count
+    size: Count
     sha256: str
 
 
@@ -58,8 +74,8 @@ class ShardCommit(Record):
         position: of a walk, where it goes on behind this shard.
     """
 
-    shard: int
-    attempt: int
+    shard: Count
+    attempt: Count
     code_version: str
     part: FileRecord
     tables: dict[str, FileRecord] = {}
@@ -99,17 +115,17 @@ class AttemptRecord(Record):
 
     process: str
     instance: str
-    number: int
+    number: int = Field(ge=1, lt=2**31)
     run: str = ""
-    launch: int = 0
-    started_at: datetime.datetime
+    launch: int = Field(default=0, ge=0, lt=2**31)
+    started_at: AwareDatetime
     code_version: str
     parameters: dict[str, Any]
     inputs: list[FileInfo]
-    shards: int | None
+    shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] | None
     plan: dict[str, Any] = {}
     fingerprint: str
-    total_decimals: dict[str, int] = {}
+    total_decimals: dict[str, Annotated[int, Field(ge=0, le=76)]] = {}
 
 
 class Control(Record):
@@ -149,7 +165,7 @@ class Manifest(Record):
     """
 
     attempt: AttemptRecord
-    published_at: datetime.datetime
+    published_at: AwareDatetime
     shards: list[ShardCommit]
     rejects: list[FileRecord]
     reports: list[FileRecord] = []
@@ -177,7 +193,7 @@ class Fence(Record):
         why: the reason, for people.
     """
 
-    fenced_at: datetime.datetime
+    fenced_at: AwareDatetime
     who: str
     why: str
 
@@ -195,7 +211,7 @@ class Ending(Record):
     """
 
     outcome: Literal["published", "failed", "fenced"]
-    at: datetime.datetime
+    at: AwareDatetime
     manifest: Manifest | None = None
     fence: Fence | None = None
     error: str = ""
@@ -218,10 +234,27 @@ def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecor
         DamagedFileError: it is damaged.
     """
     try:
+        fields = json.loads(data)
+        if isinstance(fields, dict) and _DIGEST in fields:  # those of versions before have none
+            digest = fields.pop(_DIGEST)
+            data = _canonical(fields)
+            if digest != hashlib.sha256(data).hexdigest():
+                raise damaged_record(uri, "its content doesn't fit its digest")
+    except (ValueError, RecursionError):
+        pass  # what is wrong with it is said below
+    try:
         return kind.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        raise DamagedFileError(
-            f"{uri}: damaged record: {problem['msg']} in {place}: restore it from a copy", uri=uri
-        ) from error
+        raise damaged_record(uri, f"{problem['msg']} in {place}") from error
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def damaged_record(uri: str, how: str) -> DamagedFileError:
+    """The error for a record that isn't what was written, in one line."""
+    how = " ".join(how.split())
+    return DamagedFileError(f"{uri}: damaged record: {how}: restore it from a copy", uri=uri)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledgerbeam.io.commit.attempts import find_manifest
-from ledgerbeam.io.commit.published import instance_of, published_parts
+from ledgerbeam.io.commit.published import check_files, instance_of, published_parts
 from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
 from ledgerbeam.io.datasets.contract import Contract, Field
 from ledgerbeam.io.datasets.dialect import PLAIN_TEXT, Dialect
@@ -29,7 +29,6 @@ from ledgerbeam.io.datasets.lines import (
 )
 from ledgerbeam.io.datasets.reading import Reading
 from ledgerbeam.io.errors import (
-    DamagedFileError,
     InputError,
     InputNotFoundError,
     ParameterError,
@@ -273,24 +272,14 @@ def _published_files(uri: str) -> list[FileInfo]:
     """The files of a published instance, or of an extra table, `INSTANCE#TABLE`; none if it isn't.
 
     Raises:
-        UserError: a file is gone, or there is no such table.
+        UserError: a file is gone or isn't what was published, or there is no such table.
     """
     instance, _, table = uri.partition("#")
     instance = instance_of(uris.absolute(instance))
     manifest = find_manifest(instance)
     if manifest is None:
         return []
-    files = []
-    for part in published_parts(instance, manifest, table or None):
-        found = stores.stat_of(uris.join(instance, part.name))
-        if found is None or found.size != part.size:
-            raise DamagedFileError(
-                f"{uris.join(instance, part.name)}: gone, or not what was published: restore it "
-                "from a copy",
-                uri=uris.join(instance, part.name),
-            )
-        files.append(found)
-    return files
+    return check_files(instance, published_parts(instance, manifest, table or None))
 
 
 def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:

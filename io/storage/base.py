@@ -42,8 +42,10 @@ class Store(Protocol):
     def read_bytes(self, uri: str) -> bytes:
         """The whole object."""
 
-    def create(self, uri: str, data: "bytes | pa.Buffer") -> bool:
+    def create(self, uri: str, data: "bytes | pa.Buffer", is_private: bool = False) -> bool:
         """Create the whole object unless one exists. False if one existed: it is unchanged.
+
+        Where objects have permissions of their own, a private one is for this user alone.
 
         A store that failed to answer may have created the object all the same. A second try then
         gives False, and the caller compares what exists with what it wanted to write.

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ledgerbeam.io import private
 from ledgerbeam.io.errors import StorageError, UserError
 from ledgerbeam.io.storage.base import FileInfo
 from ledgerbeam.io.storage.uris import local_path
@@ -60,14 +61,18 @@ class LocalStore:
         except OSError as error:
             raise _local_error("read", path, error) from error
 
-    def create(self, uri: str, data: "bytes | pa.Buffer") -> bool:
+    def create(self, uri: str, data: "bytes | pa.Buffer", is_private: bool = False) -> bool:
         """See `Store.create`. Relies on `link(2)` being atomic."""
         path = Path(local_path(uri))
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
+            if is_private:
+                private.make_folder(path.parent)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("xb") as file:
+                mode = 0o666 & ~private.umask() if is_private else 0o666
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
                     file.write(data)
                 os.link(temporary, path)
             except FileExistsError:

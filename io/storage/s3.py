@@ -110,7 +110,7 @@ class S3Store:
         with self.open_input(uri) as file:
             return bytes(file.read())
 
-    def create(self, uri: str, data: bytes | pa.Buffer) -> bool:
+    def create(self, uri: str, data: bytes | pa.Buffer, is_private: bool = False) -> bool:
         """See `Store.create`. Relies on the precondition `If-None-Match: *`.
 
         Raises:

@@ -53,9 +53,9 @@ def read_bytes(uri: str) -> bytes:
     return _store(scheme_of(uri)).read_bytes(uri)
 
 
-def create(uri: str, data: "bytes | pa.Buffer") -> bool:
+def create(uri: str, data: "bytes | pa.Buffer", is_private: bool = False) -> bool:
     """Create the object unless one exists; see `Store.create`."""
-    return _store(scheme_of(uri)).create(uri, data)
+    return _store(scheme_of(uri)).create(uri, data, is_private)
 
 
 def persist(uris: Sequence[str]) -> None:

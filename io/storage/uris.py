@@ -4,6 +4,8 @@ import glob as globbing
 import os
 from urllib.parse import unquote, urlsplit
 
+from ledgerbeam.io.errors import StorageError
+
 
 def local_path(uri: str) -> str:
     """The path of a `file://` URI, or `uri` itself where it is a path already."""
@@ -18,6 +20,50 @@ def is_local(uri: str) -> bool:
 def join(uri: str, *names: str) -> str:
     """`uri/name/…`, with single slashes."""
     return "/".join([uri.rstrip("/"), *names])
+
+
+def relative(name: str) -> str:
+    """`name` itself, if it is a path that leads downwards: `attempt-1/part.parquet`.
+
+    Raises:
+        ValueError: it is absolute, has a part `..`, or holds control characters.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(c < " " or c == "\x7f" for c in name):
+        raise ValueError(f"{name!r} is no name below a folder")
+    return name
+
+
+def inside(folder: str, name: str) -> str:
+    """URI of what `name` names below `folder`: for every name that was read or that users give.
+
+    A name in a file can be written by whoever may write that file. It must not lead to other files
+    of the user who reads it: neither by `..`, nor as an absolute path, nor percent-encoded in a
+    `file://` URI, nor over a link in the folder.
+
+    Raises:
+        StorageError: it leads out of the folder.
+    """
+    root = local_path(folder)
+    try:
+        place = join(root, relative(name))
+    except ValueError as error:
+        raise StorageError(
+            f"{folder}: {error}: nothing is read, written or deleted there: restore what names it "
+            "from a copy, or give another name",
+            uri=folder,
+        ) from None
+    if is_local(root):
+        parts = name.split("/")
+        steps = (join(root, *parts[: depth + 1]) for depth in range(len(parts)))
+        if any(map(os.path.islink, steps)):
+            real, real_root = os.path.realpath(place), os.path.realpath(root)
+            if os.path.commonpath([real, real_root]) != real_root:
+                raise StorageError(
+                    f"{place}: a link leads out of {root}, and is not followed: remove the link",
+                    uri=place,
+                )
+    return place
 
 
 def escape(uri: str) -> str:

@@ -21,6 +21,7 @@ from ledgerbeam.batch.model.status import MOVES, ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.client import RunView
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
+from ledgerbeam.io.storage import uris
 from ledgerbeam.service.errors import ChangedMeanwhileError
 from ledgerbeam.service.model import Principal, RequestRecord, Role, Submission, Verb
 from ledgerbeam.service.store.reading import cursor_of, place_of
@@ -328,7 +329,7 @@ def reports(record: Found) -> list[dict[str, Any]]:
             "name": name,
             "size": file.size,
             "sha256": file.sha256,
-            "uri": f"{record.uri}/{file.name}",
+            "uri": uris.inside(record.uri, file.name),
             "href": f"/v1/runs/{record.id}/reports/{name}",
         }
         for name, file in published_reports(record.uri).items()

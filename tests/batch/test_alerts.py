@@ -32,11 +32,12 @@ from ledgerbeam.batch.alerts.listeners import (
     event_id,
     load_listeners,
 )
+from ledgerbeam.batch.alerts.post import is_public
 from ledgerbeam.batch.alerts.webhook import EVENT_HEADER, SIGNATURE_HEADER, sign, verify_signature
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.io import secrets
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import SecretError, UserError
 
 NOW = datetime.datetime(2026, 11, 20, 22, tzinfo=UTC)
 SECRET = "c4nary-shared-secret"
@@ -120,6 +121,7 @@ def webhook(url: str, **fields: Any) -> WebhookListener:
         "secret": "env:ALERTS_SECRET",
         "backoff_seconds": 0.001,
         "timeout_seconds": 20,
+        "allow_private": True,
         **fields,
     }
     return WebhookListener.model_validate(given)
@@ -149,7 +151,10 @@ def test_a_webhook_that_fails_twice_gets_the_event_the_third_time() -> None:
         assert headers[EVENT_HEADER] == event_id(event())
         assert headers["Content-Type"] == "application/json"
         assert Event.model_validate_json(body) == event()
-        assert verify_signature(SECRET, headers[SIGNATURE_HEADER], body, NOW)
+        signature, id_ = headers[SIGNATURE_HEADER], headers[EVENT_HEADER]
+        assert verify_signature(SECRET, signature, id_, body, NOW)
+        # A replay as another event.
+        assert not verify_signature(SECRET, signature, "0" * 32, body, NOW)
         assert SECRET not in str(headers) + body.decode()
 
 
@@ -436,45 +441,190 @@ def test_an_event_has_one_body_and_one_id_wherever_it_was_stored(
     assert event_id(event(detail=detail, why="other")) != event_id(original)
 
 
-@given(st.text(), st.binary(), st.integers(-300, 300))
+SECRETS = st.text().filter(str.strip)
+IDS = st.from_regex("[A-Za-z0-9_-]{1,128}", fullmatch=True)
+
+
+@given(SECRETS, IDS, st.binary(), st.integers(-300, 300))
 def test_what_was_signed_is_verified_within_the_tolerance(
-    secret: str, body: bytes, seconds: int
+    secret: str, id_: str, body: bytes, seconds: int
 ) -> None:
-    header = sign(secret, body, NOW)
+    header = sign(secret, id_, body, NOW)
     now = NOW + timedelta(seconds=seconds)
-    assert verify_signature(secret, header, body, now)
-    assert not verify_signature(secret, header, body, now, timedelta(seconds=abs(seconds) - 1))
-    assert verify_signature(secret, f"v1=00,{header},v1=11", body, now)
+    assert verify_signature(secret, header, id_, body, now)
+    assert not verify_signature(secret, header, id_, body, now, timedelta(seconds=abs(seconds) - 1))
+    assert verify_signature(secret, f"v2=00,{header},v2=11", id_, body, now)
 
 
-@given(st.text(), st.binary(), st.text(), st.binary(), st.integers(0, 200))
+@given(SECRETS, IDS, st.binary(), SECRETS, IDS | st.text(), st.binary(), st.integers(0, 200))
 def test_whatever_else_is_refused(
-    secret: str, body: bytes, other: str, other_body: bytes, place: int
+    secret: str,
+    id_: str,
+    body: bytes,
+    other: str,
+    other_id: str,
+    other_body: bytes,
+    place: int,
 ) -> None:
-    header = sign(secret, body, NOW)
+    header = sign(secret, id_, body, NOW)
     if other != secret and secret.encode().rstrip(b"\0") != other.encode().rstrip(b"\0"):
-        assert not verify_signature(other, header, body, NOW)
+        assert not verify_signature(other, header, id_, body, NOW)
     if other_body != body:
-        assert not verify_signature(secret, header, other_body, NOW)
-    assert not verify_signature(secret, other, body, NOW)
-    place %= len(header)
-    changed = header[:place] + chr(ord(header[place]) ^ 1) + header[place + 1 :]
-    assert not verify_signature(secret, changed, body, NOW)
+        assert not verify_signature(secret, header, id_, other_body, NOW)
+    if other_id != id_:
+        assert not verify_signature(secret, header, other_id, body, NOW)
+    assert not verify_signature(secret, other, id_, body, NOW)
+    signed = header[: header.index("v1=")] + header[header.index("v2=") :]
+    assert verify_signature(secret, signed, id_, body, NOW)
+    place %= len(signed)
+    changed = signed[:place] + chr(ord(signed[place]) ^ 1) + signed[place + 1 :]
+    assert not verify_signature(secret, changed, id_, body, NOW)
+
+
+def test_a_signature_of_version_1_is_not_enough() -> None:
+    """It would let a recorded request be sent again under the id of another event."""
+    header = sign(SECRET, "abc", b"{}", NOW)
+    assert not verify_signature(SECRET, header[: header.index(",v2=")], "abc", b"{}", NOW)
+
+
+def test_nothing_can_be_moved_from_the_body_into_the_id() -> None:
+    stamp = int(NOW.timestamp())
+    header = sign(SECRET, "abc", f"1.{stamp}.{{}}".encode(), NOW)
+    assert verify_signature(SECRET, header, "abc", f"1.{stamp}.{{}}".encode(), NOW)
+    assert not verify_signature(SECRET, header, f"abc.{stamp}.1", b"{}", NOW)
+
+
+@pytest.mark.parametrize("secret", ["", " ", "\n"])
+def test_an_empty_secret_is_refused_by_both_sides(secret: str) -> None:
+    stamp = str(int(NOW.timestamp()))
+    digest = hmac.new(secret.encode(), f"abc.{stamp}.".encode() + b"{}", hashlib.sha256).hexdigest()
+    with pytest.raises(SecretError, match="is empty"):
+        verify_signature(secret, f"t={stamp},v2={digest}", "abc", b"{}", NOW)
+    with pytest.raises(SecretError, match="is empty"):
+        sign(secret, "abc", b"{}", NOW)
 
 
 @pytest.mark.parametrize(
     "header",
-    ["", "t=", "t=1,v1=", "v1=ab", "t=x,v1=ab", "t=\u0661,v1=ab", f"t={'9' * 5000},v1=ab", "é"],
+    ["", "t=", "t=1,v2=", "v2=ab", "t=x,v2=ab", "t=\u0661,v2=ab", f"t={'9' * 5000},v2=ab", "é"],
 )
 def test_a_malformed_signature_is_refused_and_raises_nothing(header: str) -> None:
-    assert not verify_signature(SECRET, header, b"", NOW)
+    assert not verify_signature(SECRET, header, "abc", b"", NOW)
 
 
 def test_a_signature_is_as_documented() -> None:
     """So that a receiver in any language can compute it."""
     stamp = str(int(NOW.timestamp()))
-    digest = hmac.new(SECRET.encode(), f"{stamp}.".encode() + b"{}", hashlib.sha256).hexdigest()
-    assert sign(SECRET, b"{}", NOW) == f"t={stamp},v1={digest}"
+    first, second = (
+        hmac.new(SECRET.encode(), start.encode() + b"{}", hashlib.sha256).hexdigest()
+        for start in (f"{stamp}.", f"abc.{stamp}.")
+    )
+    assert sign(SECRET, "abc", b"{}", NOW) == f"t={stamp},v1={first},v2={second}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",  # noqa: S104 - an address that is refused
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1%eth0",
+        "fd00::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::",
+    ],
+)
+def test_addresses_that_are_none_of_the_internet(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
+def test_addresses_of_the_internet(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0"]
+)
+def test_a_private_address_is_refused_unless_it_is_allowed(host: str) -> None:
+    """However it is written: what counts is the address that would be connected to."""
+    with Receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", host)
+        (delivery,) = deliver([event()], [webhook(url, allow_private=False)], clock=at(NOW))
+        assert receiver.requests == []
+    assert delivery[2:] == (
+        Outcome.FAILED,
+        1,
+        "the URL's host has a private address: set allow_private = true if it is meant",
+    )
+
+
+def test_an_answer_without_an_end_is_not_read() -> None:
+    """Its status is all that counts; what follows costs neither time nor memory."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def pour() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                try:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                    while True:
+                        connection.sendall(b"x" * 65536)
+                except OSError:
+                    ended.set()
+
+        thread = threading.Thread(target=pour)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        (delivery,) = deliver([event()], [webhook(url, attempts=1)], clock=at(NOW))
+        assert ended.wait(20)
+        thread.join()
+    assert delivery.outcome == Outcome.DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("answer", "more"),
+    [(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 200 OK\r\nA: b", b"b")],
+)
+def test_headers_that_never_end_are_given_up_with_their_connection(
+    answer: bytes, more: bytes
+) -> None:
+    """Also those that come as fast as they can: neither thread nor connection is left."""
+    hung_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def pour() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                try:
+                    connection.sendall(answer)
+                    while not hung_up.wait(0.01):
+                        connection.sendall(more)
+                except OSError:
+                    hung_up.set()
+
+        thread = threading.Thread(target=pour)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        listener = webhook(url, attempts=1, timeout_seconds=0.5)
+        (delivery,) = deliver([event()], [listener], clock=at(NOW))
+        assert hung_up.wait(20)
+        thread.join()
+    assert delivery.outcome == Outcome.FAILED
 
 
 TOML = """

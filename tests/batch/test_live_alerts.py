@@ -60,7 +60,7 @@ def listeners(folder: Path, url: str) -> str:
     file = folder / "alerts.toml"
     file.write_text(
         f'[[listener]]\nname = "on-call"\nkind = "webhook"\nurl = "{url}"\n'
-        'secret = "env:ALERTS_SECRET"\n'
+        'secret = "env:ALERTS_SECRET"\nallow_private = true\n'
     )
     return str(file)
 
@@ -100,8 +100,9 @@ class TestAlerts:
         told = {}
         for headers, body in receiver.requests:
             signature = headers[SIGNATURE_HEADER]
-            assert verify_signature("between us", signature, body, datetime.now(UTC))
-            told[headers[EVENT_HEADER]] = json.loads(body)
+            id_ = headers[EVENT_HEADER]
+            assert verify_signature("between us", signature, id_, body, datetime.now(UTC))
+            told[id_] = json.loads(body)
         assert len(receiver.requests) == len(told) == len(events)
         assert [each["type"] for each in told.values()] == [event.type for event in events]
         assert list(told.values())[-1]["to_status"] == "FAILURE"

@@ -13,7 +13,7 @@ from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunOptions, 
 from ledgerbeam.batch.model.status import MOVES, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.registry.schema import metadata
-from ledgerbeam.io.errors import IllegalMoveError, UserError
+from ledgerbeam.io.errors import DatabaseError, IllegalMoveError, UserError
 
 
 def move(registry: Registry, run: str, *statuses: RunStatus, **facts: Any) -> bool:
@@ -23,6 +23,31 @@ def move(registry: Registry, run: str, *statuses: RunStatus, **facts: Any) -> bo
 
 def history(registry: Registry, run: str) -> list[tuple[str, RunStatus | None]]:
     return [(event.type, event.to_status) for event in registry.events(run)]
+
+
+class TestDamage:
+    def test_a_damaged_row_is_one_line_and_costs_no_other_run(
+        self, registry: Registry, engine: sa.Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        runs = [submitted(registry, instance=f"2026-11-{day}") for day in (10, 11)]
+        run, event = metadata.tables["run"], metadata.tables["event"]
+        with engine.begin() as connection:
+            connection.execute(
+                sa.update(run).where(run.c.id == runs[0].id).values(options=["no options"])
+            )
+        assert [each.id for each in registry.open_runs()] == [runs[1].id]
+        assert f"run {runs[0].id}: damaged in the registry: " in caplog.text
+        for ask in (lambda: registry.get(runs[0].id), registry.runs):
+            with pytest.raises(DatabaseError, match=f"^run {runs[0].id}: damaged") as raised:
+                ask()
+            assert "\n" not in str(raised.value)
+        with engine.begin() as connection:
+            connection.execute(
+                sa.update(event).where(event.c.run_id == runs[0].id).values(detail=["no detail"])
+            )
+        assert [each.run for each in registry.undelivered(10)] == [runs[1].id]
+        with pytest.raises(DatabaseError, match=r"^event \d+: damaged"):
+            registry.events(runs[0].id)
 
 
 class TestSubmission:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -14,8 +15,11 @@ import pytest
 from tests.support.recorded import ACCOUNTS, DAY, SHARDS, Place
 
 from ledgerbeam.batch.cli.app import main
+from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs import reconcile
+from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import UserError
 
@@ -188,6 +192,35 @@ class TestFinished:
         assert verb(done, "reconcile", "--json") == (0, "", "")
         assert verb(done, "expire", "--json") == (0, "", "")
 
+    def test_scrubbing_finds_what_differs_from_the_registry(self, done: Place) -> None:
+        """Whatever became of a published file, a line names it, and other runs are seen to."""
+        assert verb(done, "reconcile", "--scrub", "--json") == (0, "", "")
+        run = done.run()
+        manifest = load_manifest(run.uri)
+        part, report = manifest.shards[0].part.name, manifest.reports[0].name
+        for name in (part, report, "manifest.json"):
+            path = Path(run.uri, name)
+            kept = path.read_bytes()
+            middle = len(kept) // 2
+            flipped = kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :]
+            for damaged in (kept[:middle], flipped, None):
+                path.unlink()
+                if damaged is not None:
+                    path.write_bytes(damaged)
+                found = verb(done, "reconcile", "--scrub", "--json")
+                assert (found.code, len(found.lines)) == (1, 1), found
+                assert name.rpartition("/")[2] in found.lines[0]["difference"].replace(
+                    "its manifest is gone", "manifest.json"
+                )
+                assert verb(done, "reconcile", "--scrub").out.startswith(f"{run.name} {run.id}: ")
+            path.write_bytes(kept)
+        note = Path(run.uri, "expired.json")
+        note.write_text("{}")
+        (line,) = verb(done, "reconcile", "--scrub", "--json").lines
+        assert "deleted as expired, which the registry doesn't know" in line["difference"]
+        note.unlink()
+        assert verb(done, "reconcile", "--scrub", "--json") == (0, "", "")
+
     def test_waiting_for_it_ends_at_once(self, done: Place) -> None:
         waited = verb(done, "wait", done.run().id, "--json")
         assert (waited.code, waited.lines[0]["status"]) == (0, "SUCCESS")
@@ -223,6 +256,29 @@ class TestRecorded:
         assert verb(fresh, "wait", run.id).code == 3
         (event,) = fresh.runs.events(run.id)[1:]
         assert (event.to_status, event.why) == (RunStatus.CANCELED, "a mistake")
+
+    def test_a_damaged_run_keeps_nothing_from_others(
+        self, fresh: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Neither its rows in the registry nor its records in storage."""
+        runs = [fresh.record(business_date=f"2026-11-{day}") for day in range(10, 13)]
+        with sqlite3.connect(fresh.url.removeprefix("sqlite:///")) as database:
+            database.execute("UPDATE run SET options = 'no JSON' WHERE id = ?", [runs[0].id])
+            database.execute(
+                "UPDATE run SET submitted_at = '2026-01-01 00:00:00', must_finish_by = '2100-01-01'"
+            )
+        database.close()
+        attempt = Path(runs[1].uri, "attempt-1", "attempt.json")
+        attempt.parent.mkdir(parents=True)
+        attempt.write_text("{}")
+        with patch.object(reconcile, "spawn") as spawned:
+            actions = reconcile.reconcile(fresh.settings, fresh.runs, utc_now())
+        assert {action.run.id for action in actions} == {runs[1].id, runs[2].id}
+        assert spawned.call_count == 2
+        assert f"run {runs[0].id}: damaged in the registry: " in caplog.text
+        damaged = mistake(fresh, "get", runs[0].id)
+        assert damaged.startswith(f"run {runs[0].id}: damaged in the registry: ")
+        assert "Traceback" not in caplog.text
 
     def test_pausing_twice_is_pausing(self, fresh: Place) -> None:
         run = fresh.record()

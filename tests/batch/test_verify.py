@@ -146,6 +146,8 @@ class TestDamage:
         path = instance_of(folder) / "manifest.json"
         manifest = json.loads(path.read_text())
         damage(manifest)
+        # Else that would be found first; manifests of versions before have none.
+        del manifest["digest"]
         path.write_text(json.dumps(manifest))
 
     @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.99])

@@ -22,6 +22,7 @@ from ledgerbeam.io.commit.control_log import (
     newer,
     steer,
 )
+from ledgerbeam.io.commit.records import load_record
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.io.storage.base import FileInfo
@@ -165,8 +166,7 @@ class TestControlLog:
             racer.stdout.close()
             assert racer.wait(120) == 0
         entries = [
-            Steering.model_validate_json(stores.read_bytes(file.uri))
-            for file in stores.find(f"{root}/control/*.json")
+            load_record(Steering, file.uri) for file in stores.find(f"{root}/control/*.json")
         ]
         assert [entry.number for entry in entries] == list(range(1, 3 * each + 1))
         last = entries[-1]

@@ -15,7 +15,7 @@ from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import BatchProcess, Retry
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.status import MOVES
-from ledgerbeam.io import errors
+from ledgerbeam.io import errors, private
 from ledgerbeam.io.errors import LedgerbeamError, UserError
 
 PAGE = (ROOT / "docs" / "batch-processes.md").read_text()
@@ -90,6 +90,7 @@ def test_every_variable_is_there() -> None:
         settings.REGISTRY,
         settings.STATE,
         settings.LEASE,
+        private.VARIABLE,
         listeners.CONFIG_VARIABLE,
         logs.FORMAT_VARIABLE,
     }
