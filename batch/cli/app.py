@@ -13,6 +13,7 @@ import typer
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
 from ledgerbeam.batch.cli.verbs import app as runs_app
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
 
@@ -66,7 +67,7 @@ def workloads() -> None:
     from ledgerbeam.batch.define.workloads import workload_names
 
     for name in workload_names():
-        print(name)
+        print_line(name)
 
 
 @app.command()
@@ -88,10 +89,10 @@ def verify(
         controls = verify_instance(uri, definition, lambda: bars.advance(task))
     for control in controls:
         value = shown(control.name, control.actual, manifest.attempt.total_decimals)
-        print(f"ok  {control.name}: {value}")
+        print_line(f"ok  {control.name}: {value}")
     parts = len(manifest.shards)
     files = "1 part" if parts == 1 else f"{parts:,} parts"
-    print(f"{uri}: {files} and {len(controls)} control totals are as published")
+    print_line(f"{uri}: {files} and {len(controls)} control totals are as published")
 
 
 @generate.command("trades")
@@ -124,7 +125,7 @@ def generate_trades(
             bad_rows=bad_rows,
             progress=lambda rows: bars.advance(task, rows),
         )
-    print(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
+    print_line(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
 
 
 @generate.command("loans")
@@ -160,7 +161,7 @@ def generate_loans(
             bad_rows=bad_rows,
             progress=lambda loans: bars.advance(task, loans),
         )
-    print(
+    print_line(
         f"{written.loans:,} loans and {written.transactions:,} transactions up to "
         f"{business_date.date()} in {len(written.uris):,} files at {output}"
     )

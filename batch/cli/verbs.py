@@ -13,6 +13,7 @@ import typer
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
 
@@ -98,7 +99,7 @@ def _show_run(runs: "Runs", run: "RunRecord", as_json: bool) -> None:
     if as_json:
         _print_json(_view_json(runs.get(run.id)))
     else:
-        print(f"{run.name} {run.id} {run.status}")
+        print_line(f"{run.name} {run.id} {run.status}")
 
 
 def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: bool) -> int:
@@ -238,7 +239,7 @@ def results(
         if as_json:
             _print_json({"rows": rows_written, "output": str(output)})
         else:
-            print(f"{rows_written:,} rows written to {output}")
+            print_line(f"{rows_written:,} rows written to {output}")
         return
     rows = dataset.head(limit).to_pylist()
     if as_json:
@@ -262,12 +263,12 @@ def reports(
     with _runs(registry) as runs:
         places = runs.reports(run) if output is None else runs.copy_reports(run, output)
     if not places:
-        print(f"{run}: its process gives no reports", file=sys.stderr)
+        print_line(f"{run}: its process gives no reports", sys.stderr)
     for place in places:
         if as_json:
             _print_json({"report": str(place)})
         else:
-            print(place)
+            print_line(place)
 
 
 @app.command()
@@ -328,7 +329,7 @@ def resolve(
     if as_json:
         _print_json({"component": component, "status": status})
     else:
-        print(f"{component} {status}")
+        print_line(f"{component} {status}")
 
 
 @app.command("set-parallelism")
@@ -384,7 +385,7 @@ def _show_limits(steering: "Steering", as_json: bool) -> None:
     else:
         from ledgerbeam.batch.cli import tables
 
-        print(tables.limits_text(steering) or "no limits")
+        print_line(tables.limits_text(steering) or "no limits")
 
 
 @app.command()
@@ -400,7 +401,7 @@ def reconcile(registry: Registry = None, as_json: Json = False) -> None:
         if as_json:
             _print_json({"run": run.id, "name": run.name, "action": what})
         else:
-            print(f"{run.name} {run.id}: {what}")
+            print_line(f"{run.name} {run.id}: {what}")
 
 
 @app.command()
@@ -411,7 +412,7 @@ def expire(registry: Registry = None, as_json: Json = False) -> None:
             if as_json:
                 _print_json({"run": run.id, "name": run.name, "uri": run.uri})
             else:
-                print(f"{run.name} {run.id}: results deleted at {run.uri}")
+                print_line(f"{run.name} {run.id}: results deleted at {run.uri}")
 
 
 @app.command()
