@@ -78,7 +78,7 @@ def verify(
     from ledgerbeam.batch.attempt.terminal import progress_bars
     from ledgerbeam.batch.attempt.verify import verify as verify_instance
     from ledgerbeam.batch.define.workloads import load_workload
-    from ledgerbeam.batch.model.amounts import shown
+    from ledgerbeam.io.commit.amounts import shown
     from ledgerbeam.io.commit.attempts import load_manifest
 
     manifest = load_manifest(uri)

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from ledgerbeam.batch.attempt.terminal import PlainConsole
 from ledgerbeam.batch.define.process import BatchProcess
-from ledgerbeam.batch.model.amounts import label_of, shown
+from ledgerbeam.io.commit.amounts import label_of, shown
 from ledgerbeam.io.commit.records import Manifest
 
 

@@ -9,9 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ledgerbeam.batch.attempt.terminal import PlainConsole, styled
-from ledgerbeam.batch.model.amounts import label_of, shown
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.io.commit.amounts import label_of, shown
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.outcomes import Outcome

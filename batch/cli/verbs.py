@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.io.commit.amounts import decimal_text, totals_json
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -74,14 +76,17 @@ def _runs(registry: str | None) -> "Iterator[Runs]":
 
 def _print_json(value: Any) -> None:
     """Print one line of JSON on standard output."""
-    print(json.dumps(value, default=str), flush=True)
+    print(json.dumps(value, default=_text_of), flush=True)
+
+
+def _text_of(value: Any) -> str:
+    """A value of a row as text."""
+    return decimal_text(value) if isinstance(value, Decimal) else str(value)
 
 
 def _view_json(view: "RunView") -> dict[str, Any]:
-    from ledgerbeam.batch.model.amounts import with_standard_names
-
     progress = view.progress.model_dump(mode="json")
-    progress["totals"] = with_standard_names(progress["totals"])
+    progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
     return run | {"name": view.run.name, "code": view.code, "progress": progress}
 
@@ -248,7 +253,7 @@ def results(
         return
     shown = Table(*dataset.schema.names, box=None)
     for row in rows:
-        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+        shown.add_row(*("" if value is None else _text_of(value) for value in row.values()))
     tables.console().print(shown)
 
 
