@@ -13,6 +13,7 @@ import typer
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
 from ledgerbeam.batch.cli.verbs import app as runs_app
+from ledgerbeam.batch.define.dates import read_date
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
@@ -22,6 +23,8 @@ COMMANDS = "ledgerbeam.commands"
 
 The name of each is its verb, and its value a `typer.Typer` that has the verb.
 """
+
+_DATE = "YYYY-MM-DD"
 
 app = typer.Typer(
     name="ledgerbeam",
@@ -100,8 +103,8 @@ def generate_trades(
     output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
     count: Annotated[int, typer.Option(min=0, help="how many trades")] = 1_000_000,
     trade_date: Annotated[
-        datetime.datetime, typer.Option(formats=["%Y-%m-%d"], help="the day of the trades")
-    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+        datetime.date, typer.Option(parser=read_date, metavar=_DATE, help="the day of the trades")
+    ] = datetime.date(2026, 11, 20),
     files: Annotated[int, typer.Option(min=1, help="over how many files they are spread")] = 16,
     format: Annotated[  # noqa: A002 - the flag's own name
         TradeFormat, typer.Option(help="of the files")
@@ -120,12 +123,12 @@ def generate_trades(
             count,
             files=files,
             format=format,
-            trade_date=trade_date.date(),
+            trade_date=trade_date,
             seed=seed,
             bad_rows=bad_rows,
             progress=lambda rows: bars.advance(task, rows),
         )
-    print_line(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
+    print_line(f"{written.rows:,} trades of {trade_date} in {files:,} files at {output}")
 
 
 @generate.command("loans")
@@ -133,9 +136,11 @@ def generate_loans(
     output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
     count: Annotated[int, typer.Option(min=0, help="how many loans")] = 20_000,
     business_date: Annotated[
-        datetime.datetime,
-        typer.Option(formats=["%Y-%m-%d"], help="the last day on which anything is posted"),
-    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+        datetime.date,
+        typer.Option(
+            parser=read_date, metavar=_DATE, help="the last day on which anything is posted"
+        ),
+    ] = datetime.date(2026, 11, 20),
     months: Annotated[int, typer.Option(min=1, help="how long the history is")] = 24,
     files: Annotated[int, typer.Option(min=1, help="over how many files each is spread")] = 8,
     format: Annotated[  # noqa: A002 - the flag's own name
@@ -155,7 +160,7 @@ def generate_loans(
             count,
             files=files,
             format=format,
-            business_date=business_date.date(),
+            business_date=business_date,
             months=months,
             seed=seed,
             bad_rows=bad_rows,
@@ -163,7 +168,7 @@ def generate_loans(
         )
     print_line(
         f"{written.loans:,} loans and {written.transactions:,} transactions up to "
-        f"{business_date.date()} in {len(written.uris):,} files at {output}"
+        f"{business_date} in {len(written.uris):,} files at {output}"
     )
 
 
