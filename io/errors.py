@@ -256,7 +256,7 @@ class ControlTotalMismatchError(UserError):
 
     Attributes:
         name: name of the control total.
-        expected: its value computed from the input, in minor units or as text.
+        expected: its value computed from the input, as people read it: `980.00 USD`.
         actual: its value computed from the results, in the same form.
     """
 

@@ -114,7 +114,7 @@ class LineSums(NamedTuple):
 
     Attributes:
         loans: number of loans that had a balance in the month.
-        amounts: sums by the names of `LINE_TOTALS`, in minor units, over all currencies.
+        amounts: sums by the names of `LINE_TOTALS` and currency: `interest_USD`, in minor units.
     """
 
     loans: int
@@ -140,8 +140,9 @@ def _with_balance(lines: pa.Table) -> pa.Table:
 
 
 def _sums_of(lines: pa.Table) -> LineSums:
-    by_currency = {name: sums_by_currency(lines, name, "currency") for name in LINE_TOTALS}
-    amounts = {name: sum(sums.values()) for name, sums in by_currency.items()}
+    amounts: dict[str, int] = {}
+    for name in LINE_TOTALS:
+        amounts |= sums_by_currency(lines, name, "currency")
     return LineSums(_with_balance(lines).num_rows, amounts)
 
 
@@ -214,7 +215,9 @@ def _reconciled(_: None, pools: list[PoolTotal], sums: list[LineSums]) -> File:
         ControlTotalMismatchError: they differ.
     """
     pools.sort(key=lambda pool: (pool.investor_id, pool.pool_id))
-    by_loan = {name: sum(each.amounts[name] for each in sums) for name in LINE_TOTALS}
+    by_loan = Counter[str]()
+    for each in sums:
+        by_loan.update(each.amounts)
     wrong = [problem for pool in pools for problem in pool_imbalances(pool)]
     wrong += sum_imbalances(sum(each.loans for each in sums), by_loan, pools)
     if wrong:

@@ -20,6 +20,7 @@ import typer
 
 from ledgerbeam.batch.cli.verbs import Registry
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
 from ledgerbeam.io.errors import ParameterError, RunnerError
 
@@ -79,7 +80,7 @@ def serve(host: Host = "127.0.0.1", port: Port = PORT, registry: Registry = None
             value=port,
         ) from error
     who = "callers need keys" if has_keys else "this machine only, without keys"
-    print(f"serving http://{host}:{listener.getsockname()[1]} ({who})", flush=True)
+    print_line(f"serving http://{host}:{listener.getsockname()[1]} ({who})")
     config = uvicorn.Config(
         application,
         log_level="warning",
@@ -100,7 +101,7 @@ def route(registry: Registry = None) -> None:
     _log_as("router")
     with Runs(Settings.from_environment(registry)) as runs, _stopping() as stopping:
         router = Router(runs)
-        print("routing", flush=True)
+        print_line("routing")
         router.run(stopping)
 
 
@@ -132,7 +133,7 @@ def work(
         load_workload(name)  # now, and not when the first request has come
     with Runs(settings) as runs, _stopping() as stopping:
         node = Node(runs, settings, names, slots, context.args, ahead)
-        print(f"working as {node.name}", flush=True)
+        print_line(f"working as {node.name}")
         node.run(stopping, until_empty=until_empty, drain_seconds=drain)
 
 
@@ -175,7 +176,7 @@ def up(port: Port = PORT, slots: Slots = 2, registry: Registry = None) -> None:
                     part.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     part.kill()
-    print("stopped; runs that are at work go on", flush=True)
+    print_line("stopped; runs that are at work go on")
 
 
 @keys.command("create")
@@ -193,7 +194,9 @@ def create_key(
     now = utc_now()
     expires_at = None if days is None else now + datetime.timedelta(days=days)
     with _keys(registry) as opened:
-        print(opened.create(name, read_roles(role), who=whoami(), at=now, expires_at=expires_at))
+        print_line(
+            opened.create(name, read_roles(role), who=whoami(), at=now, expires_at=expires_at)
+        )
 
 
 @keys.command("list")
@@ -207,7 +210,7 @@ def list_keys(registry: Registry = None) -> None:
                 state = f"until {key.expires_at:%Y-%m-%d}"
                 if key.expires_at <= utc_now():
                     state = "expired"
-            print(f"{key.id} {key.name} {roles} {'revoked' if key.revoked_at else state}")
+            print_line(f"{key.id} {key.name} {roles} {'revoked' if key.revoked_at else state}")
 
 
 @keys.command("revoke")
@@ -219,7 +222,7 @@ def revoke_key(
     """Make an API key invalid, at once."""
     with _keys(registry) as opened:
         opened.revoke(key, who=whoami(), at=utc_now(), why=why)
-    print(f"{key} is revoked")
+    print_line(f"{key} is revoked")
 
 
 @contextlib.contextmanager

@@ -223,6 +223,11 @@ class PublishTables(beam.PTransform):
             inputs=[],
             shards=shards,
             fingerprint=hashlib.sha256(repr((uri, schema, key, order)).encode()).hexdigest(),
+            total_decimals={
+                name: schema.field(name).type.scale
+                for name in amounts
+                if not currency and pa.types.is_decimal(schema.field(name).type)
+            },
         )
 
     def expand(self, tables: beam.PCollection) -> beam.PCollection:

@@ -12,9 +12,9 @@ from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.define.results import Results
 from ledgerbeam.batch.execute.kind import Kind
 from ledgerbeam.batch.execute.publish import BalanceSheet
-from ledgerbeam.batch.model.amounts import shown
 from ledgerbeam.batch.model.outcomes import outcomes_of, retries
 from ledgerbeam.batch.model.status import ComponentStatus
+from ledgerbeam.io.commit.amounts import shown
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.published import read_file, read_part
 from ledgerbeam.io.commit.records import Control, Manifest, ShardCommit

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
 from ledgerbeam.batch.cli.verbs import app as runs_app
+from ledgerbeam.batch.define.dates import read_date
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
 
@@ -22,6 +24,8 @@ COMMANDS = "ledgerbeam.commands"
 
 The name of each is its verb, and its value a `typer.Typer` that has the verb.
 """
+
+_DATE = "YYYY-MM-DD"
 
 app = typer.Typer(
     name="ledgerbeam",
@@ -67,7 +71,7 @@ def workloads() -> None:
     from ledgerbeam.batch.define.workloads import workload_names
 
     for name in workload_names():
-        print(name)
+        print_line(name)
 
 
 @app.command()
@@ -79,7 +83,7 @@ def verify(
     from ledgerbeam.batch.attempt.verify import verify as verify_instance
     from ledgerbeam.batch.define.parameters import parameter_error
     from ledgerbeam.batch.define.workloads import load_workload
-    from ledgerbeam.batch.model.amounts import shown
+    from ledgerbeam.io.commit.amounts import shown
     from ledgerbeam.io.commit.attempts import load_manifest
     from ledgerbeam.io.commit.records import damaged_record
 
@@ -95,10 +99,10 @@ def verify(
         controls = verify_instance(uri, definition, lambda: bars.advance(task))
     for control in controls:
         value = shown(control.name, control.actual, manifest.attempt.total_decimals)
-        print(f"ok  {control.name}: {value}")
+        print_line(f"ok  {control.name}: {value}")
     parts = len(manifest.shards)
     files = "1 part" if parts == 1 else f"{parts:,} parts"
-    print(f"{uri}: {files} and {len(controls)} control totals are as published")
+    print_line(f"{uri}: {files} and {len(controls)} control totals are as published")
 
 
 @generate.command("trades")
@@ -106,8 +110,8 @@ def generate_trades(
     output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
     count: Annotated[int, typer.Option(min=0, help="how many trades")] = 1_000_000,
     trade_date: Annotated[
-        datetime.datetime, typer.Option(formats=["%Y-%m-%d"], help="the day of the trades")
-    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+        datetime.date, typer.Option(parser=read_date, metavar=_DATE, help="the day of the trades")
+    ] = datetime.date(2026, 11, 20),
     files: Annotated[int, typer.Option(min=1, help="over how many files they are spread")] = 16,
     format: Annotated[  # noqa: A002 - the flag's own name
         TradeFormat, typer.Option(help="of the files")
@@ -126,12 +130,12 @@ def generate_trades(
             count,
             files=files,
             format=format,
-            trade_date=trade_date.date(),
+            trade_date=trade_date,
             seed=seed,
             bad_rows=bad_rows,
             progress=lambda rows: bars.advance(task, rows),
         )
-    print(f"{written.rows:,} trades of {trade_date.date()} in {files:,} files at {output}")
+    print_line(f"{written.rows:,} trades of {trade_date} in {files:,} files at {output}")
 
 
 @generate.command("loans")
@@ -139,9 +143,11 @@ def generate_loans(
     output: Annotated[str, typer.Option(help="folder, gs:// or s3:// URI of the files")],
     count: Annotated[int, typer.Option(min=0, help="how many loans")] = 20_000,
     business_date: Annotated[
-        datetime.datetime,
-        typer.Option(formats=["%Y-%m-%d"], help="the last day on which anything is posted"),
-    ] = datetime.datetime(2026, 11, 20),  # noqa: DTZ001 - a date, which typer can't express
+        datetime.date,
+        typer.Option(
+            parser=read_date, metavar=_DATE, help="the last day on which anything is posted"
+        ),
+    ] = datetime.date(2026, 11, 20),
     months: Annotated[int, typer.Option(min=1, help="how long the history is")] = 24,
     files: Annotated[int, typer.Option(min=1, help="over how many files each is spread")] = 8,
     format: Annotated[  # noqa: A002 - the flag's own name
@@ -161,15 +167,15 @@ def generate_loans(
             count,
             files=files,
             format=format,
-            business_date=business_date.date(),
+            business_date=business_date,
             months=months,
             seed=seed,
             bad_rows=bad_rows,
             progress=lambda loans: bars.advance(task, loans),
         )
-    print(
+    print_line(
         f"{written.loans:,} loans and {written.transactions:,} transactions up to "
-        f"{business_date.date()} in {len(written.uris):,} files at {output}"
+        f"{business_date} in {len(written.uris):,} files at {output}"
     )
 
 

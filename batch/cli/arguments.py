@@ -1,16 +1,19 @@
 """Parsing command lines: a workload's parameters, and flags that are passed on to Beam."""
 
 import argparse
+import datetime
 import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
+from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.define.dates import DATE_WORDS, date_of_word
 from ledgerbeam.batch.define.parameters import flag_of, parameter_error
 from ledgerbeam.batch.define.process import BatchProcess, Parameters
 from ledgerbeam.batch.runners.jobs import LOCAL_RUNNERS, runner_of
@@ -34,8 +37,15 @@ class Arguments(NamedTuple):
     beam_flags: list[str]
 
 
-def parse_arguments(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> Arguments:
+def parse_arguments(
+    process_type: type[BatchProcess[Any]], arguments: Sequence[str], now: Clock = utc_now
+) -> Arguments:
     """Parse a workload's command line; `--help` prints the docstring of its module.
+
+    Args:
+        process_type: the workload.
+        arguments: the command line.
+        now: the present time in UTC, for `today` and its like.
 
     Raises:
         ParameterError: a flag is missing or unknown, or has an invalid value.
@@ -47,7 +57,8 @@ def parse_arguments(process_type: type[BatchProcess[Any]], arguments: Sequence[s
         description=sys.modules[process_type.__module__].__doc__ or "",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any other flag goes to Beam, for instance --runner=FlinkRunner.",
+        epilog=f"A date is YYYY-MM-DD, {', '.join(DATE_WORDS[:-1])} or {DATE_WORDS[-1]}.\n"
+        "Any other flag goes to Beam, for instance --runner=FlinkRunner.",
     )
     for field, info in parameters_type.model_fields.items():
         default = info.default if info.default is not PydanticUndefined else None
@@ -68,11 +79,30 @@ def parse_arguments(process_type: type[BatchProcess[Any]], arguments: Sequence[s
     wants_json = values.pop("json")
     registry = values.pop("registry", None)
     _check_beam_flags(parameters_type, beam_flags)
+    _read_date_words(process_type, values, now())
     try:
         parameters = parameters_type.model_validate(values)
     except ValidationError as error:
         raise parameter_error(error) from error
     return Arguments(parameters, wants_json, registry, beam_flags)
+
+
+def _read_date_words(
+    process_type: type[BatchProcess[Any]], values: dict[str, Any], now: datetime.datetime
+) -> None:
+    """Replace the words for dates by dates, in the definition's time zone and calendar."""
+    fields = process_type.parameters_type.model_fields
+    zone = process_type.sla.zone if process_type.sla is not None else "UTC"
+    calendar = fields["calendar"].default if "calendar" in fields else ""
+    for name, value in values.items():
+        of_field = fields[name].annotation
+        if value in DATE_WORDS and datetime.date in {of_field, *get_args(of_field)}:
+            try:
+                values[name] = date_of_word(value, now, zone, values.get("calendar", calendar))
+            except ValueError as error:
+                raise ParameterError(
+                    f"{flag_of(name)}={value}: {error}", parameter=flag_of(name), value=value
+                ) from error
 
 
 class _Parser(argparse.ArgumentParser):

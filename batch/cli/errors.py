@@ -4,6 +4,7 @@ import json
 import sys
 from typing import Any
 
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import UserError
 
 
@@ -19,7 +20,7 @@ def print_error(program: str, error: UserError, as_json: bool) -> None:
     from ledgerbeam.io.secrets import redact
 
     line = json.dumps(error_json(error), default=str) if as_json else f"{program}: {error}"
-    print(redact(line), file=sys.stderr, flush=True)
+    print_line(redact(line), sys.stderr)
 
 
 def error_json(error: UserError) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.summary import print_summary
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
-from ledgerbeam.batch.model.amounts import with_standard_names
+from ledgerbeam.batch.plain_text import print_line
+from ledgerbeam.io.commit.amounts import totals_json
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import DefinitionError, UserError, WorkloadNotFoundError
@@ -59,7 +60,7 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         return 1
     except KeyboardInterrupt:
         again = "the same command again goes on from what is committed"
-        print(f"{process_type.name}: interrupted: {again}", file=sys.stderr)
+        print_line(f"{process_type.name}: interrupted: {again}", sys.stderr)
         return 130
     seconds = time.monotonic() - started
     if parsed.json:
@@ -141,6 +142,6 @@ def _result(manifest: Manifest, published: str, seconds: float) -> dict[str, Any
         "published": published,
         "attempt": manifest.attempt.number,
         "counts": manifest.counts,
-        "totals": with_standard_names(manifest.totals),
+        "totals": totals_json(manifest.totals, manifest.attempt.total_decimals),
         "seconds": round(seconds, 3),
     }

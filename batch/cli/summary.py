@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ledgerbeam.batch.attempt.terminal import PlainConsole
 from ledgerbeam.batch.define.process import BatchProcess
-from ledgerbeam.batch.model.amounts import label_of, shown
+from ledgerbeam.io.commit.amounts import label_of, shown
 from ledgerbeam.io.commit.records import Manifest
 
 
@@ -37,6 +37,6 @@ def print_summary(
     for label, text in lines:
         number, _, currency = text.partition(" ")
         table.add_row(label, f"{number:>{width}} {currency}".rstrip())
-    console = Console()
+    console = PlainConsole()
     console.print(table)
-    console.print(f"published at {published}", soft_wrap=True, highlight=False)
+    console.print(f"published at {published}", soft_wrap=True)

@@ -4,14 +4,14 @@ import datetime
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from ledgerbeam.batch.model.amounts import label_of, shown
+from ledgerbeam.batch.attempt.terminal import PlainConsole, styled
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.io.commit.amounts import label_of, shown
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.outcomes import Outcome
@@ -37,13 +37,13 @@ def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
     grid.add_column()
     grid.add_row("run", run.id)
     grid.add_row("name", run.name)
-    grid.add_row("status", Text(run.status, COLORS.get(run.status, "cyan")))
+    grid.add_row("status", styled(run.status, COLORS.get(run.status, "cyan")))
     for name, value in _progress_rows(progress, run.status.is_final):
         grid.add_row(name, value)
     if run.must_finish_by is not None:
         grid.add_row("must finish by", _time(run.must_finish_by))
     if run.error:
-        grid.add_row("error", Text(run.error, "red"))
+        grid.add_row("error", styled(run.error, "red"))
     if run.status is RunStatus.SUCCESS:
         expired = f", results deleted {_time(run.results_expired_at)}"
         grid.add_row("published at", run.uri + (expired if run.results_expired_at else ""))
@@ -120,7 +120,7 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
     """A table of runs, one per line."""
     table = Table("run", "name", "status", "attempts", "submitted", "by", box=None)
     for run in runs:
-        status = Text(run.status, COLORS.get(run.status, "cyan"))
+        status = styled(run.status, COLORS.get(run.status, "cyan"))
         submitted = _time(run.submitted_at)
         attempts = str(len(run.attempts))
         table.add_row(run.id[:8], run.name, status, attempts, submitted, run.submitted_by)
@@ -145,14 +145,14 @@ def history(run: RunRecord, events: Sequence[RecordedEvent]) -> RenderableType:
         details = " ".join(f"{k}={v}" for k, v in event.detail.items() if v is not None)
         why = " ".join(part for part in (event.why, details) if part)
         table.add_row(_time(event.at), str(event.attempt or ""), event.who, what, why)
-    return Group(Text(f"{run.name}  {run.id}  {run.status}", "bold"), table)
+    return Group(styled(f"{run.name}  {run.id}  {run.status}", "bold"), table)
 
 
 def _time(at: datetime.datetime | None) -> str:
     return "" if at is None else f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def console() -> Console:
+def console() -> PlainConsole:
     """A console on standard output; very wide if that is no terminal, so that no line is cut."""
-    output = Console(highlight=False)
-    return output if output.is_terminal else Console(highlight=False, width=10_000)
+    output = PlainConsole()
+    return output if output.is_terminal else PlainConsole(width=10_000)

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,9 @@ import typer
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.io.commit.amounts import decimal_text, totals_json
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -73,14 +76,17 @@ def _runs(registry: str | None) -> "Iterator[Runs]":
 
 def _print_json(value: Any) -> None:
     """Print one line of JSON on standard output."""
-    print(json.dumps(value, default=str), flush=True)
+    print(json.dumps(value, default=_text_of), flush=True)
+
+
+def _text_of(value: Any) -> str:
+    """A value of a row as text."""
+    return decimal_text(value) if isinstance(value, Decimal) else str(value)
 
 
 def _view_json(view: "RunView") -> dict[str, Any]:
-    from ledgerbeam.batch.model.amounts import with_standard_names
-
     progress = view.progress.model_dump(mode="json")
-    progress["totals"] = with_standard_names(progress["totals"])
+    progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
     return run | {"name": view.run.name, "code": view.code, "progress": progress}
 
@@ -98,7 +104,7 @@ def _show_run(runs: "Runs", run: "RunRecord", as_json: bool) -> None:
     if as_json:
         _print_json(_view_json(runs.get(run.id)))
     else:
-        print(f"{run.name} {run.id} {run.status}")
+        print_line(f"{run.name} {run.id} {run.status}")
 
 
 def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: bool) -> int:
@@ -238,7 +244,7 @@ def results(
         if as_json:
             _print_json({"rows": rows_written, "output": str(output)})
         else:
-            print(f"{rows_written:,} rows written to {output}")
+            print_line(f"{rows_written:,} rows written to {output}")
         return
     rows = dataset.head(limit).to_pylist()
     if as_json:
@@ -247,7 +253,7 @@ def results(
         return
     shown = Table(*dataset.schema.names, box=None)
     for row in rows:
-        shown.add_row(*("" if value is None else str(value) for value in row.values()))
+        shown.add_row(*("" if value is None else _text_of(value) for value in row.values()))
     tables.console().print(shown)
 
 
@@ -262,12 +268,12 @@ def reports(
     with _runs(registry) as runs:
         places = runs.reports(run) if output is None else runs.copy_reports(run, output)
     if not places:
-        print(f"{run}: its process gives no reports", file=sys.stderr)
+        print_line(f"{run}: its process gives no reports", sys.stderr)
     for place in places:
         if as_json:
             _print_json({"report": str(place)})
         else:
-            print(place)
+            print_line(place)
 
 
 @app.command()
@@ -328,7 +334,7 @@ def resolve(
     if as_json:
         _print_json({"component": component, "status": status})
     else:
-        print(f"{component} {status}")
+        print_line(f"{component} {status}")
 
 
 @app.command("set-parallelism")
@@ -384,7 +390,7 @@ def _show_limits(steering: "Steering", as_json: bool) -> None:
     else:
         from ledgerbeam.batch.cli import tables
 
-        print(tables.limits_text(steering) or "no limits")
+        print_line(tables.limits_text(steering) or "no limits")
 
 
 @app.command()
@@ -406,7 +412,7 @@ def reconcile(
         if as_json:
             _print_json({"run": run.id, "name": run.name, "action": what})
         else:
-            print(f"{run.name} {run.id}: {what}")
+            print_line(f"{run.name} {run.id}: {what}")
     if scrub and _show_differences(registry, as_json):
         raise typer.Exit(1)
 
@@ -422,7 +428,7 @@ def _show_differences(registry: str | None, as_json: bool) -> bool:
             if as_json:
                 _print_json({"run": run.id, "name": run.name, "difference": what})
             else:
-                print(f"{run.name} {run.id}: {what}")
+                print_line(f"{run.name} {run.id}: {what}")
     return differs
 
 
@@ -434,7 +440,7 @@ def expire(registry: Registry = None, as_json: Json = False) -> None:
             if as_json:
                 _print_json({"run": run.id, "name": run.name, "uri": run.uri})
             else:
-                print(f"{run.name} {run.id}: results deleted at {run.uri}")
+                print_line(f"{run.name} {run.id}: results deleted at {run.uri}")
 
 
 @app.command()

@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import apache_beam as beam
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
+from ledgerbeam.batch.define.dates import with_strict_dates
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
@@ -34,7 +36,8 @@ from ledgerbeam.transforms.concurrency.retry import RetryMode as RetryMode
 class Parameters(BaseModel):
     """Parameters that every workload has; a workload's own parameters extend it.
 
-    The order of the fields is their order in `--help`.
+    The order of the fields is their order in `--help`. A field of `datetime.date` takes a date or
+    `YYYY-MM-DD`, and nothing else.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +47,13 @@ class Parameters(BaseModel):
         default=1, ge=1, description="2 or more runs a published instance again; needs --reason"
     )
     reason: str = Field(default="", description="why it is run again")
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema that pydantic makes of the fields, with strict dates."""
+        return with_strict_dates(handler(source))
 
 
 P = TypeVar("P", bound=Parameters)

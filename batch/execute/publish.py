@@ -1,12 +1,10 @@
 """The last step of every process: check failures and totals, and make the manifest."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess, FailureLimit
-from ledgerbeam.batch.model.amounts import shown
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import Control, FileRecord, Manifest, ShardCommit, Totals
@@ -56,7 +54,7 @@ def publish(
         rejects=rejects,
         reports=reports,
     )
-    attempt.publish(manifest, now, partial(shown, decimals=attempt.record.total_decimals))
+    attempt.publish(manifest, now)
     return manifest
 
 

@@ -36,10 +36,11 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from ledgerbeam.io.commit.amounts import shown
 from ledgerbeam.io.commit.records import (
     AttemptRecord,
     Ending,
@@ -210,18 +211,12 @@ class Attempt:
         """Whether the clean-up after the attempt is recorded as done."""
         return stores.stat_of(uris.inside(self.uri, "cleaned.json")) is not None
 
-    def publish(
-        self,
-        manifest: Manifest,
-        at: datetime.datetime,
-        shown: Callable[[str, int], str] = lambda _, value: str(value),
-    ) -> None:
+    def publish(self, manifest: Manifest, at: datetime.datetime) -> None:
         """Create the manifest.
 
         Args:
             manifest: the manifest, with everything that is published.
             at: the present time in UTC.
-            shown: formats a control's value for people, given the control's name and the value.
 
         Raises:
             FencedError: the attempt was given up.
@@ -230,17 +225,23 @@ class Attempt:
         """
         broken = [control for control in manifest.controls if not control.balances]
         if broken:
-            differences = "; ".join(
-                f"{control.name}: {shown(control.name, control.expected)} in, "
-                f"{shown(control.name, control.actual)} out"
+            sides = [
+                [
+                    shown(control.name, value, self.record.total_decimals)
+                    for value in (control.expected, control.actual)
+                ]
                 for control in broken
+            ]
+            differences = "; ".join(
+                f"{control.name}: {went_in} in, {came_out} out"
+                for control, (went_in, came_out) in zip(broken, sides, strict=True)
             )
             raise ControlTotalMismatchError(
                 f"{self.instance_uri}: nothing published, the control totals don't balance: "
                 f"{differences}: this is a bug: keep {self.uri} for those who look into it",
                 name=broken[0].name,
-                expected=broken[0].expected,
-                actual=broken[0].actual,
+                expected=sides[0][0],
+                actual=sides[0][1],
             )
         if find_manifest(self.instance_uri) is None or ending_of(self.uri) is not None:
             named = [uris.inside(self.instance_uri, file.name) for file in manifest.files]

@@ -3,7 +3,6 @@
 import datetime
 import json
 import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.plain_text import plain_text, print_line
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def schedule_messages(
     with _open(database) as opened:
         scheduler = Scheduler(opened, lease_seconds)
         scheduler.run(stop, once)
-    print(f"{scheduler.posted:,} messages posted")
+    print_line(f"{scheduler.posted:,} messages posted")
 
 
 @app.command()
@@ -105,7 +105,9 @@ def consume(
             consumer = declare_consumer(connection, loaded, begins)
         process = ConsumerProcess(opened, consumer, loaded(), slots, lease_seconds)
         process.run(stop, until_idle)
-    print(f"{consumer.name}: {process.handled:,} messages handled, {process.failed:,} tries failed")
+    print_line(
+        f"{consumer.name}: {process.handled:,} messages handled, {process.failed:,} tries failed"
+    )
 
 
 @messages.command("init")
@@ -130,7 +132,7 @@ def init(
             for name, field in pairs:
                 declare_topic(connection, name, field)
             for found in topics(connection):
-                print(f"topic {found.name}, customer in {found.customer}")
+                print_line(f"topic {found.name}, customer in {found.customer}")
 
 
 def _topic_and_field(text: str) -> tuple[str, str]:
@@ -200,7 +202,7 @@ def verify(database: Database, as_json: Json = False) -> None:
             )
         )
     if not as_json:
-        print("the books balance")
+        print_line("the books balance")
 
 
 @messages.command("forecast")
@@ -321,7 +323,7 @@ def redrive(
     if as_json:
         _print_json({"redriven": numbers})
     else:
-        print(f"{len(numbers):,} messages are tried again")
+        print_line(f"{len(numbers):,} messages are tried again")
 
 
 def _show_dead(found: Sequence[Any], as_json: bool) -> None:
@@ -388,7 +390,8 @@ def _show(
         for record in records:
             _print_json(record)
         return
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
+    lines = [[plain_text(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip(), file=sys.stdout)
+        print_line(line.rstrip())

@@ -1,5 +1,6 @@
 """Totals of an investor's remittance, and whether they reconcile with the loans."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -125,18 +126,21 @@ def sum_imbalances(loans: int, by_loan: Mapping[str, int], pools: Sequence[PoolT
 
     Args:
         loans: how many have a line.
-        by_loan: sums over the lines, by the names of `LINE_TOTALS`.
+        by_loan: sums over the lines, by name and currency: `interest_USD`.
         pools: all of them.
     """
     wrong = []
     count = sum(pool.loans for pool in pools)
     if count != loans:
         wrong.append(f"{loans} loans have lines, {count} are in the totals")
-    for name in LINE_TOTALS:
-        by_pool = sum(pool.amounts[name] for pool in pools)
-        if by_loan[name] != by_pool:
-            wrong.append(
-                f"{name} of all loans is {by_loan[name]:,}, of all pools {by_pool:,}, in minor "
-                "units of their currencies"
+    by_pool = Counter[str]()
+    for pool in pools:
+        by_pool.update({f"{name}_{pool.currency}": pool.amounts[name] for name in LINE_TOTALS})
+    for total in dict.fromkeys([*by_loan, *by_pool]):
+        if by_loan.get(total, 0) != by_pool[total]:
+            name, _, currency = total.rpartition("_")
+            of_loans, of_pools = (
+                format_money(sums.get(total, 0), currency) for sums in (by_loan, by_pool)
             )
+            wrong.append(f"{name} of all loans is {of_loans}, of all pools {of_pools}")
     return wrong

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from ledgerbeam.batch.model.amounts import label_of, shown
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.client import RunView
+from ledgerbeam.io.commit.amounts import label_of, shown
 from ledgerbeam.io.errors import LedgerbeamError, ParameterError, UserError
 from ledgerbeam.service.errors import (
     AccessDeniedError,

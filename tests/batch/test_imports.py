@@ -87,7 +87,7 @@ def run(environment: dict[str, str], *arguments: str) -> tuple[str, set[str]]:
         (["list"], "delivery-marking/2026-11-20", {"iso4217"}),
         (["list", "--json"], '"delivery-marking/2026-11-20"', {"rich", "iso4217"}),
         (["get", "delivery-marking/2026-11-20"], "980.00 USD", set()),
-        (["get", "delivery-marking/2026-11-20", "--json"], '"rejected_amount_USD": 100', {"rich"}),
+        (["get", "delivery-marking/2026-11-20", "--json"], '{"amount": "1.00", ', {"rich"}),
         (["audit", "delivery-marking/2026-11-20"], "INITIATED", {"iso4217"}),
         (["cancel", "delivery-marking/2026-11-20", "--help"], "Usage:", {"sqlalchemy"}),
     ],

@@ -274,4 +274,4 @@ def test_settings_hold_for_workloads_over_loans(
     streams = capsys.readouterr()
     assert (status, streams.err) == (0, "")
     result = json.loads(streams.out.splitlines()[-1])
-    assert result["totals"]["principal_EUR"] == 120_000
+    assert result["totals"]["principal_EUR"]["amount"] == "1200.00"

@@ -97,6 +97,19 @@ def test_dead_letters_are_listed_and_driven_again(bank: Bank) -> None:
     assert noted(bank, handler) == ["a"]
 
 
+def test_dead_letters_are_shown_as_they_are(bank: Bank) -> None:
+    handler = bank.handler()()
+    error = "[red]no[/x] \x1b[2J\u202e"
+    handler.fails["a\n[b]"] = ValueError(error)
+    bank.send("a\n[b]")
+    bank.post()
+    bank.consume(handler)
+    heads, letter = call("messages", "dead", handler.name, f"--database={bank.url}").splitlines()
+    assert heads.startswith("message  customer")
+    assert "  a\\n[b]  " in letter
+    assert r"[red]no[/x] \x1b[2J\u202e" in letter
+
+
 def test_the_forecast_counts_what_is_pending(bank: Bank) -> None:
     for minutes in (-30, 10, 50, 70, 3_000):
         bank.send(str(minutes), minutes=minutes)

@@ -25,7 +25,7 @@ from ledgerbeam.batch.attempt.verify import verify
 from ledgerbeam.batch.define.keyed_process import FileParameters, KeyedProcess, RowInput
 from ledgerbeam.batch.define.money import check_money
 from ledgerbeam.batch.define.process import Record
-from ledgerbeam.batch.model.amounts import currency_of, label_of, shown, with_standard_names
+from ledgerbeam.io.commit.amounts import currency_of, decimal_text, label_of, shown, totals_json
 from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
 from ledgerbeam.io.datasets.contract import Column, Contract
@@ -171,8 +171,20 @@ class TestShown:
         assert currency_of("rows_ABC") == ""
 
     def test_programs_are_given_stored_names_and_standard_ones(self) -> None:
-        totals = {"amount_USD": 1, "refused_amount_USD": 2, "=.refused_fee": 3}
-        assert with_standard_names(totals) == totals | {"rejected_amount_USD": 2}
+        totals = {"rows": 98_000, "amount_USD": 1, "refused_amount_JPY": 2, "=.refused_fee": 3}
+        assert totals_json(totals | {"price": -980_00, "id_hash": 2**64}, {"price": 2}) == {
+            "rows": 98_000,
+            "amount_USD": {"amount": "0.01", "currency": "USD", "scale": 2},
+            "refused_amount_JPY": {"amount": "2", "currency": "JPY", "scale": 0},
+            "rejected_amount_JPY": {"amount": "2", "currency": "JPY", "scale": 0},
+            "=.refused_fee": 3,
+            "price": {"amount": "-980.00", "currency": None, "scale": 2},
+            "id_hash": 2**64,
+        }
+
+    def test_no_decimal_has_an_exponent(self) -> None:
+        assert str(Decimal("0E-8")) == "0E-8"
+        assert decimal_text(Decimal("0E-8")) == "0.00000000"
 
 
 INVOICES = Contract(
@@ -308,11 +320,19 @@ class TestCommands:
             assert len({line.rindex(" ", 0, len(line.rstrip())) for line in lines}) == 1
         again = ledgerbeam("run", *self.FLAGS, "--decimals=4", "--json", folder=tmp_path)
         told = json.loads(again)
-        sums = {name[-3:]: n for name, n in told["totals"].items() if name[:5] == "princ"}
+        sums = {
+            name[-3:]: (money["amount"], money["currency"], money["scale"])
+            for name, money in told["totals"].items()
+            if name[:5] == "princ"
+        }
         assert sums == {
-            "BHD": 1, "CLF": 12_3456, "JPY": 98_000, "KRW": 1_234_567, "KWD": 1234_567,
-            "USD": 980_00,
-        }  # fmt: skip
+            "BHD": ("0.001", "BHD", 3),
+            "CLF": ("12.3456", "CLF", 4),
+            "JPY": ("98000", "JPY", 0),
+            "KRW": ("1234567", "KRW", 0),
+            "KWD": ("1234.567", "KWD", 3),
+            "USD": ("980.00", "USD", 2),
+        }
         verified = ledgerbeam("verify", told["published"], folder=tmp_path)
         for code, text in PRINCIPALS.items():
             assert f"ok  principal_{code}: in = out + rejected: {text}\n" in verified
@@ -332,7 +352,9 @@ class TestCommands:
         lines = [" ".join(line.split()) for line in text.splitlines()]
         assert "principal 980.00 USD" in lines
         assert "instalment principal 98,000 JPY" in lines
-        assert told["progress"]["totals"]["principal_USD"] == 980_00
+        assert told["progress"]["totals"]["principal_USD"] == {
+            "amount": "980.00", "currency": "USD", "scale": 2,
+        }  # fmt: skip
         assert "total_decimals" not in told["progress"]
 
     def test_what_was_published_before_decimals_were_recorded(self, tmp_path: Path) -> None:
@@ -383,7 +405,7 @@ class TestInvestorsPage:
 
     def test_the_file_of_totals_holds_the_finest_of_them(self) -> None:
         pools = [self.pool("JPY"), self.pool("KWD")._replace(pool_id="P2")]
-        both = {name: 2 * value for name, value in pools[0].amounts.items()}
+        both = {f"{n}_{p.currency}": v for p in pools for n, v in p.amounts.items()}
         name, data = _reconciled(None, pools, [LineSums(2, both)])
         assert name == TOTALS_FILE
         column = pq.read_table(io.BytesIO(data)).column("ending_balance")

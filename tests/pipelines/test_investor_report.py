@@ -416,13 +416,14 @@ def test_totals_that_differ_from_the_lines_block_publication() -> None:
         (1, 0, 0, 0, 0),
         (100, 0, 0, 0, 0),
     )
-    assert _reconciled(None, [pool], [LineSums(1, amounts)])[1]
+    by_currency = {f"{name}_USD": value for name, value in amounts.items()}
+    assert _reconciled(None, [pool], [LineSums(1, by_currency)])[1]
     with pytest.raises(
-        UserError, match="beginning_balance of all loans is 101, of all pools 100, in minor units"
+        UserError, match=r"beginning_balance of all loans is 1\.01 USD, of all pools 1\.00 USD"
     ):
-        _reconciled(None, [pool], [LineSums(1, amounts | {"beginning_balance": 101})])
+        _reconciled(None, [pool], [LineSums(1, by_currency | {"beginning_balance_USD": 101})])
     with pytest.raises(UserError, match="2 loans have lines, 1 are in the totals"):
-        _reconciled(None, [pool], [LineSums(1, amounts), LineSums(1, dict.fromkeys(amounts, 0))])
+        _reconciled(None, [pool], [LineSums(1, by_currency), LineSums(1, {})])
 
 
 def test_files_are_called_by_what_any_storage_takes() -> None:

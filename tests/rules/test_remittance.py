@@ -1,5 +1,6 @@
 """Investor remittance: examples by hand, and both forms of the rule held equal on anything."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -276,7 +277,9 @@ def test_many_months_are_remitted_as_each_by_itself(rows: list[LoanMonth]) -> No
 
 
 def imbalances(lines: list[RemittanceLine], pools: list[PoolTotal]) -> list[str]:
-    by_loan = {name: sum(getattr(line, name) for line in lines) for name in LINE_TOTALS}
+    by_loan = Counter[str]()
+    for line in lines:
+        by_loan.update({f"{name}_{line.currency}": getattr(line, name) for name in LINE_TOTALS})
     of_pools = [problem for pool in pools for problem in pool_imbalances(pool)]
     return of_pools + sum_imbalances(len(lines), by_loan, pools)
 
