@@ -2,13 +2,13 @@
 
 import getpass
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ledgerbeam.io import private
 from ledgerbeam.io.errors import ParameterError, StorageError
+from ledgerbeam.io.machine import host_name
 
 REGISTRY = "LEDGERBEAM_REGISTRY"
 STATE = "LEDGERBEAM_STATE"
@@ -99,4 +99,4 @@ def whoami(role: str = "") -> str:
         name = role or getpass.getuser()
     except (KeyError, OSError):
         name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"
+    return f"{name}@{host_name()}"

@@ -3,7 +3,9 @@
 There is a point at every step at which a run must survive the death of a process. If
 `LEDGERBEAM_FAILPOINT` isn't set in the environment, a point costs one comparison. With
 `LEDGERBEAM_FAILPOINT_ONCE`, the name of a file that doesn't exist yet, only the first process that
-reaches the point is killed: the one that creates the file. Modelled on FreeBSD's fail(9).
+reaches the point is killed: the one that creates the file. `LEDGERBEAM_FAILPOINT_SIGNAL` names
+another signal than SIGKILL: with SIGSTOP a process waits at the point until it is sent SIGCONT.
+Modelled on FreeBSD's fail(9).
 """
 
 import os
@@ -11,14 +13,15 @@ import signal
 
 FAILPOINT = "LEDGERBEAM_FAILPOINT"
 FAILPOINT_ONCE = "LEDGERBEAM_FAILPOINT_ONCE"
+FAILPOINT_SIGNAL = "LEDGERBEAM_FAILPOINT_SIGNAL"
 
 _ARMED = os.environ.get(FAILPOINT)
 
 
 def failpoint(name: str) -> None:
-    """Kill this process with SIGKILL if `LEDGERBEAM_FAILPOINT` names this point."""
+    """Kill (or stop) this process if `LEDGERBEAM_FAILPOINT` names this point."""
     if _ARMED is not None and name == _ARMED and _is_first():
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ.get(FAILPOINT_SIGNAL, "SIGKILL")])
 
 
 def _is_first() -> bool:

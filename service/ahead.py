@@ -50,7 +50,7 @@ class LaunchersAhead:
             )
             self._waiting.append(process)
 
-    def launch(self, run_id: str) -> "subprocess.Popen[bytes]":
+    def launch(self, settings: Settings, run_id: str) -> "subprocess.Popen[bytes]":
         """Have a run launched by one that waits, or by a new one where none does."""
         self._used_at = time.monotonic()
         with contextlib.suppress(IndexError, BrokenPipeError):
@@ -59,7 +59,7 @@ class LaunchersAhead:
             process.stdin.write(f"{run_id}\n".encode())
             process.stdin.close()
             return process
-        return spawn(self._settings, run_id)
+        return spawn(settings, run_id)
 
     def close(self) -> None:
         """Let those that wait end."""

@@ -21,6 +21,7 @@ from typing import Any
 import tenacity
 
 from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.run import AttemptKind, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.runs.client import Runs
@@ -200,7 +201,9 @@ class Node:
         if is_to_launch:
             # The run is on record: where no process can be started now, one is later.
             with _logged(f"run {run.id} can't be launched yet"):
-                launcher = self._launchers.launch(run.id)
+                launcher = start_launcher(
+                    runs.registry, self._settings, run, self._now(), self._launchers.launch
+                )
         failpoint("work: launched")
         return self._end_of(self._wait(run, launcher))
 
@@ -231,7 +234,7 @@ class Node:
             if run.status.is_final:
                 return run
             with _logged(f"run {run.id} has no launcher"):
-                see_to_launcher(self._settings, run, self._now())
+                see_to_launcher(self._runs.registry, self._settings, run, self._now())
             time.sleep(_POLL_SECONDS)
 
     def _end_of(self, run: RunRecord) -> tuple[RequestState, str | None, str | None]:

@@ -20,7 +20,6 @@ it starts nothing new until it can read the log again.
 
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
@@ -32,6 +31,7 @@ from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.control_log import Executing, Heartbeat, Steering
 from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.machine import host_name
 from ledgerbeam.io.shared import SharedByKey
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.transforms.concurrency.throttle import Limits, Ramp, Throttle
@@ -329,7 +329,7 @@ def acquire(
     """
 
     def start() -> WorkerControl:
-        name = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        name = worker or f"{host_name()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         control = WorkerControl(run_uri, attempt, name, periods)
         control.start()
         return control

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import IO
 
 from ledgerbeam.batch.launch.driver import START, AttemptMessage, AttemptRequest
-from ledgerbeam.batch.launch.job import Job, JobId, JobResult, ProcessId
+from ledgerbeam.batch.launch.job import Job, JobId, JobResult
+from ledgerbeam.io.machine import ProcessId
 
 
 class StartedJob(Job):

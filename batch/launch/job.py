@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,62 +19,10 @@ from ledgerbeam.batch.runners.engine import RunnerJob
 from ledgerbeam.batch.runners.failures import error_of
 from ledgerbeam.batch.runners.jobs import runner_job
 from ledgerbeam.io.errors import AttemptLostError, RunnerUnavailableError
+from ledgerbeam.io.machine import ProcessId
 
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
-
-
-class ProcessId(NamedTuple):
-    """A process; the time of its start distinguishes it from a later one of the same number.
-
-    Attributes:
-        host: that it runs on.
-        pid: its number.
-        started: seconds after the machine was; a time of day would change with the clock.
-    """
-
-    host: str
-    pid: int
-    started: str
-
-    @classmethod
-    def of(cls, pid: int) -> "ProcessId":
-        """A process of this machine."""
-        return cls(socket.gethostname(), pid, _started(psutil.Process(pid)))
-
-    @classmethod
-    def parse(cls, text: str) -> "ProcessId":
-        """From the form that `str` gives."""
-        host, pid, started = text.rsplit(":", 2)
-        return cls(host, int(pid), started)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}:{self.started}"
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it ran on this machine, so that its fate can be known."""
-        return self.host == socket.gethostname()
-
-    def is_alive(self) -> bool:
-        """Whether it goes on; a process that has ended and waits for its parent doesn't."""
-        try:
-            process = psutil.Process(self.pid)
-            same = _started(process) == self.started
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def was_replaced(self) -> bool:
-        """Whether its number belongs to another process now."""
-        try:
-            return _started(psutil.Process(self.pid)) != self.started
-        except psutil.NoSuchProcess:
-            return False
-
-
-def _started(process: psutil.Process) -> str:
-    return f"{process.create_time() - psutil.boot_time():.2f}"
 
 
 class JobId(NamedTuple):

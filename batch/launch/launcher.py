@@ -26,7 +26,7 @@ from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.launch.conclude import Conclusion, conclude
 from ledgerbeam.batch.launch.driver import AttemptRequest
 from ledgerbeam.batch.launch.driver_job import StartedJob
-from ledgerbeam.batch.launch.job import Job, JobId, ProcessId
+from ledgerbeam.batch.launch.job import Job, JobId
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
@@ -44,6 +44,7 @@ from ledgerbeam.io.errors import (
     UserError,
 )
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.machine import ProcessId
 
 GRACE_SECONDS = 5.0
 """How long a job that is to stop is given to do so by itself."""
@@ -409,6 +410,7 @@ def launch(run_id: str, driver: "subprocess.Popen[bytes] | None" = None) -> int:
     settings = Settings.from_environment()
     try:
         with _patiently(Registry.open, settings.registry_url) as registry:
+            failpoint("launcher: begun")
             Launcher(registry, settings, run_id, driver=driver).launch()
     except UserError as error:
         _log.error("%s", error)

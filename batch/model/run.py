@@ -152,6 +152,9 @@ class RunRecord(RunDraft):
         results_expired_at: time in UTC at which the results were deleted; None if they weren't.
         next_kind: the kind of the next attempt or, where none is to follow, of the last one.
         attempts: all attempts, in the order of their numbers.
+        launcher_started_at: time in UTC at which a launcher was started that hasn't come yet; None
+            if there is none.
+        launcher_process: that launcher, as `host:pid:start-time`; None if that isn't known.
     """
 
     status: RunStatus
@@ -159,6 +162,9 @@ class RunRecord(RunDraft):
     results_expired_at: AwareDatetime | None
     next_kind: AttemptKind
     attempts: tuple[RunAttempt, ...]
+    # How launchers are started is nothing that anybody else has to know.
+    launcher_started_at: AwareDatetime | None = Field(default=None, exclude=True)
+    launcher_process: str | None = Field(default=None, exclude=True)
 
     @property
     def all_parameters(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ledgerbeam.batch.registry.queries import RegistryReader, get_run
 from ledgerbeam.batch.registry.schema import attempt, event, run
 from ledgerbeam.batch.registry.transitions import (
     check_reopening,
+    forget_launch,
     last_attempt,
     lock_run,
     name_of,
@@ -128,6 +129,7 @@ class Registry(RegistryReader):
             if next_kind is not None:
                 detail = {**(detail or {}), "kind": next_kind}
                 _set_next_kind(connection, run_id, next_kind)
+                forget_launch(connection, run_id)
             record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
             if row.status.is_final:
                 check_reopening(connection, row)
@@ -170,6 +172,38 @@ class Registry(RegistryReader):
             connection.execute(
                 event.update().where(event.c.sequence.in_(sequences)).values(delivered=True)
             )
+
+    def begin_launch(self, seen: RunRecord, at: datetime.datetime) -> bool:
+        """Record that a launcher is started for a run. Of several who want to, one may.
+
+        It is on record until a launcher has begun or taken over an attempt.
+
+        Args:
+            seen: the run as the caller knows it: without a launcher, as far as can be seen.
+            at: time.
+
+        Returns:
+            False where another launcher has been started, or has come, since then.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            row = lock_run(connection, seen.id)
+            last = last_attempt(connection, seen.id)
+            launchers = [known.launcher for known in seen.attempts]
+            has_come = last is not None and [last.launcher] != launchers[last.number - 1 :]
+            if has_come or row.launcher_started_at != seen.launcher_started_at:
+                return False
+            begun = {"launcher_started_at": at, "launcher_process": None}
+            connection.execute(run.update().where(run.c.id == seen.id).values(begun))
+            return True
+
+    def record_launcher(self, run_id: str, begun_at: datetime.datetime, process: str) -> None:
+        """Record which process was started after `begin_launch`, unless it has come by now."""
+        with self._database.writing() as connection:
+            begun = run.update().where(run.c.id == run_id, run.c.launcher_started_at == begun_at)
+            connection.execute(begun.values(launcher_process=process))
 
     def start_attempt(
         self,
@@ -229,6 +263,7 @@ class Registry(RegistryReader):
                     started_at=at,
                 )
             )
+            forget_launch(connection, run_id)
             record_event(
                 connection,
                 row,
@@ -300,6 +335,7 @@ class Registry(RegistryReader):
             changes = {"launcher": new_launcher, "lease_until": lease_until}
             if not update_own(connection, run_id, number, old_launcher, changes, ran_out):
                 return False
+            forget_launch(connection, run_id)
             record_event(
                 connection,
                 row,

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import RunStatus
 
-HEAD = "3"
+HEAD = "4"
 """The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 
@@ -143,6 +143,8 @@ run = sa.Table(
     _column("error", Prose, nullable=True),
     _column("options", Json),
     _column("next_kind", one_of(AttemptKind), server_default=AttemptKind.FIRST.value),
+    _column("launcher_started_at", UtcDateTime, nullable=True),
+    _column("launcher_process", sa.Text, nullable=True),
     sa.UniqueConstraint("instance_id", "run_number"),
     sa.ForeignKeyConstraint(
         ["id", "last_move", "status"], ["event.run_id", "event.sequence", "event.to_status"]

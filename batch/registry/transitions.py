@@ -60,6 +60,12 @@ def update_own(
     return connection.execute(own.values(dict(changes))).rowcount == 1
 
 
+def forget_launch(connection: sa.Connection, run_id: str) -> None:
+    """The launcher that was started has come, or another one is to be started at once."""
+    nothing = {"launcher_started_at": None, "launcher_process": None}
+    connection.execute(run.update().where(run.c.id == run_id).values(nothing))
+
+
 def record_event(
     connection: sa.Connection,
     row: sa.Row[Any],

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from pydantic import ValidationError
 
 from ledgerbeam.batch.clock import Clock, utc_now
-from ledgerbeam.batch.launch.spawn import spawn
+from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
@@ -145,7 +145,7 @@ class Runs:
         failpoint("submit: recorded")
         if is_new or run.status is RunStatus.INITIATED:
             # Whoever submitted it first may have died before this.
-            spawn(self._settings, run.id)
+            self._launch(run)
         return run
 
     def record(
@@ -397,7 +397,7 @@ class Runs:
             UserError: the run goes on, or has published.
         """
         record = self.reopen(run, AttemptKind.RETRY, why)
-        spawn(self._settings, record.id)
+        self._launch(record)
         return record
 
     def restart(self, run: str, why: str = "") -> RunRecord:
@@ -407,7 +407,7 @@ class Runs:
             UserError: the run goes on, or has published.
         """
         record = self.reopen(run, AttemptKind.RESTART, why)
-        spawn(self._settings, record.id)
+        self._launch(record)
         return record
 
     def resolve(
@@ -521,6 +521,9 @@ class Runs:
             from_status=record.status,
             to_status=RunStatus.EXECUTING,
         )
+
+    def _launch(self, record: RunRecord) -> None:
+        start_launcher(self.registry, self._settings, record, self._now())
 
     def _view(self, record: RunRecord, reader: "ProgressReader") -> RunView:
         ended = record.attempts[-1].ended_at if record.attempts else None

@@ -40,7 +40,7 @@ def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry
             raise KeyboardInterrupt
 
         def look_after(view: RunView) -> None:
-            see_to_launcher(settings, view.run, utc_now())
+            see_to_launcher(runs.registry, settings, view.run, utc_now())
 
         record, _, code = runs.wait(record.id, None, look_after, settings.lease_seconds)
     if record.status is not RunStatus.SUCCESS:

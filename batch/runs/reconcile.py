@@ -2,7 +2,7 @@
 
 | what is found | what is done |
 | --- | --- |
-| submitted or asked for again, and no launcher came | a launcher |
+| submitted or asked for again, and no launcher came | a launcher, unless one is on its way |
 | the launcher's lease ran out, its job goes on | another launcher takes the job over |
 | the launcher's lease ran out, its job is gone | the same: it finds how the attempt ended |
 | cancel, pause or resume recorded, workers not steered | whoever launches the run steers them |
@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from ledgerbeam.batch.alerts.watcher import AlertWatcher, known_listeners, notify
 from ledgerbeam.batch.launch.job import JobId
-from ledgerbeam.batch.launch.spawn import spawn
+from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.io.errors import UserError
@@ -42,7 +43,7 @@ class Action(NamedTuple):
 def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Action]:
     """Check every run that isn't at rest, and do what is to be done.
 
-    Two that do so at once do no harm: launchers claim attempts in the registry, and one gets it.
+    Several may do so at once: a launcher that is started is on record, so that there is one.
 
     Args:
         settings: for the launchers that are started.
@@ -53,7 +54,7 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
     for run in runs.registry.open_runs():
         # One run whose records or storage fail is no reason to leave the others alone.
         try:
-            started = see_to_launcher(settings, run, now)
+            started = see_to_launcher(runs.registry, settings, run, now)
             if started:
                 actions.append(Action(run, started))
         except UserError as error:
@@ -72,8 +73,13 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
     return actions
 
 
-def see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) -> str:
-    """Start a launcher for a run that has none; what was done in a few words, or nothing."""
+def see_to_launcher(
+    registry: Registry, settings: Settings, run: RunRecord, now: datetime.datetime
+) -> str:
+    """Start a launcher for a run that has none; what was done in a few words, or nothing.
+
+    Nothing is done where one was started before, and may still come.
+    """
     attempt = run.live_attempt
     patience = datetime.timedelta(seconds=settings.lease_seconds)
     if run.status.is_final:
@@ -83,13 +89,14 @@ def see_to_launcher(settings: Settings, run: RunRecord, now: datetime.datetime) 
         since = run.submitted_at if last is None else last.ended_at or last.started_at
         if now - since < patience:
             return ""  # its launcher may be about to begin
-        spawn(settings, run.id)
-        return "a launcher was started, as none came"
+        started = start_launcher(registry, settings, run, now)
+        return "a launcher was started, as none came" if started is not None else ""
     if attempt.lease_until >= now:
         return ""
     job = JobId.parse(attempt.job_id) if attempt.job_id else None
     # Past its deadline it is given up even so: what it may still do doesn't count.
     if job is not None and not job.can_be_seen and now <= attempt.deadline:
         return f"its launcher is silent, and its job ran on {job.driver.host}: reconcile there"
-    spawn(settings, run.id)
+    if start_launcher(registry, settings, run, now) is None:
+        return ""
     return f"its launcher {attempt.launcher} is silent: another one takes over"

@@ -7,19 +7,19 @@ epoch where the work's progress is, and later finds it there, in each of its tra
 """
 
 import os
-import socket
 import uuid
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.machine import host_name
 from ledgerbeam.messages.store.schema import LEASE, MEMBER
 
 
 def new_owner() -> str:
     """A name that no other process has."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    return f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 def declare_units(connection: sa.Connection, work: str, units: Iterable[int]) -> None:

@@ -18,9 +18,9 @@ from tests.support.recorded import ACCOUNTS, Place, held, job_of, until
 
 from ledgerbeam.batch.alerts.watcher import AlertWatcher
 from ledgerbeam.batch.alerts.webhook import EVENT_HEADER, SIGNATURE_HEADER, verify_signature
-from ledgerbeam.batch.launch.job import ProcessId
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.commit.published import read_part
+from ledgerbeam.io.machine import ProcessId
 
 pytestmark = pytest.mark.slow
 

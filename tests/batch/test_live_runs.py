@@ -4,10 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ from tests.support.recorded import ACCOUNTS, NewPlace, Place, held, job_of, unti
 
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs.client import Runs
+from ledgerbeam.batch.runs.reconcile import reconcile
 from ledgerbeam.io.commit.attempts import Attempt, attempts, commits
 from ledgerbeam.io.errors import FencedError
+from ledgerbeam.io.failpoints import FAILPOINT, FAILPOINT_SIGNAL
 
 pytestmark = pytest.mark.slow
 
@@ -274,6 +279,40 @@ class TestDesertedRuns:
         actions = until(place.reconcile, "the end of the lease")
         assert actions == ["its launcher is silent, and its job ran on elsewhere: reconcile there"]
         assert place.run().live_attempt is not None
+
+    def test_of_ten_reconcilers_one_starts_the_launcher(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, lease: float
+    ) -> None:
+        run = place.record()
+        monkeypatch.setenv(FAILPOINT, "launcher: begun")
+        monkeypatch.setenv(FAILPOINT_SIGNAL, "SIGSTOP")  # a slow machine
+        later = datetime.now(UTC) + timedelta(seconds=lease)
+
+        def reconciled(at: datetime) -> int:
+            """How many of ten who do so at once start a launcher."""
+            barrier = threading.Barrier(10)
+
+            def one() -> int:
+                with Runs(place.settings) as runs:
+                    barrier.wait()
+                    return len(reconcile(place.settings, runs, at))
+
+            with ThreadPoolExecutor(10) as pool:
+                return sum(each.result() for each in [pool.submit(one) for _ in range(10)])
+
+        assert reconciled(later) == 1
+        (first,) = place.processes(run)
+        # As long as it lives, none is started, whoever asks; where it dies, another one is.
+        later += timedelta(seconds=lease)
+        assert reconciled(later) == 0
+        assert place.runs.submit(place.process, place.parameters()).id == run.id
+        until(lambda: first.status() == psutil.STATUS_STOPPED, "the launcher's start")
+        first.kill()
+        until(lambda: not place.processes(run), "its end")
+        monkeypatch.delenv(FAILPOINT)
+        assert reconciled(later) == 1
+        assert place.until_rest().status is RunStatus.SUCCESS, place.told()
+        assert len(place.run().attempts) == 1
 
     def test_of_two_reconcilers_one_takes_over(self, place: Place) -> None:
         run, launcher = held(place)

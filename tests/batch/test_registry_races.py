@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,26 @@ class TestRaces:
             (attempt,) = registry.get(run).attempts
             assert answers == [launcher["launcher"] == attempt.launcher for launcher in launchers]
             assert len(registry.events(run)) == 2
+
+    def test_of_several_who_start_a_launcher_one_may(self, registry: Registry) -> None:
+        seen = submitted(registry)
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(registry.begin_launch, seen, minutes(n)) for n in range(8)]
+            assert sorted(each.result() for each in asked) == [False] * 7 + [True]
+        begun = registry.get(seen.id)
+        assert begun.launcher_started_at is not None
+        registry.record_launcher(seen.id, begun.launcher_started_at, "host:1:2.00")
+        assert registry.get(seen.id).launcher_process == "host:1:2.00"
+        # It comes, and with that it is on its way no more.
+        assert start(registry, seen.id)
+        assert registry.get(seen.id).launcher_started_at is None
+        registry.record_launcher(seen.id, begun.launcher_started_at, "host:3:4.00")
+        assert registry.get(seen.id).launcher_process is None
+        # Who saw the run before it came is too late, though none is on its way now either.
+        assert not registry.begin_launch(seen, minutes(9))
+        assert registry.begin_launch(registry.get(seen.id), minutes(9))
+        assert take_over(registry, seen.id, "launcher-2")
+        assert registry.get(seen.id).launcher_started_at is None
 
     def test_of_several_reconcilers_one_takes_over(
         self, racers: Racers, registry: Registry, registry_url: str

@@ -192,6 +192,8 @@ class TestVersion1:
             for name in {*sa.inspect(connection).get_table_names()} - known:
                 connection.execute(sa.text(f"DROP TABLE {name}{cascade}"))
             connection.execute(sa.text("ALTER TABLE run DROP COLUMN next_kind"))
+            connection.execute(sa.text("ALTER TABLE run DROP COLUMN launcher_started_at"))
+            connection.execute(sa.text("ALTER TABLE run DROP COLUMN launcher_process"))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '1'"))
         with empty_database.begin() as connection:
             command.upgrade(_config(connection), "1")
@@ -202,6 +204,21 @@ class TestVersion1:
             waiting = runs[list(self.HISTORIES).index("start fail retry")].id
             assert play(opened, waiting, "start").attempts[-1].kind is AttemptKind.RETRY
         assert _described(engine) == schema
+
+
+def test_version_4_can_be_taken_back(
+    registry: Registry, registry_url: str, engine: sa.Engine
+) -> None:
+    run = submitted(registry)
+    schema = _described(engine)
+    registry.close()
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "3")
+        names = {column["name"] for column in sa.inspect(connection).get_columns("run")}
+        assert not {"launcher_started_at", "launcher_process"} & names
+    with Registry.open(registry_url) as again:
+        assert again.get(run.id) == run
+    assert _described(engine) == schema
 
 
 @pytest.fixture

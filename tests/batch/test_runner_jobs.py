@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.dataflow_service import PROJECT, REGION, DataflowService, dataflow_service
 
-from ledgerbeam.batch.launch.job import Job, JobId, JobResult, ProcessId
+from ledgerbeam.batch.launch.job import Job, JobId, JobResult
 from ledgerbeam.batch.runners.beam import make_pipeline, run_pipeline
 from ledgerbeam.batch.runners.dataflow import DataflowJob
 from ledgerbeam.batch.runners.failures import error_of
@@ -20,6 +20,7 @@ from ledgerbeam.io import errors
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import AttemptRecord
 from ledgerbeam.io.errors import AttemptLostError, InputError, RunnerUnavailableError, UserError
+from ledgerbeam.io.machine import ProcessId
 
 
 def user_errors() -> list[type[UserError]]:

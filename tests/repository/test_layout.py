@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 LEVELS = [
     level.split()
     for level in (
-        "rules/arrays rules/currency io/errors io/failpoints io/private io/shared batch/plain_text",
+        "rules/arrays rules/currency io/errors io/failpoints io/machine io/private io/shared "
+        "batch/plain_text",
         "rules/money rules/components io/storage io/arrow io/secrets batch/settings batch/clock",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs synthetic",
         "rules/terms io/datasets",
