@@ -443,14 +443,14 @@ class _Run:
         due = self._next_late_fee(at)
         is_late = self._is_late(at, due, day)
         at, due = at[is_late], due[is_late]
-        # Where less may be owed than the payments that are missing, the plain function decides.
-        unpaid = (due - state.next_due[at]).astype(np.int64) // self._least_days(at) + 2
-        is_small = state.balance[at] <= state.payment[at] * unpaid
-        is_small |= (state.fees_ahead[at] > 0) | (due >= terms.maturity_date[at])
-        for loan in at[is_small].tolist():
-            self._fees_by_plain_function(loan, day)
-        at, due = at[~is_small], due[~is_small]
         while len(at):
+            # Where less may be owed than the payments that are missing, the plain function decides.
+            unpaid = (due - state.next_due[at]).astype(np.int64) // self._least_days(at) + 2
+            is_small = state.balance[at] <= state.payment[at] * unpaid
+            is_small |= (state.fees_ahead[at] > 0) | (due >= terms.maturity_date[at])
+            for loan in at[is_small].tolist():
+                self._fees_by_plain_function(loan, day)
+            at, due = at[~is_small], due[~is_small]
             fee = divide_rounded_many(state.payment[at] * policy.late_fee_rate, RATE_UNITS)
             state.fees[at] += fee
             state.late_fees_through[at] = due

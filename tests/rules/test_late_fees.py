@@ -25,8 +25,8 @@ def fees(loan: Loan, through: datetime.date, policy: Policy) -> list[tuple[datet
     terms, opening, transactions = columns([loan])
     many = close_many(terms, opening, opening, transactions, through, policy).entries
     assert [row["amount"] for row in many.table(terms.loan_id).to_pylist()] == [
-        entry.amount / 100 for entry in entries
-    ] or len(many) == len(entries)
+        Decimal(entry.amount).scaleb(-2) for entry in entries
+    ]
     return [
         (entry.effective_date, entry.amount)
         for entry in entries
@@ -46,6 +46,20 @@ def test_the_last_but_one_may_be_all_that_is_owed() -> None:
     assert fees(Loan(terms, state, []), Date(2024, 5, 31), Policy()) == [
         (Date(2024, 2, 1), 42_10),
         (Date(2024, 3, 1), 3_04),
+    ]
+
+
+def test_one_close_may_charge_several_of_which_one_is_the_last() -> None:
+    terms, state = mortgage(
+        maturity_date=Date(2024, 3, 1),
+        balance=2_000_00,
+        escrow_payment=0,
+        closed_through=Date(2024, 3, 31),
+    )
+    # 841.96, of which 5.83 are interest; then 1,163.87 and 3.39 are left. A day closes both.
+    assert fees(Loan(terms, state, []), Date(2024, 4, 1), Policy()) == [
+        (Date(2024, 2, 1), 42_10),
+        (Date(2024, 3, 1), 58_36),
     ]
 
 
