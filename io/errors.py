@@ -15,6 +15,7 @@
     │   ├── ShardTooLargeError
     │   ├── TooManyRejectionsError
     │   ├── TooManyFailuresError
+    │   ├── UnexpectedRowsError
     │   ├── ControlTotalMismatchError
     │   ├── NotPublishedError
     │   ├── AlreadyPublishedError
@@ -245,6 +246,20 @@ class TooManyFailuresError(UserError):
     code = "too-many-failures"
     failed: int | None = None
     limit: int | str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class UnexpectedRowsError(UserError):
+    """The input has fewer rows than are expected of a day, or a very different number of them.
+
+    Attributes:
+        rows: how many were found.
+        expected: the fewest that are expected, or how many there were the last time.
+    """
+
+    code = "unexpected-rows"
+    rows: int | None = None
+    expected: int | None = None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

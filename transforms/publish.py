@@ -24,6 +24,7 @@ from ledgerbeam.io.commit.records import (
     Manifest,
     ShardCommit,
     Totals,
+    Volume,
 )
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.components import tidy
@@ -119,6 +120,7 @@ def manifest_of(
     at: datetime.datetime,
     rejects: Sequence[FileRecord] = (),
     reports: Sequence[FileRecord] = (),
+    volume: Volume | None = None,
 ) -> Manifest:
     """The manifest of an instance whose shards are all committed.
 
@@ -132,6 +134,7 @@ def manifest_of(
         at: the time of publication, in UTC.
         rejects: files of rows that were rejected while the input was read.
         reports: files of the reduce step.
+        volume: how many rows were found and expected.
     """
     first = shards[0] if shards else None
     tables = {} if first is None else first.tables
@@ -147,6 +150,7 @@ def manifest_of(
         totals=totals,
         counts=counts,
         controls=list(controls),
+        volume=volume,
     )
 
 

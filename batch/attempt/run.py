@@ -43,7 +43,7 @@ from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
 
 # Parameters that don't change the result.
-_EXCLUDED = {"output", "run_number", "reason"}
+_EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change"}
 
 
 def run(

@@ -61,7 +61,8 @@ def verify(
         raise _changed(uri, f"{error} is missing") from error
     except ValueError as error:
         raise _changed(uri, str(error)) from error
-    recorded = BalanceSheet(manifest.totals, manifest.counts, manifest.controls)
+    rows = sheet.rows if manifest.volume is None else manifest.volume.rows
+    recorded = BalanceSheet(manifest.totals, manifest.counts, manifest.controls, rows)
     for name, computed, found in zip(sheet._fields, sheet, recorded, strict=True):
         if computed != found:
             raise _changed(uri, f"its {name} don't follow from its shards")

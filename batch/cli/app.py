@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from ledgerbeam.batch.cli.errors import print_error
-from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
+from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, help_or_name
 from ledgerbeam.batch.cli.verbs import app as runs_app
 from ledgerbeam.batch.define.dates import read_date
 from ledgerbeam.batch.plain_text import print_line
@@ -33,22 +33,52 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
 app.add_typer(generate, name="generate")
 app.add_typer(runs_app)
 
 
-@app.command(context_settings=WITH_OWN_FLAGS)
-def run(context: typer.Context, workload: WorkloadName) -> None:
-    """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
-    from ledgerbeam.batch.cli.module import main as run_main
-    from ledgerbeam.batch.define.workloads import load_workload
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from ledgerbeam import __version__
 
+        print_line(f"ledgerbeam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Batch workloads over loans and trades, as Apache Beam pipelines."""
+
+
+@app.command(context_settings=WITH_OWN_FLAGS)
+def run(
+    context: typer.Context,
+    workload: Annotated[
+        str | None, typer.Argument(help="name of a workload", callback=help_or_name)
+    ] = None,
+) -> None:
+    """Run WORKLOAD with its own flags, which `run WORKLOAD --help` shows; alone, list workloads."""
+    from ledgerbeam.batch.cli.module import main as run_main
+    from ledgerbeam.batch.define.workloads import descriptions, load_workload
+
+    if workload is None:
+        found = descriptions()
+        width = max(map(len, found))
+        for name, description in found.items():
+            print_line(f"{name:{width}}  {description}")
+        return
     raise typer.Exit(run_main(load_workload(workload), context.args))
 
 
-@app.command(context_settings=WITH_OWN_FLAGS | {"help_option_names": ["--help"]})
+@app.command(context_settings=WITH_OWN_FLAGS | {"help_option_names": ["-h", "--help"]})
 def compare(
     context: typer.Context,
     before: Annotated[str, typer.Argument(help="a published instance, or a glob of files")],

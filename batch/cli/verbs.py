@@ -43,7 +43,7 @@ Why = Annotated[str, typer.Option(help="the reason, for the record")]
 Watch = Annotated[bool, typer.Option("--watch", help="show it live until the run has ended")]
 
 
-def _help_or_name(context: typer.Context, workload: str) -> str:
+def help_or_name(context: typer.Context, workload: str | None) -> str | None:
     """Show the command's help if `--help` stands in place of the workload's name.
 
     After the name, `--help` is one of the workload's own flags.
@@ -56,7 +56,7 @@ def _help_or_name(context: typer.Context, workload: str) -> str:
 
 WorkloadName = Annotated[
     str,
-    typer.Argument(help="name of a workload, as `workloads` prints it", callback=_help_or_name),
+    typer.Argument(help="name of a workload, as `workloads` prints it", callback=help_or_name),
 ]
 WITH_OWN_FLAGS = {
     "allow_extra_args": True,

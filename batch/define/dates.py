@@ -83,7 +83,8 @@ def date_of_word(
 
     from ledgerbeam.rules.calendar.business_days import business_calendar
 
-    days = business_calendar(calendar, today.year - 1, today.year).days if calendar else None
-    weekdays = {"busdaycal": days} if days is not None else {}
-    found: datetime.date = np.busday_offset(today, -1, roll="forward", **weekdays).item()
+    days = np.busdaycalendar("1111100")
+    if calendar:
+        days = business_calendar(calendar, today.year - 1, today.year).days
+    found: datetime.date = np.busday_offset(today, -1, roll="forward", busdaycal=days).item()
     return found

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from ledgerbeam.batch.define.dates import with_strict_dates
+from ledgerbeam.batch.define.expect import SHARE, Expect
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
@@ -47,6 +48,18 @@ class Parameters(BaseModel):
         default=1, ge=1, description="2 or more runs a published instance again; needs --reason"
     )
     reason: str = Field(default="", description="why it is run again")
+    min_rows: int | None = Field(
+        default=None,
+        ge=0,
+        description="publish only if the day has at least so many rows; 0 allows an empty day; by "
+        "default as many as the definition expects, which mostly is 1",
+    )
+    max_change: str = Field(
+        default="",
+        pattern=rf"^(none|{SHARE})?$",
+        description="publish only if the number of rows is that close to the last day's (50%, "
+        "none); by default what the definition expects",
+    )
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -106,6 +119,7 @@ class BatchProcess(ABC, Generic[P]):
         retry: how often a component is tried.
         failure_limit: how many components may fail (a count, or a share such as `"0.5%"`) before
             nothing is published.
+        expect: how many rows a run must find, or nothing is published: by default one.
         failure_event: type of the event that lists the failed components of a run that was
             published in spite of them.
         parallelism: calls in flight over the whole run; None for two per
@@ -126,6 +140,7 @@ class BatchProcess(ABC, Generic[P]):
     results: ClassVar[pa.Schema | None] = None
     retry: ClassVar[Retry] = Retry()
     failure_limit: int | str = 0
+    expect: Expect = Expect()
     failure_event: ClassVar[str] = "components_failed"
     parallelism: ClassVar[int | None] = None
     results_expire_after: ClassVar[datetime.timedelta | None] = None

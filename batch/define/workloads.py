@@ -1,5 +1,6 @@
 """Which workloads are installed: the entry points of the group `ledgerbeam.pipelines`."""
 
+import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,18 @@ GROUP = "ledgerbeam.pipelines"
 def workload_names() -> list[str]:
     """Names of the workloads, sorted."""
     return sorted(entry_points(group=GROUP).names)
+
+
+def descriptions() -> dict[str, str]:
+    """The first line of each workload's `--help`, which is its module's, by the workload's name."""
+    found = {}
+    for name in workload_names():
+        try:
+            says = sys.modules[load_workload(name).__module__].__doc__ or ""
+        except Exception as error:  # what one package does wrong hides no other workload
+            says = f"can't be used: {type(error).__name__}: {error}"
+        found[name] = next(iter(says.strip().splitlines()), "")
+    return found
 
 
 def load_workload(name: str) -> "type[BatchProcess[Any]]":

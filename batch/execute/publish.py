@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess, FailureLimit
+from ledgerbeam.batch.execute.volume import check_volume
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import Control, FileRecord, Manifest, ShardCommit, Totals
@@ -20,11 +21,13 @@ class BalanceSheet(NamedTuple):
         totals: totals over the shards, by name.
         counts: numbers of rows and components, by name.
         controls: the comparisons that must balance.
+        rows: how many rows were found, as `Expect` counts them.
     """
 
     totals: Totals
     counts: Totals
     controls: list[Control]
+    rows: int
 
 
 def publish(
@@ -39,9 +42,10 @@ def publish(
     """Make the manifest, unless more components failed than allowed.
 
     Raises:
-        UserError: too many components failed, or a control doesn't balance.
+        UserError: too many components failed, there are too few rows, or a control doesn't balance.
     """
     _check_failed(process, attempt, sheet.counts, shards)
+    volume = check_volume(process, sheet.rows, sheet.counts)
     now = utc_now()
     manifest = manifest_of(
         attempt,
@@ -53,6 +57,7 @@ def publish(
         now,
         rejects=rejects,
         reports=reports,
+        volume=volume,
     )
     attempt.publish(manifest, now)
     return manifest

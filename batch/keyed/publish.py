@@ -141,4 +141,6 @@ def balance(
             for name, (expected, actual) in pairs.items()
         ]
     own = process.controls(out.named(names))
-    return BalanceSheet(out.published(names), counts, [*controls, *own])
+    found = [came.rows + lost.rows for came, lost in zip(out.results, out.lost, strict=True)]
+    rows = sum(found) if process.is_outer else found[0]
+    return BalanceSheet(out.published(names), counts, [*controls, *own], rows)

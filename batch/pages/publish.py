@@ -67,7 +67,7 @@ def balance_pages(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) ->
         for name, (expected, actual) in pairs.items()
     ]
     own = process.controls(out.named(names))
-    return BalanceSheet(out.published(names), counts, [*controls, *own])
+    return BalanceSheet(out.published(names), counts, [*controls, *own], out.read[0].rows)
 
 
 def pages_read(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> Totals:

@@ -147,6 +147,24 @@ class Control(Record):
         return self.expected == self.actual
 
 
+class Volume(Record):
+    """How many rows were found, and how many were expected.
+
+    Attributes:
+        rows: those of the run's date that fit the contract.
+        min_rows: the fewest that let it be published.
+        change: the largest change that did, as a share such as `50%`; None for no limit.
+        compared_with: name of the instance that the change is from; None if there was none.
+        rows_before: how many rows that one has.
+    """
+
+    rows: int
+    min_rows: int
+    change: str | None = None
+    compared_with: str | None = None
+    rows_before: int | None = None
+
+
 class Manifest(Record):
     """The published result of an instance, from which readers find all its files.
 
@@ -162,6 +180,7 @@ class Manifest(Record):
         totals: totals over the shards, by name.
         counts: numbers of rows and components, by name.
         controls: the comparisons that let it be published.
+        volume: how many rows were found and expected; None if nothing was expected.
     """
 
     attempt: AttemptRecord
@@ -175,6 +194,7 @@ class Manifest(Record):
     totals: Totals
     counts: Totals
     controls: list[Control]
+    volume: Volume | None = None
 
     @property
     def files(self) -> list[FileRecord]:

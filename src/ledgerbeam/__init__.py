@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.attempt.run import run as run
     from ledgerbeam.batch.attempt.verify import verify as verify
     from ledgerbeam.batch.cli.module import main as main
+    from ledgerbeam.batch.define.expect import Expect as Expect
     from ledgerbeam.batch.define.keyed_process import FileParameters as FileParameters
     from ledgerbeam.batch.define.keyed_process import KeyedProcess as KeyedProcess
     from ledgerbeam.batch.define.keyed_process import Lookup as Lookup
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import TimeLimitExceededError as TimeLimitExceededError
     from ledgerbeam.io.errors import TooManyFailuresError as TooManyFailuresError
     from ledgerbeam.io.errors import TooManyRejectionsError as TooManyRejectionsError
+    from ledgerbeam.io.errors import UnexpectedRowsError as UnexpectedRowsError
     from ledgerbeam.io.errors import UserError as UserError
     from ledgerbeam.io.errors import WaitTimeoutError as WaitTimeoutError
     from ledgerbeam.io.errors import WorkloadNotFoundError as WorkloadNotFoundError
@@ -189,6 +191,7 @@ _MODULES = {
     "DefinitionError": "io.errors",
     "EVENT_HEADER": "batch.alerts.webhook",
     "Executed": "batch.testing",
+    "Expect": "batch.define.expect",
     "FailureLimit": "batch.define.process",
     "FencedError": "io.errors",
     "FileParameters": "batch.define.keyed_process",
@@ -262,6 +265,7 @@ _MODULES = {
     "TooManyRejectionsError": "io.errors",
     "Totals": "io.commit.records",
     "UnauthenticatedError": "service.errors",
+    "UnexpectedRowsError": "io.errors",
     "UserError": "io.errors",
     "WaitTimeoutError": "io.errors",
     "WorkloadNotFoundError": "io.errors",

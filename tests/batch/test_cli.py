@@ -10,7 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ledgerbeam import __version__
 from ledgerbeam.batch.cli.app import app
+from ledgerbeam.batch.define.workloads import workload_names
+from ledgerbeam.pipelines import delivery_marking
 
 BIN = Path(sys.executable).parent
 REGISTRY = "--registry=sqlite:///registry.db"
@@ -91,6 +94,26 @@ def test_every_command_has_help(name: str) -> None:
     helped = CliRunner().invoke(app, [name, "--help"])
     assert helped.exit_code == 0, helped.exception
     assert f"Usage: ledgerbeam {name}" in helped.output
+
+
+def test_the_version_is_told() -> None:
+    told = CliRunner().invoke(app, ["--version"])
+    assert (told.exit_code, told.output) == (0, f"ledgerbeam {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["get"], ["generate", "loans"], ["run"], ["compare"]])
+def test_help_has_a_short_flag(arguments: list[str]) -> None:
+    helped = CliRunner().invoke(app, [*arguments, "-h"])
+    assert helped.exit_code == 0, helped.output
+    assert "Usage:" in helped.output
+
+
+def test_run_alone_lists_the_workloads(day: Path) -> None:
+    listed = command("ledgerbeam", "run", cwd=day)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
+    assert [name for name, _ in lines] == workload_names()
+    assert ["delivery-marking", (delivery_marking.__doc__ or "").splitlines()[0]] in lines
 
 
 def test_help_names_every_parameter_and_its_default(day: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import pyarrow as pa
@@ -95,8 +95,12 @@ def recorded(place: Place, text: str, *, fails: bool) -> str:
     run = draft(uri=folder, process=process, reason=f"why {marked}", submitted_by=f"by {marked}")
     place.registry.submit(run, {})
     assert start(place.registry, run.id, why=f"started {marked}", runner=f"runner {marked}")
-    failed = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE, "error": f"E {marked}"}
-    detail = {"detail": {f"k {marked}": f"v {marked}"}}
+    failed: dict[str, Any] = {
+        "outcome": AttemptOutcome.FAILURE,
+        "to": RunStatus.FAILURE,
+        "error": f"E {marked}",
+    }
+    detail: dict[str, Any] = {"detail": {f"k {marked}": f"v {marked}"}}
     assert end(place.registry, run.id, **(failed if fails else {}), **detail)
     publish(folder, process, text)
     return run.id

@@ -93,6 +93,7 @@ class TestDamage:
             ("counts", "rows_in"),
             ("counts", "rejected"),
             ("counts", "other_dates"),
+            ("volume", "rows"),
             ("controls", 0, "expected"),
             ("controls", 1, "actual"),
             ("shards", 1, "totals", "quantity"),

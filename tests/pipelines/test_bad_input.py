@@ -273,13 +273,14 @@ def test_trades_of_other_dates_are_counted_and_left_out(run: Run) -> None:
         ("empty.csv.gz", [f"--columns={HEADER}"]),
     ],
 )
-def test_an_empty_input_gives_an_empty_output(run: Run, name: str, flags: list[str]) -> None:
+def test_an_empty_input_is_published_only_if_asked(run: Run, name: str, flags: list[str]) -> None:
     write("trades.csv", HEADER)
     for empty in ("nothing.csv", "nothing.jsonl"):
         Path(empty).touch()
     Path("empty.csv.gz").write_bytes(gzip.compress(b""))
     pq.write_table(pa.table({name: pa.nulls(0) for name in HEADER.split(",")}), "empty.parquet")
-    outcome = run(*flags, trades=name)
+    assert_refused(run(*flags, trades=name), "no trades of 2026-11-20 were found", "--min-rows=0")
+    outcome = run(*flags, "--min-rows=0", trades=name)
     assert (outcome.status, outcome.error) == (0, "")
     assert outcome.json["counts"]["rows_in"] == 0
     table = read_published(str(outcome.instance)).to_table()

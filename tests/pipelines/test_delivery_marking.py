@@ -293,6 +293,7 @@ class TestAgainstPlainPython:
                 folder / "*",
                 folder / "output",
                 max_rejects=1000,
+                min_rows=0,
                 id_type=id_type,
                 shards=data.draw(st.integers(1, 4)),
                 rule=data.draw(st.sampled_from(["vectorised", "per-component"])),
@@ -304,7 +305,8 @@ class TestAgainstPlainPython:
     @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "avro", "csv.gz"])
     def test_no_trades(self, tmp_path: Path, kind: str, rule: str) -> None:
         write(tmp_path / f"trades.{kind}", [])
-        manifest = run(process(tmp_path / f"trades.{kind}", tmp_path / "o", shards=2, rule=rule))
+        given = {"shards": 2, "rule": rule, "min_rows": 0}
+        manifest = run(process(tmp_path / f"trades.{kind}", tmp_path / "o", **given))
         check(manifest, [])
         columns = read_published(instance_uri(manifest)).schema
         assert {"id", "quantity", "delivery_quantity"} <= set(columns.names)

@@ -512,7 +512,7 @@ def test_any_day_against_plain_python(
 ) -> None:
     rows, options = day
     folder = tmp_path_factory.mktemp("day")
-    parameters: dict[str, Any] = {"rule": rule, "shards": shards, "max_rejects": 100}
+    parameters: dict[str, Any] = {"rule": rule, "shards": shards, "max_rejects": 100, "min_rows": 0}
     parameters["allocate_by"] = ",".join(options.order)
     if options.by_isin:
         isins = [{"exchange": e, "symbol": s, "isin": isin} for (e, s), isin in ISINS.items()]

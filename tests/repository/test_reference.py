@@ -11,6 +11,7 @@ from tests.support.pages import ROOT
 from ledgerbeam.batch import logs, settings
 from ledgerbeam.batch.alerts import listeners
 from ledgerbeam.batch.cli.verbs import app
+from ledgerbeam.batch.define.expect import Expect
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import BatchProcess, Retry
 from ledgerbeam.batch.model.queue import QueuePolicy
@@ -40,6 +41,8 @@ def shown(default: Any) -> str:
             return f"{default // datetime.timedelta(hours=1)} hours"
         case Retry():
             return "`Retry()`"
+        case Expect():
+            return f"`Expect(min_rows={default.min_rows})`"
         case QueuePolicy():
             return "`QueuePolicy()`"
     return f"`{default}`"
@@ -50,8 +53,8 @@ def test_every_attribute_is_there_with_its_default() -> None:
         name
         for kind in (BatchProcess, KeyedProcess)
         for name, annotation in vars(kind)["__annotations__"].items()
-        # A failure limit may be one instance's own.
-        if "ClassVar" in str(annotation) or name == "failure_limit"
+        # These may be one instance's own.
+        if "ClassVar" in str(annotation) or name in {"failure_limit", "expect"}
         # The base names it.
         if name != "parameters_type"
     ]

@@ -52,6 +52,7 @@ def outstanding_of(folder: Path, **others: Any) -> Outstanding:
         "output": str(folder / "output"),
         "shards": 3,
         "max_rejects": 1000,
+        "min_rows": 0,
         **others,
     }
     return Outstanding(LoanParameters.model_validate(parameters))

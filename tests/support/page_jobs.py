@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from pydantic import Field
 
 from ledgerbeam.batch.attempt.run import run
+from ledgerbeam.batch.define.expect import Expect
 from ledgerbeam.batch.define.page_process import (
     CursorPage,
     CursorPages,
@@ -114,6 +115,7 @@ class Rows(PageProcess[RowParameters]):
     """A row of results for each row of the table."""
 
     name = "rows"
+    expect = Expect(min_rows=0)
     results = pa.schema([("id", pa.int64()), ("amount", pa.decimal128(12, 2))])
     retry = Retry(tries=2, first_delay=0.01)
     parallelism = 4
@@ -145,6 +147,7 @@ class RowItems(PageProcess[RowParameters]):
     """The same, each row by itself."""
 
     name = "row-items"
+    expect = Expect(min_rows=0)
     results = pa.schema([("amount", pa.decimal128(12, 2))])
     retry = Retry(tries=2, first_delay=0.01)
     failure_limit = "10%"
@@ -174,6 +177,7 @@ class Feed(PageProcess[FeedParameters]):
     """A row of results for each item of a feed."""
 
     name = "feed"
+    expect = Expect(min_rows=0)
     results = pa.schema([("id", pa.int64())])
     retry = Retry(tries=2, first_delay=0.01, never=(ValueError,))
     parallelism = 4
@@ -198,6 +202,7 @@ class FeedItems(PageProcess[FeedParameters]):
     """The same, each item by itself."""
 
     name = "feed-items"
+    expect = Expect(min_rows=0)
     results = pa.schema([("twice", pa.int64())])
     item_key = ("id",)
     retry = Retry(tries=2, first_delay=0.01)
