@@ -86,5 +86,6 @@ def date_of_word(
     days = np.busdaycalendar("1111100")
     if calendar:
         days = business_calendar(calendar, today.year - 1, today.year).days
-    found: datetime.date = np.busday_offset(today, -1, roll="forward", busdaycal=days).item()
-    return found
+    found = np.busday_offset(np.array([today], "M8[D]"), -1, roll="forward", busdaycal=days)
+    last: list[datetime.date] = found.tolist()
+    return last[0]
