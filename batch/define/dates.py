@@ -86,5 +86,5 @@ def date_of_word(
     days = np.busdaycalendar("1111100")
     if calendar:
         days = business_calendar(calendar, today.year - 1, today.year).days
-    found: datetime.date = np.busday_offset(today, -1, roll="forward", busdaycal=days).item()
-    return found
+    found = np.busday_offset(today, -1, roll="forward", busdaycal=days)
+    return datetime.date.fromisoformat(str(found))
