@@ -86,6 +86,5 @@ def date_of_word(
     days = np.busdaycalendar("1111100")
     if calendar:
         days = business_calendar(calendar, today.year - 1, today.year).days
-    found = np.busday_offset(np.array([today], "M8[D]"), -1, roll="forward", busdaycal=days)
-    last: list[datetime.date] = found.tolist()
-    return last[0]
+    found = np.busday_offset(today, -1, roll="forward", busdaycal=days)
+    return datetime.date.fromisoformat(str(found))

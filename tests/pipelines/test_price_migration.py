@@ -103,7 +103,7 @@ def start(process: PriceMigration, failpoint: str = "") -> "subprocess.Popen[str
     """The migration as a program."""
     flags = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in process.parameters.model_dump(mode="json").items()
+        for name, value in process.parameters.model_dump(mode="json", exclude_none=True).items()
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "ledgerbeam.pipelines.price_migration", *flags],
