@@ -109,9 +109,9 @@ def launch(
             moments.clear()
             os.kill(os.getpid(), number)
 
-    def disturbed_create(uri: str, data: bytes | pa.Buffer) -> bool:
+    def disturbed_create(uri: str, data: bytes | pa.Buffer, is_private: bool = False) -> bool:
         disturb(uri, "before")
-        made = create(uri, data)
+        made = create(uri, data, is_private)
         if "/workers/" not in uri:
             with open(f"{folder}/writes", "a") as log:
                 log.write(f"{uris.base_name(uri)}\n")
