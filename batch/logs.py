@@ -20,14 +20,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar, cast
 
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import RedactSecrets, redact
 
 FORMAT_VARIABLE = "LEDGERBEAM_LOG"
+_WORKER = "apache_beam.runners.worker.sdk_worker_main"
+"""The program that all runners start as a worker."""
+
 # A plain name such as `run` would clash with other people's `extra={"run": …}`.
 _ATTRIBUTE = "ledgerbeam_correlation"
 
@@ -129,6 +134,7 @@ def configure_worker(run: str, attempt: int | None = None) -> None:
     formatter of a launcher.
     """
     _attach(run, attempt)
+    _redact_worker()
     for handler in logging.getLogger().handlers:
         if handler.formatter is None:
             handler.setFormatter(WorkerFormatter())
@@ -148,6 +154,10 @@ def _is_basic(handler: logging.Handler) -> bool:
 def _attach(run: str, attempt: int | None) -> None:
     global _of_process
     _of_process = Correlation(run, attempt)
+    _redact_records()
+
+
+def _redact_records() -> None:
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _RecordFactory):
         logging.setLogRecordFactory(_RecordFactory(factory))
@@ -230,6 +240,83 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = redact(record.stack_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class RedactedStream:
+    """A text stream that takes secrets out of what is written to another one, line by line.
+
+    A line is held back until it is whole or flushed, so that a secret that is written in pieces is
+    found, too.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = ""
+        self._lock = threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what completes lines; hold back the rest."""
+        with self._lock:
+            *lines, self._begun = (self._begun + text).split("\n")
+            if lines:
+                self._stream.write(redact("\n".join([*lines, ""])))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        with self._lock:
+            begun, self._begun = self._begun, ""
+            if begun:
+                self._stream.write(redact(begun))
+            self._stream.flush()
+
+
+@contextmanager
+def redacted_output() -> Iterator[None]:
+    """Take secrets out of all that this process prints inside of the `with` block.
+
+    That is what is printed and logged by any thread, warnings, and the tracebacks of threads. An
+    exception that leaves the block, and is none of the user's mistakes, ends the program here: else
+    its traceback would be printed by the interpreter as it is.
+    """
+    _redact_records()
+    before = sys.stdout, sys.stderr
+    if any(isinstance(stream, RedactedStream) for stream in before):
+        yield
+        return
+    redacted = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
+    sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", redacted)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            raise
+        print(end.code, file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    finally:
+        for stream in redacted:
+            with suppress(OSError, ValueError):
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _redact_worker() -> None:
+    """The same for good, in a process that is a worker and nothing else."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name == _WORKER and not isinstance(sys.stdout, RedactedStream):
+        sys.stdout = cast("TextIO", RedactedStream(sys.stdout))
+        sys.stderr = cast("TextIO", RedactedStream(sys.stderr))
 
 
 def _time(record: logging.LogRecord) -> str:

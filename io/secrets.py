@@ -13,17 +13,20 @@ value. Every value resolved in a process is remembered there, and taken out of i
     engine = create_engine(resolve_url(parameters.database))
 """
 
+import base64
 import json
 import logging
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import core_schema
 
 from ledgerbeam.io.errors import SecretError
@@ -36,6 +39,8 @@ _EMBEDDED = re.compile(rf"\$\{{({_REFERENCE})\}}")
 # What SQLAlchemy takes for the password of a URL.
 _PASSWORD = re.compile(r"[^:/]+://[^:/]*:([^@]*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)(?:password|passwd|pwd|secret|token)\s*=([^&;]*)")
+# Of fewer characters, what a secret gives in base64 may well be a part of a word.
+_SHORTEST_BASE64 = 8
 # Replaces each reference while a URL is parsed: no URL contains this character.
 _STAND_IN = "\0"
 
@@ -180,6 +185,21 @@ def _passwords(url: str) -> list[str]:
     return ([unquote(found[1])] if found else []) + _PASSWORD_OPTION.findall(options)
 
 
+def remember_all(parameters: BaseModel) -> None:
+    """Have the secrets that parameters refer to redacted, as far as this process can have them.
+
+    An error of a worker may hold one that only the worker has resolved.
+    """
+    for name, field in type(parameters).model_fields.items():
+        value = getattr(parameters, name)
+        is_url = any(getattr(each, "func", None) is _check_parameter for each in field.metadata)
+        with suppress(SecretError):
+            if isinstance(value, Secret):
+                value.resolve()
+            elif is_url and isinstance(value, str):
+                resolve_url(value)
+
+
 class _Remembered:
     """The values resolved in this process, and the pattern that finds them."""
 
@@ -193,7 +213,10 @@ _remembered = _Remembered()
 
 
 def remember(value: str) -> None:
-    """Have `value` redacted from now on, also in the forms it has in URLs, in JSON and in `repr`.
+    """Have `value` redacted from now on, in any case, and in the forms that it takes elsewhere.
+
+    Those are the forms that it has in URLs, in JSON, in `repr` and in base64, where it may stand
+    in the middle of what is encoded, as in a header of HTTP.
 
     If a secret has several lines, as a private key has, each long line is redacted too.
     """
@@ -204,7 +227,7 @@ def remember(value: str) -> None:
     with _remembered.lock:
         values = _remembered.values | {form for part in parts for form in _forms(part)}
         longest_first = sorted(values, key=lambda form: (-len(form), form))
-        _remembered.pattern = re.compile("|".join(map(re.escape, longest_first)))
+        _remembered.pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
         _remembered.values = values
 
 
@@ -219,7 +242,19 @@ def _forms(value: str) -> set[str]:
         json.dumps(value, ensure_ascii=False)[1:-1],
         repr(value)[1:-1],
         " ".join(value.split()),  # as in the line of a UserError
+        *_base64_forms(value),
     }
+
+
+def _base64_forms(value: str) -> Iterator[str]:
+    """What of base64 follows from `value` alone, at each of the three places where it can begin."""
+    data = value.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        bits_before, bits = 8 * before, 8 * (before + len(data))
+        first, last = -(-bits_before // 6), bits // 6  # characters that hold no other bits
+        if last - first >= _SHORTEST_BASE64:
+            for encode in (base64.b64encode, base64.urlsafe_b64encode):
+                yield encode(b"\0" * before + data).decode()[first:last]
 
 
 def redact(text: str) -> str:

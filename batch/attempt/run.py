@@ -40,7 +40,7 @@ from ledgerbeam.io.errors import (
     ParameterError,
 )
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.io.secrets import redact
+from ledgerbeam.io.secrets import redact, remember_all
 
 # Parameters that don't change the result.
 _EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change"}
@@ -78,6 +78,7 @@ def run(
     pipeline = make_pipeline(beam_flags)
     is_local = isinstance(pipeline.runner, FnApiRunner)
     parameters = process.parameters
+    remember_all(parameters)
     if parameters.run_number > 1 and not parameters.reason:
         raise ParameterError(
             f"--run-number={parameters.run_number} needs a --reason", parameter="--reason"

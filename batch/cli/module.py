@@ -17,6 +17,7 @@ from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.summary import print_summary
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
+from ledgerbeam.batch.logs import redacted_output
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.commit.amounts import totals_json
 from ledgerbeam.io.commit.attempts import load_manifest
@@ -24,6 +25,7 @@ from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import DefinitionError, UserError, WorkloadNotFoundError
 
 
+@redacted_output()
 def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None = None) -> int:
     """Run a batch process from the command line, as the last lines of its module do.
 

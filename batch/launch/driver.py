@@ -71,6 +71,7 @@ class AttemptMessage(NamedTuple):
     code: str = ""
 
 
+@logs.redacted_output()
 def main() -> int:
     """Carry out the request; 0 when the instance is published."""
     # What the workload's own code prints must not be taken for a message.

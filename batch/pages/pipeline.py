@@ -24,6 +24,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList
 
+from ledgerbeam.batch import logs
 from ledgerbeam.batch.define.page_process import MAX_CONNECTIONS, PageProcess, SqlPages
 from ledgerbeam.batch.execute import worker_control
 from ledgerbeam.batch.execute.executor import IN_FLIGHT
@@ -114,8 +115,9 @@ class _Worker:
         self._retried = {commit.shard: commit for commit in plan.context.retried}
 
     def setup(self) -> None:
-        """Acquire the worker control and the database connections of this process."""
+        """Set up the log of this process, acquire its worker control and database connections."""
         process, attempt = self._plan.process, self._plan.context.attempt
+        logs.configure_worker(attempt.record.run, attempt.record.number)
         self._worker_control = worker_control.acquire(attempt.instance_uri, attempt.record.number)
         most = getattr(process.parameters, "max_connections", MAX_CONNECTIONS)
         self._engines = connections.acquire(attempt.uri, most)

@@ -36,8 +36,9 @@ def draft_run(
     from ledgerbeam.batch.define.parameters import parameter_error
     from ledgerbeam.batch.define.process import BatchProcess, instance_uri, is_overridden
     from ledgerbeam.batch.define.workloads import load_workload
-    from ledgerbeam.batch.runners.jobs import runner_of
+    from ledgerbeam.batch.runners.jobs import refuse_secrets, runner_of
 
+    refuse_secrets(beam_flags)
     kind = load_workload(process_name)
     try:
         model = kind.parameters_type.model_validate(dict(parameters))
