@@ -16,7 +16,7 @@ from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import BatchProcess, Retry
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.status import MOVES
-from ledgerbeam.io import errors, private
+from ledgerbeam.io import errors, machine, private
 from ledgerbeam.io.errors import LedgerbeamError, UserError
 
 PAGE = (ROOT / "docs" / "batch-processes.md").read_text()
@@ -94,6 +94,7 @@ def test_every_variable_is_there() -> None:
         settings.STATE,
         settings.LEASE,
         private.VARIABLE,
+        machine.HOST,
         listeners.CONFIG_VARIABLE,
         logs.FORMAT_VARIABLE,
     }
