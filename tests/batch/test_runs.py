@@ -271,7 +271,7 @@ class TestRecorded:
         attempt = Path(runs[1].uri, "attempt-1", "attempt.json")
         attempt.parent.mkdir(parents=True)
         attempt.write_text("{}")
-        with patch.object(reconcile, "spawn") as spawned:
+        with patch.object(reconcile, "start_launcher") as spawned:
             actions = reconcile.reconcile(fresh.settings, fresh.runs, utc_now())
         assert {action.run.id for action in actions} == {runs[1].id, runs[2].id}
         assert spawned.call_count == 2
@@ -357,8 +357,8 @@ class TestRecorded:
         assert "is INITIATED: wait for its end" in mistake(fresh, "retry", run.id)
 
     def test_parameters_that_do_not_fit(self, fresh: Place) -> None:
-        flags = fresh.flags(business_date="yesterday")
-        assert "--business-date=yesterday" in mistake(fresh, "submit", "counting", *flags)
+        flags = fresh.flags(business_date="some-day")
+        assert "--business-date=some-day" in mistake(fresh, "submit", "counting", *flags)
         assert "no workload none" in mistake(fresh, "submit", "none")
         with pytest.raises(UserError, match="--shards=0"):
             fresh.record(shards=0)
