@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, WorkloadName
 from ledgerbeam.batch.cli.verbs import app as runs_app
@@ -37,6 +38,7 @@ app.add_typer(runs_app)
 @app.command(context_settings=WITH_OWN_FLAGS)
 def run(context: typer.Context, workload: WorkloadName) -> None:
     """Run WORKLOAD with its own flags; `ledgerbeam run WORKLOAD --help` shows them."""
+    interrupts.catch()
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import load_workload
 
@@ -53,6 +55,7 @@ def compare(
 
     Its other flags are those of `ledgerbeam run compare --help`.
     """
+    interrupts.catch()
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import load_workload
 
