@@ -15,6 +15,7 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.keyed_process import FileParameters
 from ledgerbeam.batch.define.process import BatchProcess, RetryMode, instance_uri, is_overridden
 from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prepared
+from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline
 from ledgerbeam.batch.runners.jobs import runner_job
 from ledgerbeam.batch.runners.names import labels_of_job, name_of_job
@@ -181,6 +182,9 @@ def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
     except (FencedError, AttemptLostError):
         raise
     except Exception as error:
+        interruption = interruption_in(error)
+        if interruption is not None:
+            raise interruption from None
         attempt.fail(redact(str(error)) or type(error).__name__, utc_now())
         raise
     finally:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, help_or_name
 from ledgerbeam.batch.cli.verbs import app as runs_app
@@ -66,6 +67,7 @@ def run(
     ] = None,
 ) -> None:
     """Run WORKLOAD with its own flags, which `run WORKLOAD --help` shows; alone, list workloads."""
+    interrupts.catch()
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import descriptions, load_workload
 
@@ -88,6 +90,7 @@ def compare(
 
     Its other flags are those of `ledgerbeam run compare --help`.
     """
+    interrupts.catch()
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import load_workload
 

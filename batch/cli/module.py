@@ -3,22 +3,23 @@
 import importlib
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.cli.arguments import parse_arguments
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.summary import print_summary
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
+from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.logs import redacted_output
-from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.commit.amounts import totals_json
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest
@@ -37,13 +38,29 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         arguments: the command line; by default that of this process.
 
     Returns:
-        The exit status: 0, or what the definition's `exit_status` gives; 1 after an error and 130
-        after an interruption, with one line on stderr.
+        The exit status: 0, or what the definition's `exit_status` gives; 1 after an error, 130
+        after an interruption and 143 after SIGTERM, with one line on stderr. A second signal ends
+        the process at once.
     """
-    started = time.monotonic()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
+    again = "the same command again goes on from what is committed"
+    interrupts.begin(f"{process_type.name}: interrupted: {again}")
+    # Arrow would catch signals itself, and not be interrupted while it waits for a pipe.
+    pa.enable_signal_handlers(False)
+    try:
+        return interrupts.end(_run(process_type, arguments))
+    except BaseException as error:
+        interruption = interruption_in(error)
+        if interruption is None:
+            if isinstance(error, Exception):
+                interrupts.end(1)
+            raise
+        interrupts.tell()
+        return interrupts.end(interrupts.status_of(interruption))
+
+
+def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int:
+    started = time.monotonic()
     try:
         process_type = _importable(process_type)
         parsed = parse_arguments(process_type, arguments)
@@ -58,12 +75,10 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         else:
             manifest = run(process, parsed.beam_flags)
     except UserError as error:
+        if interruption_in(error) is not None:
+            raise
         print_error(process_type.name, error, "--json" in arguments)
         return 1
-    except KeyboardInterrupt:
-        again = "the same command again goes on from what is committed"
-        print_line(f"{process_type.name}: interrupted: {again}", sys.stderr)
-        return 130
     seconds = time.monotonic() - started
     if parsed.json:
         print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
@@ -133,10 +148,6 @@ def _check_installed(process_type: type[BatchProcess[Any]]) -> None:
             f"{installed.__module__}:{installed.__qualname__}, not {where}: give the definition "
             "another name, or run it without --registry"
         )
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _result(manifest: Manifest, published: str, seconds: float) -> dict[str, Any]:

@@ -305,10 +305,18 @@ def retry(run: RunText, why: Why = "", registry: Registry = None, as_json: Json 
 
 
 @app.command()
-def restart(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def restart(
+    run: RunText,
+    why: Why = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="give up an attempt whose machine is gone; needs --why")
+    ] = False,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Do whatever no attempt has committed."""
     with _runs(registry) as runs:
-        _show_run(runs, runs.restart(run, why), as_json)
+        _show_run(runs, runs.restart(run, why, force=force), as_json)
 
 
 @app.command()

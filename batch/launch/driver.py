@@ -8,14 +8,12 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import interrupts, logs
 from ledgerbeam.batch.define.workloads import load_workload
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.errors import AttemptLostError, BugError, UserError
@@ -23,6 +21,7 @@ from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
 
 START = "start"
+_TOLD_TO_END = "its process was told to end"
 AHEAD = "--ahead"
 """Given to a driver that is to import Beam before it has a request."""
 
@@ -62,6 +61,7 @@ class AttemptMessage(NamedTuple):
         error: why it has failed; one line.
         lost: why it has ended without having failed: another attempt may do better.
         code: of the error by which it has failed or was lost, where it has one.
+        has_begun: whether it has only read its request, and has yet to do anything.
     """
 
     attempt: int | None = None
@@ -69,12 +69,14 @@ class AttemptMessage(NamedTuple):
     error: str = ""
     lost: str = ""
     code: str = ""
+    has_begun: bool = False
 
 
 @logs.redacted_output()
 def main() -> int:
     """Carry out the request; 0 when the instance is published."""
     # What the workload's own code prints must not be taken for a message.
+    interrupts.catch()
     messages = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if AHEAD in sys.argv[1:]:
@@ -82,8 +84,8 @@ def main() -> int:
     line = sys.stdin.readline()
     if not line:
         return 1  # the launcher ended before it sent a request
-    signal.signal(signal.SIGTERM, _terminate)
     request = AttemptRequest.model_validate_json(line)
+    _send(messages, AttemptMessage(has_begun=True))
     if request.log:
         with open(request.log, "ab") as log:
             os.dup2(log.fileno(), 1)
@@ -94,6 +96,11 @@ def main() -> int:
         os.chdir(request.folder)
         if not sys.flags.safe_path:
             sys.path[0] = request.folder
+    interrupts.begin(f"attempt {request.launch}: {_TOLD_TO_END}")
+    return interrupts.end(_carry_out(request, messages))
+
+
+def _carry_out(request: AttemptRequest, messages: TextIO) -> int:
     try:
         _run(request, messages)
     except AttemptLostError as error:
@@ -103,7 +110,8 @@ def main() -> int:
         _send(messages, AttemptMessage(error=redact(str(error)), code=error.code))
         return 1
     except KeyboardInterrupt:
-        _send(messages, AttemptMessage(error="it was asked to stop"))
+        # By a launcher, which knows why; or by whoever shuts the machine down.
+        _send(messages, AttemptMessage(lost=_TOLD_TO_END, code=AttemptLostError.code))
         return 1
     except Exception as error:
         # A bug: its traceback goes to the log, where secrets are taken out of it.
@@ -141,10 +149,6 @@ def _send(messages: TextIO, message: AttemptMessage) -> None:
     # Where the launcher is gone, somebody else reads what is in storage.
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(message._asdict()), file=messages, flush=True)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

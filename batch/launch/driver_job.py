@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import subprocess
@@ -12,7 +13,11 @@ from typing import IO
 
 from ledgerbeam.batch.launch.driver import START, AttemptMessage, AttemptRequest
 from ledgerbeam.batch.launch.job import Job, JobId, JobResult
+from ledgerbeam.io.errors import AttemptLostError
 from ledgerbeam.io.machine import ProcessId
+
+START_SECONDS = 300.0
+"""How long a driver may take to read its request; on a busy machine its imports take a minute."""
 
 
 class StartedJob(Job):
@@ -36,13 +41,22 @@ class StartedJob(Job):
         self._process = driver or start_driver(environment, folder)
         super().__init__(JobId(ProcessId.of(self._process.pid)), request.beam_flags)
         self._end = JobResult()
+        self._answer_by = time.monotonic() + START_SECONDS
         self._begun = b""
         self._selector = selectors.DefaultSelector()
         self._selector.register(_pipe(self._process.stdout), selectors.EVENT_READ)
         self._write(request.model_dump_json())
 
     def poll(self, seconds: float, record: Callable[[JobId], None]) -> None:
-        """Receive the driver's messages, and let it start when its attempt is recorded."""
+        """Receive the driver's messages, and let it start when its attempt is recorded.
+
+        One that doesn't answer in time is stopped, and lost.
+        """
+        if time.monotonic() > self._answer_by:
+            self._answer_by = math.inf
+            self.stop(0)
+            why = f"its process did not answer within {START_SECONDS:g} s of its start"
+            self._end = JobResult(lost=why, code=AttemptLostError.code)
         if not self._selector.get_map():
             time.sleep(seconds)
             return
@@ -55,6 +69,9 @@ class StartedJob(Job):
             *lines, self._begun = (self._begun + data).split(b"\n")
             for line in lines:
                 message = AttemptMessage(**json.loads(line))
+                self._answer_by = math.inf
+                if message.has_begun:
+                    continue
                 if message.attempt is not None:
                     self._hold(self.id._replace(name=message.job))
                     record(self.id)

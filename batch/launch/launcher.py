@@ -23,10 +23,12 @@ import tenacity
 from ledgerbeam.batch import logs
 from ledgerbeam.batch.alerts.watcher import AlertWatcher
 from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.interrupts import Terminated
 from ledgerbeam.batch.launch.conclude import Conclusion, conclude
 from ledgerbeam.batch.launch.driver import AttemptRequest
 from ledgerbeam.batch.launch.driver_job import StartedJob
 from ledgerbeam.batch.launch.job import Job, JobId
+from ledgerbeam.batch.launch.leases import has_run_out
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
@@ -132,6 +134,9 @@ class Launcher:
             why = end.error or ""
 
     def _take_over(self, run: RunRecord, attempt: RunAttempt) -> None:
+        now = self._now()
+        if not has_run_out(run, attempt, now, self._settings.lease_seconds):
+            return
         if _patiently(
             self._registry.take_over,
             run.id,
@@ -140,7 +145,8 @@ class Launcher:
             new_launcher=self._id,
             lease_until=self._lease(),
             who=self._who,
-            at=self._now(),
+            at=now,
+            force=attempt.lease_until >= now,
         ):
             failpoint("launcher: taken over")
 
@@ -207,10 +213,18 @@ class Launcher:
 
         Raises:
             LeaseLostError: somebody else answers for it now.
+            Terminated: this process is to end; that the attempt was lost is on record.
         """
+        terminated = None
         while True:
             try:
                 ended_by = None if job is None else self._watch(run, attempt, job)
+                break
+            except Terminated as told:
+                # The machine is shut down, or the like: the run goes on elsewhere, or later.
+                terminated, ended_by = told, None
+                assert job is not None
+                job.stop(GRACE_SECONDS)
                 break
             except KeyboardInterrupt:
                 # Of a run that is launched from a terminal; the second time it is an error.
@@ -228,6 +242,8 @@ class Launcher:
         failpoint("launcher: concluded")
         self._record(run, attempt, end)
         failpoint("launcher: end recorded")
+        if terminated is not None:
+            raise terminated
         return end
 
     def _watch(self, run: RunRecord, attempt: RunAttempt, job: Job) -> UserError | None:

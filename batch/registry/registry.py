@@ -323,15 +323,28 @@ class Registry(RegistryReader):
         lease_until: datetime.datetime,
         who: str,
         at: datetime.datetime,
+        why: str = "",
+        force: bool = False,
     ) -> bool:
         """Become the owner of a live attempt whose lease ran out before `at`.
+
+        Args:
+            run_id: of the run.
+            number: of the attempt.
+            old_launcher: its owner.
+            new_launcher: who becomes its owner.
+            lease_until: of the new owner.
+            who: for the record.
+            at: time.
+            why: for the record.
+            force: whether the lease is of no matter: it isn't believed, or a person says so.
 
         Returns:
             False where the old launcher has renewed or ended it, or another took it over.
         """
         with self._database.writing() as connection:
             row = lock_run(connection, run_id)
-            ran_out = attempt.c.lease_until < at
+            ran_out = sa.true() if force else attempt.c.lease_until < at
             changes = {"launcher": new_launcher, "lease_until": lease_until}
             if not update_own(connection, run_id, number, old_launcher, changes, ran_out):
                 return False
@@ -343,6 +356,7 @@ class Registry(RegistryReader):
                 who,
                 at,
                 attempt_number=number,
+                why=why,
                 detail={"from": old_launcher, "to": new_launcher},
             )
             return True

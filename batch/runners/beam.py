@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 
+from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.runners.engine import RunnerJob
 from ledgerbeam.batch.runners.failures import error_of, user_error_in
 from ledgerbeam.batch.runners.jobs import LOCAL_RUNNERS, runner_job, runner_of
@@ -134,6 +135,11 @@ def run_pipeline(
             _cancel(job, result)
         raise
     except Exception as error:
+        interruption = interruption_in(error)
+        if interruption is not None:
+            if job is not None:
+                _cancel(job, result)
+            raise interruption from None
         raised = user_error_in(str(error))
         if raised is None and not isinstance(pipeline.runner, FnApiRunner):
             runner = type(pipeline.runner).__name__

@@ -14,6 +14,7 @@ which would else import Arrow for nothing.
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pydantic import ValidationError
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.events import Event
-from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunRecord
+from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.settings import Settings, whoami
@@ -38,6 +39,7 @@ from ledgerbeam.io.errors import (
     WaitTimeoutError,
 )
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.machine import ProcessId
 from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
@@ -400,12 +402,24 @@ class Runs:
         self._launch(record)
         return record
 
-    def restart(self, run: str, why: str = "") -> RunRecord:
+    def restart(self, run: str, why: str = "", *, force: bool = False) -> RunRecord:
         """Begin another attempt that executes missing components; failed ones stay as they are.
 
+        Args:
+            run: which.
+            why: for the record.
+            force: whether a live attempt is given up for lost, without waiting for its launcher's
+                silence, because its machine is gone. Nothing that it may still do counts.
+
         Raises:
-            UserError: the run goes on, or has published.
+            UserError: the run goes on, or has published; or it is forced without a reason, or
+                though its job goes on.
         """
+        if force:
+            record = self.registry.find(run)
+            if record.live_attempt is not None:
+                self._give_up(record, record.live_attempt, why)
+                return self.registry.get(record.id)
         record = self.reopen(run, AttemptKind.RESTART, why)
         self._launch(record)
         return record
@@ -516,11 +530,45 @@ class Runs:
             return self.registry.get(record.id)
         raise IllegalMoveError(
             f"run {record.name} is {self.registry.get(record.id).status}: wait for its end, or "
-            "cancel it first; if its launcher is dead, `ledgerbeam reconcile` sees to it",
+            "cancel it first; if its launcher is dead, `ledgerbeam reconcile` sees to it, at once "
+            "with `restart --force` where its machine is gone",
             run=record.id,
             from_status=record.status,
             to_status=RunStatus.EXECUTING,
         )
+
+    def _give_up(self, record: RunRecord, attempt: RunAttempt, why: str) -> None:
+        """Have a live attempt fenced off and followed by another one."""
+        from ledgerbeam.batch.launch.job import JobId
+
+        if not why:
+            raise ParameterError(
+                f"run {record.name} isn't at rest: say why it is forced (--why)", parameter="why"
+            )
+        owner = ProcessId.parse(attempt.launcher)
+        job = JobId.parse(attempt.job_id) if attempt.job_id else None
+        if (owner.is_here and owner.is_alive()) or (job is not None and job.can_be_seen):
+            raise IllegalMoveError(
+                f"run {record.name}: attempt {attempt.number} isn't out of sight: cancel it, or if "
+                "its launcher is dead, `ledgerbeam reconcile` sees to it",
+                run=record.id,
+                from_status=record.status,
+                to_status=RunStatus.EXECUTING,
+            )
+        now = self._now()
+        self.registry.take_over(
+            record.id,
+            attempt.number,
+            old_launcher=attempt.launcher,
+            new_launcher=str(ProcessId.of(os.getpid())),
+            # At once over: whoever is launched now goes on from here.
+            lease_until=now,
+            who=self._who,
+            at=now,
+            why=why,
+            force=True,
+        )
+        self._launch(self.registry.get(record.id))
 
     def _launch(self, record: RunRecord) -> None:
         start_launcher(self.registry, self._settings, record, self._now())

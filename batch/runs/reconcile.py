@@ -5,6 +5,9 @@
 | submitted or asked for again, and no launcher came | a launcher, unless one is on its way |
 | the launcher's lease ran out, its job goes on | another launcher takes the job over |
 | the launcher's lease ran out, its job is gone | the same: it finds how the attempt ended |
+| the lease ran out, the job's machine stays silent | the attempt is fenced off, and another begun |
+| a lease lasts longer than leases do (a clock was set back) | it counts as run out |
+| a manifest, and the launcher is dead | the run ends |
 | cancel, pause or resume recorded, workers not steered | whoever launches the run steers them |
 | the last attempt got lost, no launcher came after it | a launcher |
 | results due to expire | deleted |
@@ -17,6 +20,7 @@ from typing import NamedTuple
 
 from ledgerbeam.batch.alerts.watcher import AlertWatcher, known_listeners, notify
 from ledgerbeam.batch.launch.job import JobId
+from ledgerbeam.batch.launch.leases import gives_up_at, has_run_out
 from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.registry.registry import Registry
@@ -91,12 +95,16 @@ def see_to_launcher(
             return ""  # its launcher may be about to begin
         started = start_launcher(registry, settings, run, now)
         return "a launcher was started, as none came" if started is not None else ""
-    if attempt.lease_until >= now:
+    if not has_run_out(run, attempt, now, settings.lease_seconds):
         return ""
     job = JobId.parse(attempt.job_id) if attempt.job_id else None
-    # Past its deadline it is given up even so: what it may still do doesn't count.
-    if job is not None and not job.can_be_seen and now <= attempt.deadline:
-        return f"its launcher is silent, and its job ran on {job.driver.host}: reconcile there"
+    # Then it is given up, and fenced: what it may still do doesn't count.
+    given_up_at = gives_up_at(attempt, settings.lease_seconds)
+    if job is not None and not job.can_be_seen and attempt.lease_until <= now < given_up_at:
+        return (
+            f"its launcher is silent, and its job ran on {job.driver.host}: reconcile there, or "
+            f"here after {given_up_at:%H:%M:%S} UTC"
+        )
     if start_launcher(registry, settings, run, now) is None:
         return ""
     return f"its launcher {attempt.launcher} is silent: another one takes over"

@@ -19,13 +19,16 @@ import pytest
 import sqlalchemy as sa
 from tests.support.recorded import ACCOUNTS, NewPlace, Place, held, job_of, until
 
+from ledgerbeam.batch.launch.leases import MACHINE_GONE_SECONDS
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.schema import attempt as attempt_table
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.runs.reconcile import reconcile
 from ledgerbeam.io.commit.attempts import Attempt, attempts, commits
 from ledgerbeam.io.errors import FencedError
 from ledgerbeam.io.failpoints import FAILPOINT, FAILPOINT_SIGNAL
+from ledgerbeam.io.machine import HOST
 
 pytestmark = pytest.mark.slow
 
@@ -266,19 +269,76 @@ class TestDesertedRuns:
         place.check_cleaned_up()
         place.check_committed_once()
 
-    def test_a_job_on_another_machine_is_left_alone(self, place: Place) -> None:
+    @pytest.fixture
+    def gone(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+        """A place whose run was executed on another machine, which is gone."""
+        monkeypatch.setenv(HOST, "elsewhere")
         run, launcher = held(place)
+        monkeypatch.delenv(HOST)
         launcher.kill()
-        job = job_of(run)
-        job.kill()
+        job_of(run).kill()
         launcher.wait()
+        assert run.attempts[0].launcher.startswith("elsewhere:")
+        place.unset("hold")
+        return place
+
+    def test_another_machine_is_left_alone_for_a_while(self, gone: Place) -> None:
+        (action,) = until(gone.reconcile, "the end of the lease")
+        assert action.startswith("its launcher is silent, and its job ran on elsewhere: reconcile")
+        assert not gone.processes()
+        later = datetime.now(UTC) + timedelta(seconds=MACHINE_GONE_SECONDS)
+        (action,) = reconcile(gone.settings, gone.runs, later)
+        assert action.what.endswith("another one takes over")
+        assert gone.until_rest().status is RunStatus.SUCCESS, gone.told()
+        outcomes = [a.outcome for a in gone.run().attempts]
+        assert outcomes == [AttemptOutcome.LOST, AttemptOutcome.SUCCESS]
+        gone.check_story()
+
+    def test_a_run_of_another_machine_is_canceled(self, gone: Place) -> None:
+        gone.runs.cancel(gone.run().id, "a mistake")
+        later = datetime.now(UTC) + timedelta(seconds=MACHINE_GONE_SECONDS + 10)
+        assert reconcile(gone.settings, gone.runs, later)
+        assert gone.until_status(RunStatus.CANCELED), gone.told()
+        gone.check_story()
+
+    def test_a_run_of_another_machine_is_restarted_by_force(
+        self, gone: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = gone.run().id
+        assert "say why" in gone.command("restart", name, "--force").stderr
+        # There it is in sight.
+        monkeypatch.setenv(HOST, "elsewhere")
+        refused = gone.command("restart", name, "--force", "--why=it burns")
+        assert refused.returncode == 1
+        assert "isn't out of sight" in refused.stderr
+        monkeypatch.delenv(HOST)
+        done = gone.command("restart", name, "--force", "--why=it burns")
+        assert done.returncode == 0, done.stderr
+        assert gone.until_status(RunStatus.SUCCESS), gone.told()
+        outcomes = [a.outcome for a in gone.run().attempts]
+        assert outcomes == [AttemptOutcome.LOST, AttemptOutcome.SUCCESS]
+        whys = [e.why for e in gone.runs.events(name) if e.type == "attempt_taken_over"]
+        assert whys == ["it burns", ""]
+        gone.check_story()
+
+    @pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(seconds=1)])
+    def test_a_manifest_ends_its_run_whatever_the_clock_says(
+        self, place: Place, ahead: timedelta, lease: float
+    ) -> None:
+        """The clock was set back after the lease was given, or the launcher died just now."""
+        run = place.record()
+        launcher = place.launcher(run, "launcher: job ended")
+        assert launcher.wait() == -signal.SIGKILL, place.told()
+        assert place.manifest()
         engine = sa.create_engine(place.url)
         with engine.begin() as connection:
-            connection.execute(sa.text("UPDATE attempt SET job_id = 'elsewhere:1:2.00'"))
+            until_ = datetime.now(UTC) + ahead
+            connection.execute(attempt_table.update().values(lease_until=until_))
         engine.dispose()
-        actions = until(place.reconcile, "the end of the lease")
-        assert actions == ["its launcher is silent, and its job ran on elsewhere: reconcile there"]
-        assert place.run().live_attempt is not None
+        (action,) = place.reconcile()
+        assert action.endswith("another one takes over")
+        assert place.until_status(RunStatus.SUCCESS), place.told()
+        place.check_story()
 
     def test_of_ten_reconcilers_one_starts_the_launcher(
         self, place: Place, monkeypatch: pytest.MonkeyPatch, lease: float

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import subprocess
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -10,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.dataflow_service import PROJECT, REGION, DataflowService, dataflow_service
 
+from ledgerbeam.batch.launch import driver_job
+from ledgerbeam.batch.launch.driver import AttemptRequest
+from ledgerbeam.batch.launch.driver_job import StartedJob
 from ledgerbeam.batch.launch.job import Job, JobId, JobResult
 from ledgerbeam.batch.runners.beam import make_pipeline, run_pipeline
 from ledgerbeam.batch.runners.dataflow import DataflowJob
@@ -156,6 +160,31 @@ class TestJobs:
     def test_a_cluster_of_the_drivers_own_ends_with_it(self, master: str) -> None:
         assert runner_job(["--runner=FlinkRunner", f"--flink_master={master}"], "a") is None
         assert runner_job([], "a") is None
+
+    def test_a_driver_that_does_not_answer_is_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(driver_job, "START_SECONDS", 0.5)
+        request = AttemptRequest(
+            process="counting",
+            parameters={},
+            beam_flags=[],
+            run="r",
+            launch=1,
+            retry_failed=False,
+        )
+        silent = subprocess.Popen(
+            ["sleep", "1000"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        job = StartedJob(request, {}, "", silent)
+        while job.is_alive():
+            job.poll(0.1, lambda _: pytest.fail("it has told its job"))
+        result = job.result()
+        job.detach()
+        assert (result.error, result.code) == ("", "attempt-lost")
+        assert result.lost == "its process did not answer within 0.5 s of its start"
+        assert silent.wait() < 0
 
     def test_a_job_goes_on_while_its_engine_does_not_answer(self) -> None:
         job = Job(JobId(ProcessId("another-host", 12, "3.50"), "a"), FLINK)

@@ -1,19 +1,22 @@
 """Recorded runs on local runners that start processes of their own: paused, canceled, killed."""
 
 import subprocess
+import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.support.prism import ON_PRISM, PRISM, assert_is_built
-from tests.support.recorded import ACCOUNTS, Place, goes_on, until
+from tests.support.recorded import ACCOUNTS, TIMEOUT, Place, goes_on, until
 
 from ledgerbeam.batch.launch.job import JobId
 from ledgerbeam.batch.model.run import AttemptOutcome, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.commit.records import Manifest
 
+WORKER = "apache_beam.runners.worker.sdk_worker_main"
 SEVERAL = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
 
@@ -138,3 +141,56 @@ def test_a_killed_engine(place: Place, undisturbed: Manifest) -> None:
     assert launcher.wait() == 0
     assert place.run().status is RunStatus.SUCCESS, place.told()
     check_same(place, undisturbed)
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Beam's worker processes below one, as soon as they are there."""
+    found = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):
+            if WORKER in child.cmdline():
+                found.append(child)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_killed_before_its_first_element(
+    place: Place, undisturbed: Manifest, count: int
+) -> None:
+    run, _ = place.runs.record(place.process, place.parameters(), SEVERAL)
+    launcher = place.launcher(run)
+    until(lambda: place.run().attempts and place.run().attempts[0].job_id, "the driver")
+    driver = driver_of(place.run())
+    until(lambda: len(workers_of(driver)) >= count, "workers")
+    workers_of(driver)[0].kill()
+    assert not place.calls()
+    assert launcher.wait(TIMEOUT) == 0
+    run = place.run()
+    assert run.status is RunStatus.SUCCESS, place.told()
+    assert [a.outcome for a in run.attempts] == [AttemptOutcome.LOST, AttemptOutcome.SUCCESS]
+    assert "a worker process was killed (signal 9, SIGKILL)" in (run.attempts[0].error or "")
+    check_same(place, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_start(place: Place) -> None:
+    code = (
+        "import sys; from ledgerbeam.batch.runners import lost_workers; "
+        "lost_workers.START_SECONDS = 3; from ledgerbeam.batch.cli.app import main; "
+        "sys.exit(main())"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "run", place.process, *place.flags(), *SEVERAL],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    program = psutil.Process(running.pid)
+    (worker, *_) = until(lambda: workers_of(program), "a worker")
+    worker.suspend()
+    _, told = running.communicate(timeout=TIMEOUT)
+    assert running.returncode == 1
+    lines = [line for line in told.splitlines() if line.startswith("counting:")]
+    assert len(lines) == 1, told
+    assert "a worker process has not connected for 3 s" in lines[0]
+    assert not goes_on(worker)

@@ -12,7 +12,8 @@ LEVELS = [
     for level in (
         "rules/arrays rules/currency io/errors io/failpoints io/machine io/private io/shared "
         "batch/plain_text",
-        "rules/money rules/components io/storage io/arrow io/secrets batch/settings batch/clock",
+        "rules/money rules/components io/storage io/arrow io/secrets batch/settings batch/clock "
+        "batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs synthetic",
         "rules/terms io/datasets",
         "rules/schedules",
