@@ -86,9 +86,9 @@ def _check_same(record: RunRecord, draft: RunDraft) -> None:
     given = _as_stored(draft.parameters)
     names = sorted(record.parameters.keys() | given.keys())
     missing = object()
-    changed = [
-        name for name in names if record.parameters.get(name, missing) != given.get(name, missing)
-    ]
+    # A parameter that the definition has got since then is the same while it is empty.
+    before = {**{name: value for name, value in given.items() if not value}, **record.parameters}
+    changed = [name for name in names if before.get(name, missing) != given.get(name, missing)]
     if changed:
         raise SubmissionConflictError(
             f"{record.name} was submitted before (run {record.id}, {record.status}) with other "

@@ -257,9 +257,9 @@ def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecor
         fields = json.loads(data)
         if isinstance(fields, dict) and _DIGEST in fields:  # those of versions before have none
             digest = fields.pop(_DIGEST)
-            data = _canonical(fields)
-            if digest != hashlib.sha256(data).hexdigest():
+            if digest != hashlib.sha256(_canonical(fields)).hexdigest():
                 raise damaged_record(uri, "its content doesn't fit its digest")
+            data = json.dumps(fields).encode()
     except (ValueError, RecursionError):
         pass  # what is wrong with it is said below
     try:

@@ -125,6 +125,14 @@ class TestSubmission:
         with pytest.raises(UserError, match=r"parameters: day, format, trades: .* run number 2"):
             registry.submit(other, {})
 
+    def test_a_parameter_that_the_definition_got_since_changes_nothing_while_it_is_empty(
+        self, registry: Registry
+    ) -> None:
+        first = draft(parameters={"trades": "a"})
+        run, _ = registry.submit(first, {})
+        update = {"id": draft().id, "parameters": {"trades": "a", "values": "", "change": None}}
+        assert registry.submit(first.model_copy(update=update), {})[0].id == run.id
+
     def test_a_new_run_needs_an_end_of_the_last_one_its_number_and_a_reason(
         self, registry: Registry
     ) -> None:

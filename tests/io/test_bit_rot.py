@@ -119,6 +119,14 @@ def test_a_record_that_lost_a_key(published: Path, tmp_path: Path, name: str) ->
         follow(tmp_path)
 
 
+def test_a_record_keeps_the_order_of_its_fields(published: Path) -> None:
+    """People read totals in the order in which they were made."""
+    uri = str(instance_of(published))
+    stored = json.loads(stores.read_bytes(f"{uri}/manifest.json"))
+    assert list(load_manifest(uri).counts) == list(stored["counts"])
+    assert list(stored["counts"])[:2] == ["rows_in", "rows_out"]
+
+
 def test_a_record_that_stands_under_another_name(published: Path, tmp_path: Path) -> None:
     instance = copy_of(published, tmp_path)
     attempt = instance / "attempt-1"
