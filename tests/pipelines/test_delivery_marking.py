@@ -329,7 +329,9 @@ class TestAgainstPlainPython:
     )
     def test_shapes_of_input(self, tmp_path: Path, rows: list[Row], shards: int) -> None:
         write(tmp_path / "trades.parquet", rows)
-        definition = process(tmp_path / "trades.parquet", tmp_path, shards=shards, max_rejects=99)
+        definition = process(
+            tmp_path / "trades.parquet", tmp_path, shards=shards, max_rejects=99, min_rows=0
+        )
         check(run(definition), rows)
 
     def test_ids_that_are_strings_sort_as_strings(self, tmp_path: Path) -> None:
