@@ -490,7 +490,7 @@ def test_a_manifest_with_other_tables_is_found(folder: Path) -> None:
     close_files(folder)
     path = Path(uri_of(folder), "manifest.json")
     manifest = json.loads(path.read_text())
-    del manifest["tables"]["entries"]["reason"]
+    del manifest["tables"]["entries"]["reason"], manifest["digest"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="the manifest was changed: shard 0 has other columns"):
         verify(uri_of(folder), LoanCloseOfBusiness(parameters_of(folder)))
