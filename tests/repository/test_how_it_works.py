@@ -39,7 +39,7 @@ def test_the_table_of_folders_has_them_all_at_their_levels() -> None:
         (str(level), place)
         for level, places in enumerate(LEVELS)
         for place in places
-        if place in folders - {"batch", "messages", "rules", "service", "transforms"}
+        if place in folders - {"batch", "io", "messages", "rules", "service", "transforms"}
         and "/migrations" not in place
     }
     assert len(set(rows)) == len(rows)
