@@ -174,7 +174,7 @@ def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
     while found is not None:
         if isinstance(found, KeyboardInterrupt):
             return found
-        found = found.__cause__ or found.__context__
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     if _program is not None and _program.received:
         return _raised_by(_program.received)
     return None

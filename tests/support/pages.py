@@ -43,7 +43,7 @@ _VARIABLE = [
     (r'"seconds": [\d.]+', '"seconds": …'),
     (r"^(seconds|.* a second) +[\d.,]+$", r"\1 …"),
     (r"^(rate) +[\d,.]+", r"\1 …"),
-    (r"\b[\d,]+\.\d+ ?s\b", "… s"),
+    (r"\b[\d,]+\.\d+ ?s\b(?: \(\d+:\d\d:\d\d\))?", "… s"),
     (r"laptop:\d+:[\d.]+", "laptop:PID"),
     (r"(version|fingerprint|sha256)([\"=: ]+)[0-9a-f]{8,}", r"\1\2…"),
 ]
