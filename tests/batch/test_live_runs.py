@@ -296,6 +296,7 @@ class TestDesertedRuns:
 
     def test_a_run_of_another_machine_is_canceled(self, gone: Place) -> None:
         gone.runs.cancel(gone.run().id, "a mistake")
+        until(gone.reconcile, "the end of the lease")
         later = datetime.now(UTC) + timedelta(seconds=MACHINE_GONE_SECONDS + 10)
         assert reconcile(gone.settings, gone.runs, later)
         assert gone.until_status(RunStatus.CANCELED), gone.told()
