@@ -14,7 +14,7 @@ from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.commit.amounts import label_of, shown
 
 if TYPE_CHECKING:
-    from ledgerbeam.batch.model.outcomes import Outcome
+    from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress
     from ledgerbeam.batch.runs.client import RunView
     from ledgerbeam.io.commit.control_log import Steering
@@ -27,11 +27,12 @@ COLORS = {
     RunStatus.PAUSED: "yellow",
 }
 _MAX_STUCK = 5
+_MAX_FAILURES = 10
 
 
 def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
     """A run with its progress and its attempts."""
-    run, progress, _ = view
+    run, progress = view.run, view.progress
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
@@ -39,6 +40,8 @@ def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
     grid.add_row("name", run.name)
     grid.add_row("status", styled(run.status, COLORS.get(run.status, "cyan")))
     for name, value in _progress_rows(progress, run.status.is_final):
+        grid.add_row(name, value)
+    for name, value in _failure_rows(view.failures):
         grid.add_row(name, value)
     if run.must_finish_by is not None:
         grid.add_row("must finish by", _time(run.must_finish_by))
@@ -83,6 +86,18 @@ def _progress_rows(progress: "Progress", is_final: bool) -> Iterable[tuple[str, 
         yield "limits", limits
     for stuck in progress.stuck[:_MAX_STUCK]:
         yield "stuck", f"{stuck.component}: {stuck.tries} tries: {stuck.error}"
+
+
+def _failure_rows(groups: "Sequence[FailureGroup]") -> Iterable[tuple[str, RenderableType]]:
+    """A row for each kind of error, with the first one of its kind."""
+    for group in groups[:_MAX_FAILURES]:
+        first = group.first
+        name = "unknown" if group.status is ComponentStatus.UNKNOWN else "failed"
+        others = f" and {group.count - 1:,} more" if group.count > 1 else ""
+        yield name, f"{first.component}{others}: {first.error}"
+    if len(groups) > _MAX_FAILURES:
+        left = sum(group.count for group in groups[_MAX_FAILURES:])
+        yield "", f"{left:,} components by {len(groups) - _MAX_FAILURES:,} other kinds of error"
 
 
 def limits_text(steering: "Steering") -> str:

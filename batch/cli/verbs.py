@@ -88,7 +88,12 @@ def _view_json(view: "RunView") -> dict[str, Any]:
     progress = view.progress.model_dump(mode="json")
     progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
-    return run | {"name": view.run.name, "code": view.code, "progress": progress}
+    failures = [
+        {"count": group.count, **group.first._asdict(), "status": group.status}
+        for group in view.failures
+    ]
+    others = {"code": view.code, "progress": progress, "failures": failures}
+    return run | {"name": view.run.name} | others
 
 
 def _show(view: "RunView", as_json: bool) -> None:
@@ -202,7 +207,7 @@ def components(
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """List what became of a run's components."""
+    """List what became of a run's components; `--json` has tracebacks and records at hand too."""
     with _runs(registry) as runs:
         found = list(itertools.islice(runs.components(run, status, after), limit))
     if as_json:

@@ -45,7 +45,7 @@ from ledgerbeam.io.storage import uris
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-    from ledgerbeam.batch.model.outcomes import Outcome
+    from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress, ProgressReader
     from ledgerbeam.io.commit.control_log import Steering
 
@@ -61,11 +61,14 @@ class RunView(NamedTuple):
         progress: what object storage says.
         code: code of the error by which the run has failed; None if it hasn't, or if that isn't
             known.
+        failures: the components that failed or are unknown, by kind of error, most frequent first.
+            Views that a tracker is called with have them only when the run has ended.
     """
 
     run: RunRecord
     progress: "Progress"
     code: str | None = None
+    failures: "Sequence[FailureGroup]" = ()
 
 
 class Tracker(Protocol):
@@ -175,7 +178,7 @@ class Runs:
         from ledgerbeam.batch.observe.progress import ProgressReader
 
         record = self.registry.find(run)
-        return self._view(record, ProgressReader(record.uri))
+        return self._with_failures(self._view(record, ProgressReader(record.uri)))
 
     def wait(
         self,
@@ -210,6 +213,8 @@ class Runs:
             if record.status.is_final or is_late or time.monotonic() - tracked_at >= interval:
                 tracked_at = time.monotonic()
                 view = self._view(record, reader)
+                if record.status.is_final:
+                    view = self._with_failures(view)
                 if tracker is not None:
                     tracker(view)
             if record.status.is_final:
@@ -578,6 +583,14 @@ class Runs:
         progress = reader.read(ended or self._now(), is_live=ended is None)
         code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
         return RunView(record, progress, code)
+
+    def _with_failures(self, view: RunView) -> RunView:
+        from ledgerbeam.batch.observe.components import failures_of
+
+        counts = view.progress.components
+        if not any(counts.get(each) for each in (ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)):
+            return view
+        return view._replace(failures=failures_of(view.run.uri))
 
     def _failure_code(self, record: RunRecord) -> str | None:
         """The code of the error by which a run has failed, where it is on record."""

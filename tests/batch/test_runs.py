@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
-from tests.support.recorded import ACCOUNTS, DAY, SHARDS, Place
+from tests.support.recorded import ACCOUNTS, DAY, SHARDS, WORKLOADS, Place
 
 from ledgerbeam.batch.cli.app import main
 from ledgerbeam.batch.clock import utc_now
@@ -73,6 +73,16 @@ def done(base: Path) -> Place:
     waited = place.command("wait", run["id"], "--json")
     assert waited.returncode == 0, waited.stderr + place.told()
     assert json.loads(waited.stdout)["status"] == "SUCCESS"
+    return place
+
+
+@pytest.fixture(scope="module")
+def failed(base: Path) -> Place:
+    """A run that has failed, because two of its components did."""
+    place = Place(base / "failed", f"sqlite:///{base}/failed.db")
+    place.set("fail-A3", "fail-A4")
+    assert place.launcher(place.record()).wait() == 0
+    assert place.run().status is RunStatus.FAILURE, place.told()
     return place
 
 
@@ -227,6 +237,29 @@ class TestFinished:
         told: list[RunStatus] = []
         done.runs.wait(done.run().id, tracker=lambda view: told.append(view.run.status))
         assert told == [RunStatus.SUCCESS]
+
+
+class TestFailed:
+    def test_failures_are_grouped_by_error(self, failed: Place) -> None:
+        (shown,) = verb(failed, "get", failed.run().id, "--json").lines
+        (group,) = shown["failures"]
+        assert (group["count"], group["status"]) == (2, "FAILURE")
+        assert group["component"] in ("A3", "A4")
+        text = verb(failed, "get", failed.run().id).out
+        assert re.search(
+            r"failed +A\d and 1 more: RuntimeError: A\d can't be counted \(count", text
+        )
+        waited = verb(failed, "wait", failed.run().id, "--json")
+        assert waited.lines[0]["failures"] == shown["failures"]
+
+    def test_a_failed_component_has_its_traceback(self, failed: Place) -> None:
+        found = verb(failed, "components", failed.run().id, "--status=FAILURE", "--json").lines
+        assert [each["component"] for each in found] in (["A3", "A4"], ["A4", "A3"])
+        for each in found:
+            assert "in execute" in each["traceback"]
+            assert each["traceback"].endswith(f"RuntimeError: {each['component']} can't be counted")
+            assert "ledgerbeam" not in each["traceback"].replace(str(WORKLOADS), "")
+            assert each["record"] is None
 
 
 class TestRecorded:
