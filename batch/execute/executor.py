@@ -44,19 +44,34 @@ class EarlierOutcomes(NamedTuple):
     Attributes:
         outcomes: outcomes by component's name, without those of plain successes.
         decided: what people have decided about unknown components, by component's name.
+        chosen: names of the components that alone are tried again; None for all.
     """
 
     outcomes: Mapping[str, Outcome]
     decided: Mapping[str, Decision]
+    chosen: frozenset[str] | None = None
 
     @classmethod
-    def read(cls, attempt: Attempt, shard: int, commit: ShardCommit | None) -> Self:
-        """Read the outcomes that a shard's marker names; empty if there is no marker."""
+    def read(
+        cls,
+        attempt: Attempt,
+        shard: int,
+        commit: ShardCommit | None,
+        chosen: frozenset[str] | None = None,
+    ) -> Self:
+        """Read the outcomes that a shard's marker names; empty if there is no marker.
+
+        Args:
+            attempt: the attempt that executes the shard.
+            shard: its number.
+            commit: its marker.
+            chosen: names of the components that alone are tried again; None for all.
+        """
         if commit is None or commit.outcomes is None:
             return cls({}, {})
         found = outcomes_of(read_part(attempt.instance_uri, commit.outcomes))
         decided = decisions(attempt.instance_uri, shard, found)
-        return cls({outcome.component: outcome for outcome in found}, decided)
+        return cls({outcome.component: outcome for outcome in found}, decided, chosen)
 
     @property
     def retried(self) -> set[str]:
@@ -64,7 +79,8 @@ class EarlierOutcomes(NamedTuple):
         failed = {
             o.component for o in self.outcomes.values() if o.status is ComponentStatus.FAILURE
         }
-        return failed | self.decided.keys()
+        retried = failed | self.decided.keys()
+        return retried if self.chosen is None else retried & self.chosen
 
     def tries(self, name: str) -> int:
         """How often a component was called in earlier attempts."""

@@ -60,19 +60,19 @@ class FailureGroup(NamedTuple):
 
     Attributes:
         status: FAILURE or UNKNOWN.
-        count: how many there are.
+        size: how many there are.
         first: one of them, whose error and record stand for all.
     """
 
     status: ComponentStatus
-    count: int
+    size: int
     first: Outcome
 
     @property
     def text(self) -> str:
         """For a log: how many, the first one's error, its traceback and its record."""
         first = self.first
-        others = f" and {self.count - 1:,} more" if self.count > 1 else ""
+        others = f" and {self.size - 1:,} more" if self.size > 1 else ""
         lines = [f"{self.status}: component {first.component}{others}: {first.error}"]
         if first.record is not None:
             lines.append(f"record: {record_text(first.record)}")
@@ -89,8 +89,8 @@ def grouped(outcomes: Iterable[Outcome]) -> list[FailureGroup]:
         place = _PLACE.search(outcome.error)
         key = (outcome.status, kind, place[0] if place else "")
         group = groups.get(key) or FailureGroup(outcome.status, 0, outcome)
-        groups[key] = group._replace(count=group.count + 1)
-    return sorted(groups.values(), key=lambda group: -group.count)
+        groups[key] = group._replace(size=group.size + 1)
+    return sorted(groups.values(), key=lambda group: -group.size)
 
 
 def record_text(record: Mapping[str, str | None]) -> str:

@@ -1,10 +1,10 @@
 """What became of each component of an instance, from its outcomes and its results."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, grouped, outcomes_of
+from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, decisions, grouped, outcomes_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.commit.published import EXPIRED, read_part
@@ -62,6 +62,54 @@ def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
         "--status=UNKNOWN` lists those that are",
         component=component,
     )
+
+
+def outcome_of(uri: str, component: str) -> Outcome | None:
+    """The stored outcome of a component; None where there is none, as of a plain success.
+
+    Args:
+        uri: of the instance.
+        component: its key, as text.
+    """
+    for commit in _commits(uri):
+        if commit.outcomes is not None:
+            for outcome in outcomes_of(read_part(uri, commit.outcomes)):
+                if outcome.component == component:
+                    return outcome
+    return None
+
+
+def check_retried(uri: str, components: Sequence[str]) -> None:
+    """Check that components can be tried again.
+
+    Args:
+        uri: of the instance.
+        components: their keys, as text.
+
+    Raises:
+        ComponentNotFoundError: one has not failed, or nobody has said yet how its call ended.
+    """
+    wanted = set(components)
+    for commit in _commits(uri):
+        found = [] if commit.outcomes is None else outcomes_of(read_part(uri, commit.outcomes))
+        named = [outcome for outcome in found if outcome.component in wanted]
+        decided = decisions(uri, commit.shard, named)
+        for outcome in named:
+            if outcome.status is ComponentStatus.FAILURE or outcome.component in decided:
+                wanted.discard(outcome.component)
+            elif outcome.status is ComponentStatus.UNKNOWN:
+                raise ComponentNotFoundError(
+                    f"{uri}: component {outcome.component} is UNKNOWN: say by `ledgerbeam resolve` "
+                    "how its call has ended, and then retry it",
+                    component=outcome.component,
+                )
+    for name in components:
+        if name in wanted:
+            raise ComponentNotFoundError(
+                f"{uri}: no component {name} has failed: `ledgerbeam components RUN "
+                "--status=FAILURE` lists those that have",
+                component=name,
+            )
 
 
 def failures_of(uri: str) -> list[FailureGroup]:

@@ -134,9 +134,9 @@ def test_the_record_at_hand() -> None:
     many, one = failures(rethrown, accounts()[0], accounts()[1])
     assert many.record == {"account": "A1", "id": "1"}
     assert one.record == {"account": "A2", "id": "3"}
-    (unknown,) = failures(lambda account: 1 / 0, accounts()[0])  # type: ignore[arg-type,return-value]
+    (unknown,) = failures(lambda account: 1 / 0, accounts()[0])
     assert unknown.record is None
-    (item,) = failures(lambda item: 1 / 0, {"id": 7, "note": None})  # type: ignore[arg-type,return-value]
+    (item,) = failures(lambda item: 1 / 0, {"id": 7, "note": None})
     assert item.record == {"id": "7", "note": None}
 
 
@@ -179,7 +179,7 @@ def test_outcomes_are_stored_with_all_that_and_grouped_by_error() -> None:
     plain = Outcome("B", ComponentStatus.UNKNOWN, 1, "its one call was begun")
     assert outcomes_of(outcomes_table([*outcomes, plain])) == [*outcomes, plain]
     groups = grouped([*outcomes, plain])
-    assert [(group.count, group.first.component) for group in groups] == [
+    assert [(group.size, group.first.component) for group in groups] == [
         (3, "A1"),
         (1, "A0"),
         (1, "B"),

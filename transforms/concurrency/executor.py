@@ -9,6 +9,7 @@ of its components, until the failing ones are alone.
     executed.table, executed.failed
 """
 
+import contextvars
 import random
 import threading
 import time
@@ -525,7 +526,9 @@ class _Each:
             finally:
                 _current.fence = None
 
-        return call_with_limit(call, limit, fence=fence)
+        # The call's own log lines are told apart by this thread's context.
+        context = contextvars.copy_context()
+        return call_with_limit(context.run, limit, call, fence=fence)
 
     def _call_once(self, once: CallOnce, number: int, name: str) -> None:
         records, failure = once(name, lambda: self._limited(number))
