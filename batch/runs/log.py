@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from ledgerbeam.batch.launch.job import JobId
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.io.errors import ComponentNotFoundError, StorageError
-from ledgerbeam.io.machine import ProcessId
 
 _MORE = re.compile(r"run=\S+ attempt=\S+( component=.*?)? \| ")
 """How a further line of a message begins."""
@@ -55,7 +53,8 @@ def log_lines(path: Path, run: RunRecord, component: str | None = None) -> Itera
 def _why_not(run: RunRecord, error: OSError) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"cannot read the log of run {run.name}: {error.strerror}"
-    hosts = dict.fromkeys(ProcessId.parse(attempt.launcher).host for attempt in run.attempts)
+    # As `ProcessId` writes it; what somebody else has written is shown as it is.
+    hosts = dict.fromkeys(attempt.launcher.rsplit(":", 2)[0] for attempt in run.attempts)
     if not hosts:
         return f"no launcher of run {run.name} has written a log on this machine"
     return (
@@ -66,7 +65,7 @@ def _why_not(run: RunRecord, error: OSError) -> str:
 
 def where_workers_log(run: RunRecord) -> str:
     """What is to be known of logs that are elsewhere; empty where there are none."""
-    jobs = [JobId.parse(attempt.job_id).name for attempt in run.attempts if attempt.job_id]
+    jobs = [(attempt.job_id or "").partition(" ")[2] for attempt in run.attempts]
     named = [job for job in jobs if job]
     return (
         f"what its workers log is with the jobs of its engine: {', '.join(named)}" if named else ""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ledgerbeam.batch.define.page_process import Page
 from ledgerbeam.batch.model.outcomes import Outcome, grouped, outcomes_of, outcomes_table
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.rules.components import Component, Components
@@ -138,6 +139,20 @@ def test_the_record_at_hand() -> None:
     assert unknown.record is None
     (item,) = failures(lambda item: 1 / 0, {"id": 7, "note": None})
     assert item.record == {"id": "7", "note": None}
+
+
+def test_of_a_page_it_is_the_item_at_hand() -> None:
+    def execute(page: Page) -> list[Any]:
+        return [item["amount"] for item in page.items if item["id"] > 1]
+
+    of_table = Page("1..3", table=pa.table({"id": [1, 2, 3], "note": ["a", None, "c"]}))
+    of_cursor = Page("0", items=[{"id": 1}, {"id": 2}])
+    by_table, by_cursor = failures(execute, of_table, of_cursor)
+    assert by_table.error.startswith("NoColumnError: there is no column amount in the row: there ")
+    assert (by_table.record, by_cursor.record) == ({"id": "2", "note": None}, {"id": "2"})
+    (by_item,) = failures(lambda item: item["amount"], of_table.item(1, "2"))
+    assert by_item.error.startswith("NoColumnError: there is no column amount in the row: there ")
+    assert by_item.record == {"id": "2", "note": None}
 
 
 def test_secrets_are_in_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,29 @@ import functools
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any, Protocol, runtime_checkable
 
 from ledgerbeam.io.secrets import redact
 from ledgerbeam.rules.components import Component, Components
 
 Values = Mapping[str, str | None]
 """A record as text, by column."""
+
+
+@runtime_checkable
+class Records(Protocol):
+    """A unit of work of several records: a component, a page."""
+
+    def __len__(self) -> int: ...
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """The records."""
+
+    def is_own(self, value: object) -> bool:
+        """Whether a value is one of the records."""
+
 
 _MAX_LENGTH = 4_000
 _MAX_FRAMES = 20
@@ -69,14 +84,14 @@ def explanation(error: BaseException, unit: object) -> str:
 def record_at_hand(unit: object, error: BaseException | None = None) -> Values | None:
     """The record that was being worked on when a unit failed; None where that isn't known.
 
-    It is an item itself, or the only row of a component, or else the row of a component that one
-    of the user's functions has in a variable.
+    It is an item itself, or the only row of a component or page, or else the row of it that one of
+    the user's functions has in a variable.
     """
     if isinstance(unit, Components):
         return _as_text(unit.table.to_pylist()[0]) if unit.table.num_rows == 1 else None
     if isinstance(unit, Mapping):
         return _as_text(unit)
-    if not isinstance(unit, Component):
+    if not isinstance(unit, Records):
         return None
     if error is not None:
         for frame, _ in reversed(_own_frames(error)):
