@@ -2,6 +2,8 @@
 
     2026-11-20T23:00:04.120Z INFO run=8f3a attempt=1 ledgerbeam.batch.attempt.run: 64 shards
 
+What a component's own code logs while it is called has its key, too: `attempt=1 component=A3`.
+
 A launcher calls `configure`, and a worker calls `configure_worker` before its first element. Set
 `LEDGERBEAM_LOG=json` for JSON lines. A process that works for one run needs nothing else. A process
 with several runs wraps the work for each in `correlation`, and wraps functions that it passes to a
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar, cast
 
+from ledgerbeam.batch.plain_text import plain_text
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import RedactSecrets, redact
 
@@ -47,13 +50,16 @@ class Correlation(NamedTuple):
     Attributes:
         run: the id of the run.
         attempt: the number of the attempt, from 1; None outside attempts.
+        component: the key of the component that is being executed; None where none is.
     """
 
     run: str
     attempt: int | None = None
+    component: str | None = None
 
     def __str__(self) -> str:
-        return f"run={self.run} attempt={'-' if self.attempt is None else self.attempt}"
+        component = "" if self.component is None else f" component={plain_text(self.component)}"
+        return f"run={self.run} attempt={'-' if self.attempt is None else self.attempt}{component}"
 
 
 # Threads of Beam's workers and of pools start with an empty context, so they use this value.
@@ -61,11 +67,18 @@ _of_process: Correlation | None = None
 _of_context: contextvars.ContextVar[Correlation | None] = contextvars.ContextVar(
     _ATTRIBUTE, default=None
 )
+_component: contextvars.ContextVar[Callable[[], str | None] | None] = contextvars.ContextVar(
+    "ledgerbeam_component", default=None
+)
 
 
 def current() -> Correlation | None:
     """The correlation of this thread's log lines: its own, or else that of the process."""
-    return _of_context.get() or _of_process
+    found = _of_context.get() or _of_process
+    component = _component.get()
+    if found is None or component is None:
+        return found
+    return found._replace(component=component())
 
 
 @contextmanager
@@ -76,6 +89,20 @@ def correlation(run: str, attempt: int | None = None) -> Iterator[None]:
         yield
     finally:
         _of_context.reset(token)
+
+
+@contextmanager
+def executing(component: Callable[[], str | None]) -> Iterator[None]:
+    """Log lines of this thread have a component's key inside the `with` block.
+
+    Args:
+        component: gives the key at that moment; None where no component is being executed.
+    """
+    token = _component.set(component)
+    try:
+        yield
+    finally:
+        _component.reset(token)
 
 
 def bound(function: Callable[P, R]) -> Callable[P, R]:
@@ -230,6 +257,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "run": found and found.run,
             "attempt": found and found.attempt,
+            **({"component": found.component} if found and found.component else {}),
             "logger": record.name,
             "message": redact(record.getMessage()),
         }

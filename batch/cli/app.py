@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli.errors import print_error
+from ledgerbeam.batch.cli.inspection import app as inspection_app
 from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, help_or_name
 from ledgerbeam.batch.cli.verbs import app as runs_app
 from ledgerbeam.batch.define.dates import read_date
@@ -39,6 +40,7 @@ app = typer.Typer(
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
 app.add_typer(generate, name="generate")
 app.add_typer(runs_app)
+app.add_typer(inspection_app)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -27,12 +27,14 @@ class Arguments(NamedTuple):
     Attributes:
         parameters: the parameters of the workload.
         json: whether to print the result as a line of JSON.
+        plan: whether to print what would be done, and do nothing.
         registry: URL of the database to record the run in; None for no record.
         beam_flags: all other flags, in their order.
     """
 
     parameters: Parameters
     json: bool
+    plan: bool
     registry: str | None
     beam_flags: list[str]
 
@@ -69,6 +71,9 @@ def parse_arguments(
         "--json", action="store_true", help="print the result as JSON, the last line of the output"
     )
     parser.add_argument(
+        "--plan", action="store_true", help="print what would be done, and do nothing"
+    )
+    parser.add_argument(
         "--registry",
         metavar="URL",
         default=os.environ.get(REGISTRY) or None,
@@ -76,7 +81,7 @@ def parse_arguments(
     )
     known, beam_flags = parser.parse_known_args(list(arguments))
     values = {key: value for key, value in vars(known).items() if value is not None}
-    wants_json = values.pop("json")
+    wants_json, wants_plan = values.pop("json"), values.pop("plan")
     registry = values.pop("registry", None)
     _check_beam_flags(parameters_type, beam_flags)
     _read_date_words(process_type, values, now())
@@ -84,7 +89,7 @@ def parse_arguments(
         parameters = parameters_type.model_validate(values)
     except ValidationError as error:
         raise parameter_error(error) from error
-    return Arguments(parameters, wants_json, registry, beam_flags)
+    return Arguments(parameters, wants_json, wants_plan, registry, beam_flags)
 
 
 def _read_date_words(
@@ -116,7 +121,11 @@ def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -
     With the local runner, every unknown flag is a mistake. Other runners have flags that only their
     own job server knows, so with those only flags that resemble ours are rejected.
     """
-    ours = [flag_of(field) for field in parameters_type.model_fields] + ["--json", "--registry"]
+    ours = [flag_of(field) for field in parameters_type.model_fields] + [
+        "--json",
+        "--plan",
+        "--registry",
+    ]
     is_local = runner_of(flags).lower() in LOCAL_RUNNERS
     for flag in _unknown_to_beam(flags) if flags else ():
         name = flag.partition("=")[0]

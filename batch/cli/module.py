@@ -15,6 +15,7 @@ from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.cli.arguments import parse_arguments
 from ledgerbeam.batch.cli.errors import print_error
+from ledgerbeam.batch.cli.plan import print_plan
 from ledgerbeam.batch.cli.summary import print_summary
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
@@ -65,6 +66,9 @@ def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int
         process_type = _importable(process_type)
         parsed = parse_arguments(process_type, arguments)
         process = process_type(parsed.parameters)
+        if parsed.plan:
+            print_plan(process, parsed.json)
+            return 0
         if parsed.registry is not None:
             _check_installed(process_type)
             # This imports a database client, which a run without a registry doesn't need.

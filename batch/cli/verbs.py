@@ -88,7 +88,17 @@ def _view_json(view: "RunView") -> dict[str, Any]:
     progress = view.progress.model_dump(mode="json")
     progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
-    return run | {"name": view.run.name, "code": view.code, "progress": progress}
+    failures = [
+        {"count": group.size, **group.first._asdict(), "status": group.status}
+        for group in view.failures
+    ]
+    others = {
+        "code": view.code,
+        "progress": progress,
+        "failures": failures,
+        "rejected": view.rejected,
+    }
+    return run | {"name": view.run.name} | others
 
 
 def _show(view: "RunView", as_json: bool) -> None:
@@ -135,14 +145,33 @@ def submit(
     registry: Registry = None,
     as_json: Json = False,
     watch: Watch = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="in place of a run whose parameters were wrong, if nothing is published; needs "
+            "--why",
+        ),
+    ] = False,
+    why: Why = "",
 ) -> None:
-    """Record a run of WORKLOAD, given its own flags, and start it in the background."""
+    """Record a run of WORKLOAD, given its own flags, and start it in the background.
+
+    With `--plan` nothing is recorded: it prints what would be done.
+    """
     from ledgerbeam.batch.cli.arguments import parse_arguments
     from ledgerbeam.batch.define.workloads import load_workload
 
-    parsed = parse_arguments(load_workload(workload), context.args)
+    kind = load_workload(workload)
+    parsed = parse_arguments(kind, context.args)
+    if parsed.plan:
+        from ledgerbeam.batch.cli.plan import print_plan
+
+        print_plan(kind(parsed.parameters), as_json or parsed.json)
+        return
     with _runs(registry) as runs:
-        run = runs.submit(workload, parsed.parameters.model_dump(mode="json"), parsed.beam_flags)
+        parameters = parsed.parameters.model_dump(mode="json")
+        run = runs.submit(workload, parameters, parsed.beam_flags, replace=replace, why=why)
         if watch:
             raise typer.Exit(_follow(runs, run.id, as_json, None, live=True))
         _show_run(runs, run, as_json)
@@ -202,7 +231,7 @@ def components(
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """List what became of a run's components."""
+    """List what became of a run's components; `--json` has tracebacks and records at hand too."""
     with _runs(registry) as runs:
         found = list(itertools.islice(runs.components(run, status, after), limit))
     if as_json:
@@ -298,10 +327,38 @@ def resume(run: RunText, why: Why = "", registry: Registry = None, as_json: Json
 
 
 @app.command()
-def retry(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def retry(
+    run: RunText,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="only this one of the failed ones; may be given again"),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="the right value of a parameter that was wrong; needs --why; may be given again",
+        ),
+    ] = None,
+    why: Why = "",
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Try again what failed, as a new attempt with today's code."""
+    parameters = dict(map(_parameter, changes or ()))
     with _runs(registry) as runs:
-        _show_run(runs, runs.retry(run, why), as_json)
+        _show_run(runs, runs.retry(run, why, component or (), parameters), as_json)
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Name and value of a parameter, given as `name=value`, or as its flag."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ParameterError(
+            f"--set {text}: give NAME=VALUE, such as max_rejects=10", parameter="--set", value=text
+        )
+    return name.removeprefix("--").replace("-", "_"), value
 
 
 @app.command()

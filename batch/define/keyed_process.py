@@ -21,7 +21,7 @@ from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
 from ledgerbeam.io.secrets import check_url
-from ledgerbeam.rules.components import Component, Components
+from ledgerbeam.rules.components import Component, Components, NoColumnError, NoRowsError, Row
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
 
 
@@ -284,6 +284,7 @@ class KeyedProcess(BatchProcess[P]):
             UserError: the URL of a table holds a literal password.
         """
         super().__init__(parameters)
+        self._looked_up: dict[str, tuple[pa.Table | None, dict[tuple[Any, ...], Row]]] = {}
         self._check_inputs(self.optional)
 
     def bind(self, present: Iterable[str]) -> None:
@@ -358,6 +359,37 @@ class KeyedProcess(BatchProcess[P]):
     def lookups(self) -> tuple[Lookup, ...]:
         """Small tables that components need besides their rows, as the parameters declare them."""
         return _declared(self.parameters_type, Lookup)
+
+    def look_up(self, name: str, *key: Any) -> Mapping[str, Any]:
+        """The row of a lookup, for rules that are written per component.
+
+        Args:
+            name: the lookup's name.
+            *key: the values of the columns of its key that the files have.
+
+        Raises:
+            NoRowsError: there is no such row; it says of which key in which lookup.
+        """
+        of_table, by_key = self._looked_up.get(name, (None, {}))
+        table = self.lookup_tables.get(name)
+        if table is None or table is not of_table:
+            by_key = self._rows_by_key(name)
+            self._looked_up[name] = (table, by_key)
+        try:
+            return by_key[key]
+        except KeyError:
+            raise NoRowsError(f"there is no {', '.join(map(str, key))} in {name}") from None
+
+    def _rows_by_key(self, name: str) -> dict[tuple[Any, ...], Row]:
+        table = self.lookup_tables.get(name)
+        lookup = next((each for each in self.lookups if each.name == name), None)
+        if table is None or lookup is None:
+            known = ", ".join(self.lookup_tables) or "none"
+            raise NoColumnError(f"there is no lookup {name}: there is {known}")
+        of_key = (lookup.key,) if isinstance(lookup.key, str) else lookup.key
+        columns = [column for column in of_key if column in table.column_names]
+        rows = map(Row, table.to_pylist())
+        return {tuple(row[column] for column in columns): row for row in rows}
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:

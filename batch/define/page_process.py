@@ -15,6 +15,7 @@ from ledgerbeam.io.sql.connections import Engines, Transactions
 from ledgerbeam.io.sql.ranges import ByCount, Split
 from ledgerbeam.io.sql.source import SqlSource
 from ledgerbeam.io.sql.write import ComponentTransaction
+from ledgerbeam.rules.components import Row
 from ledgerbeam.transforms.columnar.components import component_name
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
 
@@ -140,8 +141,16 @@ class Page:
     def items(self) -> Sequence[Mapping[str, Any]]:
         """The items. Rows of a database are converted when they are first asked for."""
         if self._items is None:
-            self._items = self.table.to_pylist()
+            self._items = [Row(item) for item in self.table.to_pylist()]
         return self._items
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """The items, by which a failed call is told."""
+        return self.items
+
+    def is_own(self, value: object) -> bool:
+        """Whether a value is one of the items."""
+        return any(value is item for item in self._items or ())
 
     def __len__(self) -> int:
         return self._table.num_rows if self._table is not None else len(self._items or ())
@@ -159,7 +168,7 @@ class Page:
         return Item(self.items[number], name, self._transactions)
 
 
-class Item(dict[str, Any]):
+class Item(Row):
     """An item of a page, as a unit of work.
 
     Attributes:

@@ -4,6 +4,7 @@ Calls, retries and failures are handled by `transforms/concurrency/executor.py`.
 the outcomes of earlier attempts, and claims for calls that may be made only once.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -13,7 +14,7 @@ import pyarrow as pa
 from ledgerbeam.batch.define.process import BatchProcess, Record, RetryMode
 from ledgerbeam.batch.execute.rows import rows_of_text, text_of
 from ledgerbeam.batch.execute.worker_control import WorkerControl
-from ledgerbeam.batch.model.outcomes import Outcome, decisions, outcomes_of
+from ledgerbeam.batch.model.outcomes import Outcome, decisions, grouped, outcomes_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.claims import Call, Decision, Resolution
@@ -34,6 +35,8 @@ from ledgerbeam.transforms.concurrency.retry import Failure
 IN_FLIGHT = 2
 """Shards that a worker process executes side by side, in threads."""
 
+_log = logging.getLogger(__name__)
+
 
 class EarlierOutcomes(NamedTuple):
     """The outcomes of a shard's components in earlier attempts.
@@ -41,19 +44,34 @@ class EarlierOutcomes(NamedTuple):
     Attributes:
         outcomes: outcomes by component's name, without those of plain successes.
         decided: what people have decided about unknown components, by component's name.
+        chosen: names of the components that alone are tried again; None for all.
     """
 
     outcomes: Mapping[str, Outcome]
     decided: Mapping[str, Decision]
+    chosen: frozenset[str] | None = None
 
     @classmethod
-    def read(cls, attempt: Attempt, shard: int, commit: ShardCommit | None) -> Self:
-        """Read the outcomes that a shard's marker names; empty if there is no marker."""
+    def read(
+        cls,
+        attempt: Attempt,
+        shard: int,
+        commit: ShardCommit | None,
+        chosen: frozenset[str] | None = None,
+    ) -> Self:
+        """Read the outcomes that a shard's marker names; empty if there is no marker.
+
+        Args:
+            attempt: the attempt that executes the shard.
+            shard: its number.
+            commit: its marker.
+            chosen: names of the components that alone are tried again; None for all.
+        """
         if commit is None or commit.outcomes is None:
             return cls({}, {})
         found = outcomes_of(read_part(attempt.instance_uri, commit.outcomes))
         decided = decisions(attempt.instance_uri, shard, found)
-        return cls({outcome.component: outcome for outcome in found}, decided)
+        return cls({outcome.component: outcome for outcome in found}, decided, chosen)
 
     @property
     def retried(self) -> set[str]:
@@ -61,7 +79,8 @@ class EarlierOutcomes(NamedTuple):
         failed = {
             o.component for o in self.outcomes.values() if o.status is ComponentStatus.FAILURE
         }
-        return failed | self.decided.keys()
+        retried = failed | self.decided.keys()
+        return retried if self.chosen is None else retried & self.chosen
 
     def tries(self, name: str) -> int:
         """How often a component was called in earlier attempts."""
@@ -71,18 +90,25 @@ class EarlierOutcomes(NamedTuple):
     def outcome(self, name: str, status: ComponentStatus, failure: Failure) -> Outcome:
         """The outcome of a component now, which counts the tries of earlier attempts too."""
         tries = self.tries(name) + failure.tries
-        return Outcome(name, status, tries, failure.error, failure.code)
+        return Outcome(
+            name, status, tries, failure.error, failure.code, failure.traceback, failure.record
+        )
 
     def outcomes_now(
         self, executed: TablesExecuted[Any] | EachExecuted, names: Names
     ) -> dict[int, Outcome]:
-        """The outcomes of this attempt without plain successes, by component's number."""
+        """The outcomes of this attempt without plain successes, by component's number.
+
+        Failures are logged, those of one kind once.
+        """
         now = {
             number: self.outcome(names[number], ComponentStatus.SUCCESS, failure)
             for number, failure in executed.recovered.items()
         }
         for number, failure in executed.failed.items():
             now[number] = self.outcome(names[number], _status_of(failure), failure)
+        for group in grouped(now[number] for number in executed.failed):
+            _log.info("%s", group.text)
         return now
 
 
@@ -170,6 +196,8 @@ class ClaimedCalls:
             failure = Failure.of(error, 1, is_unknown)
             status = _status_of(failure)
             resolved = Resolution(status=status, error=failure.error, code=failure.code)
+            claimed.resolve(resolved)
+            return OnceCalled(None, failure)
         claimed.resolve(resolved)
         return _called(resolved)
 

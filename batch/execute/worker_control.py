@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ledgerbeam.batch import logs
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.control_log import Executing, Heartbeat, Steering
@@ -139,7 +140,8 @@ class WorkerControl:
             self._waiting.pop((shard, component), None)
             self._executing[token] = reported
         try:
-            yield
+            with logs.executing(lambda: component):
+                yield
         finally:
             with self._lock:
                 del self._executing[token]
@@ -157,7 +159,8 @@ class WorkerControl:
         with self._lock:
             self._tracked[token] = (shard, component)
         try:
-            yield
+            with logs.executing(component):
+                yield
         finally:
             with self._lock:
                 del self._tracked[token]

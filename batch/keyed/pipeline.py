@@ -203,6 +203,7 @@ class ExecuteShard:
             assembled.components,
             places,
             earlier,
+            plan.context.chosen,
         )
         totals = replace(done.totals, rejected=rejected_totals(plan, assembled.rejected))
         rejected = rejected_table(plan, assembled.rejected, places) if assembled.rejected else None

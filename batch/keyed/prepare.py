@@ -79,6 +79,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
             {"columns": list(present)} if present else {},
         ),
         build=build,
+        rows=estimated,
     )
 
 

@@ -14,6 +14,9 @@ from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.schema import attempt, definition, event, instance, run
 from ledgerbeam.io.errors import AmbiguousRunError, DatabaseError, RunNotFoundError, UserError
 
+REPLACED = "replaced"
+"""Type of the event of a run in whose place another one was submitted."""
+
 FINAL = [status for status in RunStatus if status.is_final]
 
 _MIN_PREFIX_LENGTH = 6
@@ -112,6 +115,11 @@ class RegistryReader:
                 run.c.results_expired_at.is_(None),
                 skip_damaged=True,
             )
+
+    def successor(self, run_id: str) -> str | None:
+        """Id of the run that was submitted in the place of this one; None if none was."""
+        with self._database.reading() as connection:
+            return find_successor(connection, run_id)
 
     def events(self, run_id: str) -> list[RecordedEvent]:
         """The run's history, from its beginning; empty where there is no such run."""
@@ -232,6 +240,13 @@ def _find_runs(
     return [
         RunRecord.model_validate({**row, "attempts": tuple(attempts[row["id"]])}) for row in rows
     ]
+
+
+def find_successor(connection: sa.Connection, run_id: str) -> str | None:
+    """Id of the run that has replaced this one; None if none has."""
+    query = sa.select(event.c.detail).where(event.c.run_id == run_id, event.c.type == REPLACED)
+    detail = connection.execute(query).scalar_one_or_none()
+    return None if detail is None else str(detail["by"])
 
 
 def _instance_runs(connection: sa.Connection, process: str, name: str) -> list[RunRecord]:

@@ -42,11 +42,12 @@ def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry
         def look_after(view: RunView) -> None:
             see_to_launcher(runs.registry, settings, view.run, utc_now())
 
-        record, _, code = runs.wait(record.id, None, look_after, settings.lease_seconds)
+        view = runs.wait(record.id, None, look_after, settings.lease_seconds)
+        record = view.run
     if record.status is not RunStatus.SUCCESS:
         raise RunFailedError(
             f"run {record.id} is {record.status}: {record.error or 'canceled'}",
             run=record.id,
             status=record.status,
-            cause=code,
+            cause=view.code,
         )

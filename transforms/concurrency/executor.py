@@ -9,6 +9,7 @@ of its components, until the failing ones are alone.
     executed.table, executed.failed
 """
 
+import contextvars
 import random
 import threading
 import time
@@ -31,6 +32,7 @@ from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.concurrency.calls import Fence, call_with_limit, shared_pool
 from ledgerbeam.transforms.concurrency.retry import Failure, Record, Retry, RetryMode, error_line
 from ledgerbeam.transforms.concurrency.throttle import Throttle
+from ledgerbeam.transforms.concurrency.tracebacks import record_at_hand
 
 R = TypeVar("R")
 
@@ -324,7 +326,7 @@ class _Tables(Generic[R]):
             if error is None:
                 return
             if last - first == 1:
-                self.failed[first] = Failure.of(error, tries)
+                self.failed[first] = self._failure(first, error, tries)
                 self._executor.check_failures(self.failed, self._names)
                 return
             middle = (first + last) // 2
@@ -359,9 +361,12 @@ class _Tables(Generic[R]):
                     break
             else:
                 if tries > 1 and error is not None and is_alone:
-                    self.recovered[first] = Failure.of(error, tries)
+                    self.recovered[first] = self._failure(first, error, tries)
                 return tries, None
         return tries, error
+
+    def _failure(self, number: int, error: Exception, tries: int) -> Failure:
+        return Failure.of(error, tries, unit=self._components.slice(number, number + 1))
 
 
 class _Each:
@@ -441,7 +446,11 @@ class _Each:
                     self._records[number] = None
                     before = self._recovered.pop(number, None)
                     why = f"results don't fit: {' '.join(str(error).split())}"
-                    self._failed[number] = Failure(1 if before is None else before.tries, why)
+                    self._failed[number] = Failure(
+                        1 if before is None else before.tries,
+                        why,
+                        record=record_at_hand(self._units[number]),
+                    )
             table = self._table(self._records)
         counts = [0 if records is None else len(records) for records in self._records]
         return EachExecuted(table, counts, self._failed, self._recovered)
@@ -517,12 +526,16 @@ class _Each:
             finally:
                 _current.fence = None
 
-        return call_with_limit(call, limit, fence=fence)
+        # The call's own log lines are told apart by this thread's context.
+        context = contextvars.copy_context()
+        return call_with_limit(context.run, limit, call, fence=fence)
 
     def _call_once(self, once: CallOnce, number: int, name: str) -> None:
         records, failure = once(name, lambda: self._limited(number))
         if records is None:
             assert failure is not None
+            if failure.record is None:
+                failure = failure._replace(record=record_at_hand(self._units[number]))
             self._give_up(number, failure)
             return
         self._records[number] = records
@@ -545,7 +558,7 @@ class _Each:
     def _fail(self, number: int, tries: int, error: Exception) -> bool:
         """Record a failure, and return whether to try the unit again."""
         executor = self._executor
-        failure = Failure.of(error, tries)
+        failure = Failure.of(error, tries, unit=self._units[number])
         if tries >= executor.retry.tries or executor.is_final(error):
             self._give_up(number, failure)
             return False
