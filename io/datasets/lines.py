@@ -86,6 +86,26 @@ class Records(NamedTuple):
         at = int(self.bounds()[count])
         return Records(self.data[at:], None if self.ends is None else self.ends[count:] - at)
 
+    def parts(self, count: int) -> "Iterator[Records]":
+        """The records in parts of at most `count` records, or one part if there are none."""
+        bounds = self.bounds().tolist()
+        if len(bounds) <= count + 1:
+            yield self
+            return
+        for first in range(0, len(bounds) - 1, count):
+            begin, end = bounds[first], bounds[min(first + count, len(bounds) - 1)]
+            ends = None if self.ends is None else self.ends[first : first + count] - begin
+            yield Records(self.data[begin:end], ends)
+
+    def lines(self, count: int) -> "Iterator[Records]":
+        """Each line as a record, in parts of at most `count`; there may be millions in one."""
+        begin = 0
+        while begin < len(self.data):
+            last = self.data.find(b"\n", begin + BLOCK_BYTES)
+            end = last + 1 if last >= 0 else len(self.data)
+            yield from Records(self.data[begin:end], None).parts(count)
+            begin = end
+
 
 def read_records(
     file: TextFile, in_quotes: bool, block_bytes: int | None = None
