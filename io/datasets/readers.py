@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
+from ledgerbeam.io.datasets.avro import avro_columns, avro_records, avro_type, open_avro
 from ledgerbeam.io.datasets.contract import Contract, Rejections, conform, sources
 from ledgerbeam.io.datasets.inputs import (
     BYTES_PER_SPLIT,
@@ -22,7 +22,7 @@ from ledgerbeam.io.datasets.inputs import (
     plan_input,
     read_parquet_footer,
 )
-from ledgerbeam.io.datasets.lines import damaged
+from ledgerbeam.io.datasets.lines import damaged, max_unpacked
 from ledgerbeam.io.datasets.reading import Reading
 from ledgerbeam.io.datasets.text import Rejection, TextBlock, read_text, rejected_rows
 from ledgerbeam.io.errors import InputChangedError, InputError, UserError
@@ -317,9 +317,11 @@ def _read_avro(split: Split) -> Iterator[_Block]:
     names = sources(split.fields)
     row = 0
     with stores.open_input(split.file.uri) as source:
-        records = open_avro(split.file.uri, source)
-        avro = avro_columns(split.file.uri, records)
+        avro = avro_columns(split.file.uri, open_avro(split.file.uri, source))
         types = {name: avro_type(split.file.uri, name, avro[name]) for name in names}
+        source.seek(0)
+        limit = max_unpacked(split.file.size, None) if split.max_bytes is None else split.max_bytes
+        records = avro_records(split.file.uri, source, limit)
         while True:
             columns: dict[str, list[object]] = {name: [] for name in names}
             count = 0
