@@ -79,6 +79,12 @@ class FileParameters(Parameters):
     thousands: str = Field(
         default="", description="between groups of digits (a comma, blank); else nothing may be"
     )
+    max_decompressed: int | None = Field(
+        default=None,
+        ge=1,
+        description="MiB that a compressed file may unpack to; by default 200 times its size, and "
+        "1,024 if that is more",
+    )
     max_rejects: int = Field(
         default=0, ge=0, description="publish in spite of up to this many rejected rows"
     )

@@ -155,13 +155,20 @@ class Page:
     def __len__(self) -> int:
         return self._table.num_rows if self._table is not None else len(self._items or ())
 
-    def transaction(self, url: str) -> AbstractContextManager[ComponentTransaction]:
+    def transaction(self, url: str, part: str = "") -> AbstractContextManager[ComponentTransaction]:
         """The page's own transaction, which commits once, however often the page is tried.
+
+        A page of a table that is tried again by a later attempt is read again by its range of keys,
+        and may have lost rows and got others meanwhile. Those that came were not written by the
+        transaction that is already done; `part` begins another one for them.
 
         Args:
             url: the URL of the database, as the parameter holds it.
+            part: name of a part of the page that is written for itself, such as the first of its
+                keys; by default the whole page.
         """
-        return self._transactions.begin(url, component_name((self.name,)))
+        name = (self.name, part) if part else (self.name,)
+        return self._transactions.begin(url, component_name(name))
 
     def item(self, number: int, name: str) -> "Item":
         """An item as a unit of work."""

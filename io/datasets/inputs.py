@@ -24,8 +24,10 @@ from ledgerbeam.io.datasets.lines import (
     TextFile,
     damaged,
     first_record,
+    max_unpacked,
     offset_of_line,
     parts_in_quotes,
+    unpacks_to_too_much,
 )
 from ledgerbeam.io.datasets.reading import Reading
 from ledgerbeam.io.errors import (
@@ -75,6 +77,7 @@ class Split:
         dialect: how a text file writes rows.
         in_quotes: whether the first line that begins in the split begins in quotes, and so belongs
             to a record of the previous split.
+        max_bytes: bytes that a compressed file may unpack to.
     """
 
     index: int
@@ -89,12 +92,19 @@ class Split:
     fields: tuple[Field, ...]
     dialect: Dialect = PLAIN_TEXT
     in_quotes: bool = False
+    max_bytes: int | None = None
 
     @property
     def text(self) -> TextFile:
         """This split as a part of a text file."""
         return TextFile(
-            self.file.uri, self.format, self.compression, self.dialect, self.start, self.end
+            self.file.uri,
+            self.format,
+            self.compression,
+            self.dialect,
+            self.start,
+            self.end,
+            self.max_bytes,
         )
 
 
@@ -215,6 +225,7 @@ def plan_input(
                     fields=ordered,
                     dialect=reading.dialect,
                     in_quotes=in_quotes,
+                    max_bytes=max_unpacked(file.size, reading.max_decompressed),
                 )
             )
     return Input(tuple(splits), tuple(files), sum(planned.rows for planned in plans))
@@ -318,11 +329,15 @@ def _plan_file(
     if compression and not file.size:
         raise damaged(file.uri, compression, EOFError("0 bytes"))
     header: tuple[str, ...] = ()
+    max_bytes = max_unpacked(file.size, reading.max_decompressed)
     ranges = [_Range(0, None)]
     types: dict[str, pa.DataType | None]
     if kind == "parquet":
         with stores.open_input(file.uri) as source:
             metadata = read_parquet_footer(file.uri, source).metadata
+        groups = range(metadata.num_row_groups)
+        if sum(metadata.row_group(group).total_byte_size for group in groups) > max_bytes:
+            raise unpacks_to_too_much(file.uri, max_bytes)
         schema = metadata.schema.to_arrow_schema()
         _check_unique(file.uri, file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
@@ -338,7 +353,7 @@ def _plan_file(
         }
         rows = file.size // _TEXT_BYTES_PER_ROW[kind]
     else:
-        text = TextFile(file.uri, kind, compression, reading.dialect)
+        text = TextFile(file.uri, kind, compression, reading.dialect, max_bytes=max_bytes)
         lines_of_header = 0
         if kind == "csv" and not columns.header:
             header, lines_of_header = _csv_header(text, trim=reading.values.trim)
@@ -460,7 +475,7 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
         ]
         return tuple(sources.get(name, name) for name in required)
     try:
-        record = json.loads(first)
+        record = json.loads(first, parse_int=str)  # `int` refuses more than 4,300 digits
         for name in record if isinstance(record, dict) else ():
             name.encode()  # fails for half a surrogate pair, which is no text
     except (ValueError, RecursionError) as error:

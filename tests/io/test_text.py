@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.reading import read_whole
 
 from ledgerbeam.io.datasets import lines as text_lines
-from ledgerbeam.io.datasets import readers
+from ledgerbeam.io.datasets import readers, text
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.datasets.inputs import plan_input
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, unpack_location
@@ -59,7 +59,9 @@ def read(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
         patch.setattr(readers, "BYTES_PER_SPLIT", 2 * block_bytes)  # of each batch
+        patch.setattr(text, "_RECORDS_AT_A_TIME", 1 + block_bytes // 8)
         for split in planned.splits:
+            assert text.first_row_of(split) == lines_before
             part = read_whole(split)
             assert part.row_count == part.table.num_rows + len(part.rejections)
             for record in part.table.to_pylist():

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -22,8 +22,8 @@ from tests.support.execution_bench import (
 
 from ledgerbeam.io.errors import CanceledError, InputError, OverdueError, UserError
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.concurrency.executor import current_fence
-from ledgerbeam.transforms.concurrency.retry import Failure, Record, Retry
+from ledgerbeam.transforms.concurrency.executor import OnceCalled, current_fence
+from ledgerbeam.transforms.concurrency.retry import Failure, Record, Retry, RetryMode
 from ledgerbeam.transforms.concurrency.throttle import Limits
 
 
@@ -152,6 +152,37 @@ class TestEach:
         failures = [*executed.recovered.values(), *executed.failed.values()]
         assert all(failure.error.startswith("OSError: busy (") for failure in failures)
         assert records_of(executed) == [square(0), square(1), square(2), None, square(4)]
+
+    @pytest.mark.parametrize("kind", ["second tries", "time limit", "at most once"])
+    def test_without_parallelism_a_shard_has_one_call_in_flight(self, kind: str) -> None:
+        def once(name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
+            return OnceCalled(call(), None)
+
+        bench = {
+            "second tries": lambda: Bench(),
+            "time limit": lambda: Bench(Retry(time_limit=60.0)),
+            "at most once": lambda: Bench(Retry(RetryMode.AT_MOST_ONCE), once=once),
+        }[kind]()
+        lock, meets = threading.Lock(), threading.Event()
+        tried: set[int] = set()
+        in_flight: list[int] = []
+
+        def call(unit: int) -> list[Record]:
+            if kind == "second tries" and unit not in tried:
+                tried.add(unit)
+                raise OSError("busy")
+            with lock:
+                in_flight.append(unit)
+                if len(in_flight) > 1:
+                    meets.set()
+            meets.wait(0.005)  # another call would begin meanwhile
+            with lock:
+                in_flight.remove(unit)
+            return square(unit)
+
+        executed = bench.each(range(20), call)
+        assert records_of(executed) == [square(unit) for unit in range(20)]
+        assert not meets.is_set()
 
     @pytest.mark.parametrize(
         "error", [ValueError, KeyError, TypeError, ZeroDivisionError, UserError]

@@ -465,11 +465,9 @@ class _Each:
         again: list[int] = []
         running: dict[Future[bool], int] = {}
         pool = shared_pool()
-        throttle = self._executor.control.throttle
         try:
             for number in numbers:
-                # May exceed the parallelism, which the throttle enforces and which may be raised.
-                while len(running) >= max(throttle.limits.parallelism or 0, _POOLED):
+                while len(running) >= self._most_in_pool():
                     self._collect(running, again)
                 running[pool.submit(self._pooled, number, tries)] = number
             while running:
@@ -481,6 +479,15 @@ class _Each:
             wait([future for future in running if not future.cancelled()])
             raise
         return sorted(again)
+
+    def _most_in_pool(self) -> int:
+        """How many of the shard's calls may be in the pool, where the throttle admits them."""
+        executor = self._executor
+        parallelism = executor.control.throttle.limits.parallelism
+        if parallelism is None and not executor.pooled:
+            return 1  # as many as in the shard's own thread
+        # May exceed the parallelism, which the throttle enforces and which may be raised.
+        return max(parallelism or 0, _POOLED)
 
     def _collect(self, running: dict[Future[bool], int], again: list[int]) -> None:
         done, _ = wait(running, return_when="FIRST_COMPLETED")
