@@ -110,7 +110,7 @@ def test_commands_that_need_no_registry(tmp_path: Path) -> None:
     assert 50 in verified["controls"].values()
     uris = [each["published"] for each in published]
     (same,) = call(
-        tmp_path, "compare", *uris, "--key=id", "--business-date=2026-11-20", "--output=c"
+        tmp_path, "compare", *uris, "--keys=id", "--business-date=2026-11-20", "--output=c"
     )
     assert same["totals"]["keys_same"] == 50
     (error,) = call(tmp_path, "verify", "nowhere", status=Exit.FAILURE)
