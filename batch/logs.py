@@ -24,7 +24,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar, cast
 
@@ -140,7 +140,7 @@ def configure(
     Raises:
         ParameterError: the style is neither.
     """
-    formatter = _formatter(style or os.environ.get(FORMAT_VARIABLE) or "plain")
+    formatter = _FORMATTERS[style or configured_style()]()
     _attach(run, attempt)
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -166,7 +166,7 @@ def configure_worker(run: str, attempt: int | None = None) -> None:
         if handler.formatter is None:
             handler.setFormatter(WorkerFormatter())
         elif _is_basic(handler):
-            handler.setFormatter(_formatter(os.environ.get(FORMAT_VARIABLE) or "plain"))
+            handler.setFormatter(_FORMATTERS[configured_style()]())
 
 
 def _is_basic(handler: logging.Handler) -> bool:
@@ -214,16 +214,20 @@ def correlation_of(record: logging.LogRecord) -> Correlation | None:
     return found
 
 
-def _formatter(style: str) -> logging.Formatter:
-    if style == "plain":
-        return PlainFormatter()
-    if style == "json":
-        return JsonFormatter()
-    raise ParameterError(
-        f"{FORMAT_VARIABLE}={style}: no such format: give plain or json",
-        parameter=FORMAT_VARIABLE,
-        value=style,
-    )
+def configured_style() -> Format:
+    """The format that the environment asks for.
+
+    Raises:
+        ParameterError: there is no such format.
+    """
+    style = os.environ.get(FORMAT_VARIABLE) or "plain"
+    if style not in _FORMATTERS:
+        raise ParameterError(
+            f"{FORMAT_VARIABLE}={style}: no such format: give plain or json",
+            parameter=FORMAT_VARIABLE,
+            value=style,
+        )
+    return cast("Format", style)
 
 
 class WorkerFormatter(logging.Formatter):
@@ -268,6 +272,12 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = redact(record.stack_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+_FORMATTERS: Mapping[Format, Callable[[], logging.Formatter]] = {
+    "plain": PlainFormatter,
+    "json": JsonFormatter,
+}
 
 
 class RedactedStream:

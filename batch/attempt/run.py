@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -13,7 +14,13 @@ from ledgerbeam.batch.attempt.kinds import kind_of
 from ledgerbeam.batch.attempt.progress_bar import watch
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.keyed_process import FileParameters
-from ledgerbeam.batch.define.process import BatchProcess, RetryMode, instance_uri, is_overridden
+from ledgerbeam.batch.define.process import (
+    BatchProcess,
+    Ramp,
+    RetryMode,
+    instance_uri,
+    is_overridden,
+)
 from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prepared
 from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.model.outcomes import outcomes_of
@@ -172,11 +179,20 @@ def _has_any(uri: str, commit: ShardCommit, components: frozenset[str]) -> bool:
 
 
 def _limit(process: BatchProcess[Any]) -> None:
-    """Set the definition's parallelism, unless somebody set another before the run began."""
+    """Set the definition's limits, unless somebody set others before the run began."""
     uri = instance_uri(process)
-    if process.parallelism is not None and control_log.latest(uri).parallelism is None:
-        by_definition = (uri, utc_now(), process.name, "by definition")
-        control_log.steer(*by_definition, parallelism=process.parallelism)
+    now = utc_now()
+    steering = control_log.latest(uri)
+    limits: control_log.Changes = {}
+    if process.parallelism is not None and steering.parallelism is None:
+        limits["parallelism"] = process.parallelism
+    if process.rate is not None and (steering.rate, steering.ramp) == (None, None):
+        if isinstance(process.rate, Ramp):
+            limits["ramp"] = control_log.Ramp(**asdict(process.rate), started_at=now)
+        else:
+            limits["rate"] = process.rate
+    if limits:
+        control_log.steer(uri, now, process.name, "by definition", **limits)
     failpoint("run: limited")
 
 

@@ -20,6 +20,7 @@ from ledgerbeam.batch.define.results import Results
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
+from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.io.secrets import check_url
 from ledgerbeam.rules.components import Component, Components, NoColumnError, NoRowsError, Row
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
@@ -252,33 +253,33 @@ class KeyedProcess(BatchProcess[P]):
         if not hasattr(cls, "name"):
             return
         if not _declared(cls.parameters_type, RowInput):
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: {cls.parameters_type.__name__} declares no input: annotate the "
                 "parameter that names the files, as in loans: Annotated[str, RowInput(…)]"
             )
         each, tables = cls.executes_each(), is_overridden(cls, KeyedProcess, "execute_components")
         if each == tables:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__} has {'both' if each else 'neither'} execute and "
                 "execute_components: write one of them"
             )
         if each and cls.results is None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
             )
         if each and cls.tables:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: execute gives rows of one table, and tables names "
                 f"{', '.join(cls.tables)}: write execute_components"
             )
         if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: execute_components can't be AT_MOST_ONCE: where it fails it is "
                 "called again with fewer components: write execute"
             )
         if tables and cls.retry.time_limit is not None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: a time_limit is one for each component: write execute"
             )
 
@@ -286,7 +287,7 @@ class KeyedProcess(BatchProcess[P]):
         """Check that the definition fits its parameters.
 
         Raises:
-            TypeError: an input's contract lacks a column that the definition names.
+            DefinitionError: an input's contract lacks a column that the definition names.
             UserError: the URL of a table holds a literal password.
         """
         super().__init__(parameters)
@@ -311,7 +312,7 @@ class KeyedProcess(BatchProcess[P]):
     def _check_input(self, rows: RowInput, first: RowInput, there: Collection[str]) -> None:
         where = f"{type(self).__name__}, input {rows.name}"
         if rows.name not in type(self.parameters).model_fields:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: inputs has {rows.name or 'one without a name'}, which "
                 f"{type(self.parameters).__name__} doesn't declare: change those of super().inputs "
                 "with dataclasses.replace"
@@ -328,20 +329,20 @@ class KeyedProcess(BatchProcess[P]):
         orders = (name.removeprefix("-") for name in rows.orders)
         for name in (*self.key, *orders, *rows.ids, *currency):
             if name not in columns or columns[name].nullable:
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: {name} must be a column of the contract, required and never empty: "
                     "rows are told apart by it"
                 )
         for name in rows.amounts:
             type_ = columns[name].type if name in columns else None
             if type_ is None or not (pa.types.is_int64(type_) or pa.types.is_decimal(type_)):
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: the amount {name} must be a required column of int64 or decimals, "
                     f"not of {type_}"
                 )
         for column in first.contract.columns:
             if column.name in self.key and column.type != columns[column.name].type:
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: {column.name} is {columns[column.name].type}, and {column.type} in "
                     f"{first.name}: a key has the same type in all inputs"
                 )

@@ -10,6 +10,7 @@ from pyarrow.types import is_decimal
 from pydantic import Field
 
 from ledgerbeam.batch.define.process import BatchProcess, P, Parameters, Record, is_overridden
+from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.io.secrets import DatabaseUrl
 from ledgerbeam.io.sql.connections import Engines, Transactions
 from ledgerbeam.io.sql.ranges import ByCount, Split
@@ -215,17 +216,17 @@ class PageProcess(BatchProcess[P]):
         if not hasattr(cls, "name"):
             return
         if cls.executes_items() == is_overridden(cls, PageProcess, "execute"):
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__} has {'both' if cls.executes_items() else 'neither'} execute and "
                 "execute_item: write one of them"
             )
         if cls.results is None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
             )
         if not cls.executes_items() and "page" in cls.results.names:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results has a column page, in which the page's name will be: "
                 "call it otherwise"
             )
@@ -267,13 +268,13 @@ class PageProcess(BatchProcess[P]):
         results = self.results
         assert results is not None
         if not key:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: item_key is missing: name the columns that identify an "
                 "item"
             )
         taken = [name for name in key if name in results.names]
         if taken:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: results has {taken[0]}, which is in the key of items and "
                 "added to each row: leave it out"
             )

@@ -28,9 +28,10 @@ from ledgerbeam.transforms.concurrency.executor import (
     Names,
     OnceCalled,
     TablesExecuted,
+    ended,
     rows_table,
 )
-from ledgerbeam.transforms.concurrency.retry import Failure
+from ledgerbeam.transforms.concurrency.retry import Failure, RetryAfter
 
 IN_FLIGHT = 2
 """Shards that a worker process executes side by side, in threads."""
@@ -139,7 +140,7 @@ def shard_executor(
     once = None
     if process.retry.mode is RetryMode.AT_MOST_ONCE:
         assert process.results is not None
-        once = ClaimedCalls(attempt, shard, process.results, earlier)
+        once = ClaimedCalls(attempt, shard, process.results, earlier, worker_control.hold)
     return Executor(
         process.retry,
         shard,
@@ -160,12 +161,14 @@ class ClaimedCalls:
         shard: the number of the components' shard.
         results: the columns that a call returns.
         earlier: the outcomes of earlier attempts.
+        hold: called when a component asks that nothing begins for so many seconds.
     """
 
     attempt: Attempt
     shard: int
     results: pa.Schema
     earlier: EarlierOutcomes
+    hold: Callable[[float], None] = lambda seconds: None
 
     def __call__(self, name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
         """Make a component's call, or find how an earlier call ended.
@@ -191,7 +194,10 @@ class ClaimedCalls:
             resolved = Resolution(status=ComponentStatus.SUCCESS, results=text_of(rows))
         except NOT_OF_A_COMPONENT:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as raised:
+            error = ended(raised) if isinstance(raised, SystemExit) else raised
+            if isinstance(error, RetryAfter):
+                self.hold(error.seconds)
             is_unknown = isinstance(error, (TimeLimitExceededError, OutcomeUnknownError))
             failure = Failure.of(error, 1, is_unknown)
             status = _status_of(failure)

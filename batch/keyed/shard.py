@@ -186,8 +186,13 @@ def checked_results(process: KeyedProcess[Any], given: pa.Table | Results) -> Re
     Raises:
         DefinitionError: its tables are not those of the definition, or one lacks the key.
     """
-    results = Results(given) if isinstance(given, pa.Table) else given
     who = type(process).__name__
+    if not isinstance(given, pa.Table | Results):
+        raise DefinitionError(
+            f"{who}.execute_components gave {type(given).__name__}: return a pyarrow.Table, or "
+            "Results with extra tables"
+        )
+    results = Results(given) if isinstance(given, pa.Table) else given
     if sorted(results.tables) != sorted(process.tables):
         raise DefinitionError(
             f"{who}.execute_components gave the tables {', '.join(results.tables) or 'none'} "

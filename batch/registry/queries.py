@@ -69,6 +69,7 @@ class RegistryReader:
         status: RunStatus | None = None,
         limit: int | None = None,
         before: str | None = None,
+        since: datetime.datetime | None = None,
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -77,6 +78,7 @@ class RegistryReader:
             status: only those that have it.
             limit: at most so many.
             before: id of a run; only those submitted before it, which is the next page.
+            since: only those submitted at that time in UTC or later.
 
         Raises:
             RunNotFoundError: there is no run `before`.
@@ -86,6 +88,8 @@ class RegistryReader:
             conditions.append(instance.c.process == process)
         if status is not None:
             conditions.append(run.c.status == status)
+        if since is not None:
+            conditions.append(run.c.submitted_at >= since)
         with self._database.reading() as connection:
             if before is not None:
                 last = get_run(connection, before)

@@ -13,12 +13,14 @@ which would else import Arrow for nothing.
 """
 
 import copy
+import datetime
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from pydantic import ValidationError
@@ -63,6 +65,7 @@ _POLL_SECONDS = 0.3
 _CANCEL_SECONDS = 120.0
 """How long a run that is replaced is given to end."""
 
+_PAGE = 200
 _log = logging.getLogger(__name__)
 
 
@@ -305,6 +308,8 @@ class Runs:
         status: RunStatus | None = None,
         limit: int | None = None,
         before: str | None = None,
+        since: datetime.datetime | None = None,
+        where: Mapping[str, str] = MappingProxyType({}),
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -313,8 +318,27 @@ class Runs:
             status: only runs that have it.
             limit: how many at most.
             before: id of a run; only runs that were submitted before it, which is the next page.
+            since: only runs that were submitted at that time in UTC or later.
+            where: only runs that have these parameters, each as a text.
+
+        Raises:
+            ParameterError: none of the other runs has a parameter of that name.
         """
-        return self.registry.runs(process, status, limit, before)
+        if not where:
+            return self.registry.runs(process, status, limit, before, since)
+        found: list[RunRecord] = []
+        unknown = set(where)
+        # What JSON holds is compared differently by each database.
+        while page := self.registry.runs(process, status, _PAGE, before, since):
+            before = page[-1].id
+            unknown -= {name for run in page for name in run.all_parameters}
+            found += [run for run in page if _has(run, where)]
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        if unknown and before is not None:
+            name = min(unknown)
+            raise ParameterError(f"no run has a parameter {name}", parameter=name)
+        return found
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
@@ -813,3 +837,15 @@ class Runs:
                 detail=detail,
             )
         )
+
+
+def _has(run: RunRecord, where: Mapping[str, str]) -> bool:
+    given = run.all_parameters
+    return all(name in given and _text(given[name]) == text for name, text in where.items())
+
+
+def _text(value: object) -> str:
+    """A parameter as people write it: what is empty as nothing, truth as in JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)

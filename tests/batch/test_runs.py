@@ -13,10 +13,12 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
+from tests.support.json_lines import lines_of
 from tests.support.recorded import ACCOUNTS, DAY, SHARDS, WORKLOADS, Place
 
 from ledgerbeam.batch.cli.app import main
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs import reconcile
@@ -36,8 +38,8 @@ class Done(NamedTuple):
 
     @property
     def lines(self) -> list[Any]:
-        """Its lines of JSON."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        """Its lines of JSON, which fit their schemas."""
+        return lines_of(self.out)
 
 
 def verb(place: Place, *arguments: str) -> Done:
@@ -56,7 +58,8 @@ def verb(place: Place, *arguments: str) -> Done:
 def mistake(place: Place, *arguments: str) -> str:
     """The one line that a command says of a user's mistake."""
     done = verb(place, *arguments)
-    assert (done.code, done.out) == (1, ""), done
+    assert done.code in {Exit.FAILURE, Exit.USAGE, Exit.NOT_FOUND, Exit.UNAVAILABLE}, done
+    assert done.out == ""
     (line,) = done.err.splitlines()
     assert line.startswith("ledgerbeam: ")
     return line.removeprefix("ledgerbeam: ")
@@ -219,7 +222,7 @@ class TestFinished:
                 if damaged is not None:
                     path.write_bytes(damaged)
                 found = verb(done, "reconcile", "--scrub", "--json")
-                assert (found.code, len(found.lines)) == (1, 1), found
+                assert (found.code, len(found.lines)) == (Exit.DIFFERENT, 1), found
                 assert name.rpartition("/")[2] in found.lines[0]["difference"].replace(
                     "its manifest is gone", "manifest.json"
                 )

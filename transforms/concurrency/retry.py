@@ -39,6 +39,9 @@ _NEVER = (
 )
 _MAX_ERROR_LENGTH = 1_000
 
+MAX_HOLD_SECONDS = 3600.0
+"""For how long a component can keep others from beginning."""
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -80,6 +83,44 @@ class Retry:
         """
         full = min(self.first_delay * 2.0 ** (tries - 1), self.longest_delay)
         return full * (1 - random / 2)
+
+
+class RetryAfter(Exception):  # noqa: N818 - said as it is raised: raise RetryAfter(30)
+    """Raised by a component whose service wants to be left alone for some time.
+
+        if answer.status_code == 429:
+            raise lb.RetryAfter(float(answer.headers["Retry-After"]))
+
+    No worker of the run begins another component before that. The component itself is then tried
+    again, if it has tries left; where it may be called once only, it has failed, without effect.
+
+    Attributes:
+        seconds: for how long nothing begins.
+    """
+
+    def __init__(self, seconds: float, why: str = "") -> None:
+        """Say for how long, and why.
+
+        Args:
+            seconds: more than 0; at most an hour counts.
+            why: for the record.
+
+        Raises:
+            ValueError: it is not more than 0.
+        """
+        if not seconds > 0:
+            raise ValueError(f"RetryAfter takes seconds, more than 0, not {seconds}")
+        self.seconds = min(float(seconds), MAX_HOLD_SECONDS)
+        super().__init__(f"after {self.seconds:g} s" + (f": {why}" if why else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _retry_after, (self.seconds, str(self))
+
+
+def _retry_after(seconds: float, message: str) -> RetryAfter:
+    error = RetryAfter(seconds)
+    error.args = (message,)
+    return error
 
 
 class Failure(NamedTuple):
