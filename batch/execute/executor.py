@@ -201,9 +201,12 @@ class ClaimedCalls:
             is_unknown = isinstance(error, (TimeLimitExceededError, OutcomeUnknownError))
             failure = Failure.of(error, 1, is_unknown)
             status = _status_of(failure)
-            resolved = Resolution(status=status, error=failure.error, code=failure.code)
-            claimed.resolve(resolved)
-            return OnceCalled(None, failure)
+            resolved = Resolution(
+                status=status,
+                error=failure.error,
+                code=failure.code,
+                traceback=failure.traceback,
+            )
         claimed.resolve(resolved)
         return _called(resolved)
 
@@ -212,4 +215,5 @@ def _called(resolved: Resolution) -> OnceCalled:
     if resolved.status == ComponentStatus.SUCCESS:
         return OnceCalled(rows_of_text(resolved.results), None)
     is_unknown = resolved.status == ComponentStatus.UNKNOWN
-    return OnceCalled(None, Failure(1, resolved.error, resolved.code, is_unknown))
+    failure = Failure(1, resolved.error, resolved.code, is_unknown, resolved.traceback)
+    return OnceCalled(None, failure)

@@ -31,7 +31,7 @@ def accounts() -> list[Component]:
     return list(both.each(("account",)))
 
 
-def failures(function: Callable[[Component], Any], *units: Any) -> list[Failure]:
+def failures(function: Callable[[Any], Any], *units: Any) -> list[Failure]:
     """How the function fails for each of the units."""
     results = pa.schema([("value", pa.string())])
     executor = Executor(Retry(tries=1))
