@@ -545,7 +545,7 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
 def _keys_of(data: bytes) -> list[str]:
     """The keys of a record of JSON; none if it can't be read, and will be rejected."""
     try:
-        record = json.loads(data, parse_int=str)
+        record = json.loads(data.decode(), parse_int=str)
         keys = list(record) if isinstance(record, dict) else []
         "".join(keys).encode()
     except (ValueError, RecursionError):

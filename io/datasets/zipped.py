@@ -22,7 +22,7 @@ def open_member(uri: str, source: pa.NativeFile) -> Iterator[IO[bytes]]:
     Raises:
         InputError: it has no file, more than one, or one that is encrypted.
     """
-    with zipfile.ZipFile(source) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(source) as archive:
         member = _member(uri, archive)
         if member.flag_bits & 1:
             raise InputError(f"{uri}: {member.filename} is encrypted: unpack it", file=uri)
@@ -39,7 +39,7 @@ def member_name(uri: str) -> str:
     try:
         with (
             stores.open_input(uri) as source,
-            zipfile.ZipFile(source) as archive,  # type: ignore[call-overload]
+            zipfile.ZipFile(source) as archive,
         ):
             return _member(uri, archive).filename
     except ZIP_ERRORS as error:

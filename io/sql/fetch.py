@@ -139,11 +139,11 @@ class Fetch:
         text = sa.func.string_agg(sa.func.concat(*parts), sa.literal_column("E'\\n'"))
         if not self._compares:
             return sa.select(text).select_from(rows)
-        same_keys = sa.func.array_agg(sa.func.coalesce(rows.c[_IS_SAME], sa.false()))
-        return sa.select(text, same_keys).select_from(rows)
+        first = sa.func.array_position(sa.func.array_agg(rows.c[_IS_SAME]), sa.true())
+        return sa.select(text, first).select_from(rows)
 
     def _parse_text(self, result: sa.CursorResult[Any]) -> Rows:
-        text, *same = result.one()
+        text, first_same = (*result.one(), None)[:2]
         if text is None:
             table = self.schema.empty_table()
         else:
@@ -166,7 +166,8 @@ class Fetch:
                 table = self._parse_strictly(data)
         key = [table.column(name) for name in self._source.key]
         rows = Rows(table, lambda row: tuple(_python_value(column[row]) for column in key))
-        self._check_same(rows, same[0] if same and same[0] else ())
+        if first_same is not None:
+            raise self._repeated(rows, first_same - 2)
         return rows
 
     def _parse_csv(self, data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -202,7 +203,8 @@ class Fetch:
         names = [column.name for column in self._columns]
         key = [values[names.index(name)] for name in self._source.key]
         rows = Rows(table, lambda row: tuple(column[row] for column in key))
-        self._check_same(rows, same)
+        if any(same):
+            raise self._repeated(rows, next(row for row, of in enumerate(same) if of) - 1)
         return rows
 
     def _to_table(self, values: Sequence[Sequence[Any]]) -> pa.Table:
@@ -237,12 +239,9 @@ class Fetch:
         if pc.any(same).as_py():
             raise self._repeated(rows, pc.index(same, True).as_py())
 
-    def _check_same(self, rows: Rows, same: Sequence[Any]) -> None:
-        """Refuse keys that are equal to the database: a page behind one would lack the others."""
-        if any(same):
-            raise self._repeated(rows, next(row for row, is_same in enumerate(same) if is_same) - 1)
-
     def _repeated(self, rows: Rows, row: int) -> InputError:
+        # A page that began behind one of two keys that are equal to the database, by its collation,
+        # would leave out the other.
         one, other = rows.key_of(row), rows.key_of(row + 1)
         also = "" if one == other else f", which is the same to the database as {other!r}"
         return InputError(
