@@ -9,14 +9,16 @@ from the beginning (`parts_in_quotes`).
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise, repeat
-from typing import NamedTuple
+from contextlib import contextmanager
+from itertools import chain, islice, pairwise, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ledgerbeam.io.datasets.dialect import Dialect
+from ledgerbeam.io.datasets.zipped import ZIP_ERRORS, open_member
 from ledgerbeam.io.errors import InputError, UserError
 from ledgerbeam.io.storage import stores
 
@@ -40,7 +42,7 @@ class TextFile(NamedTuple):
     Attributes:
         uri: URI of the file.
         format: csv or jsonl.
-        compression: gzip, zstd or None.
+        compression: gzip, zstd, zip or None.
         dialect: how the file is written.
         start: the first byte of the part.
         end: the byte after its last one; None for the whole rest.
@@ -357,16 +359,24 @@ def _read(file: TextFile, position: int, block_bytes: int | None = None) -> Iter
                 if file.compression and file.max_bytes is not None and unpacked > file.max_bytes:
                     raise unpacks_to_too_much(file.uri, file.max_bytes)
                 yield bytes(data) if decoder is None else decoder.to_utf_8(data, final=False)
-    except OSError as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise damaged(file.uri, file.compression or "text", error) from error
     if decoder is not None:
         yield decoder.to_utf_8(b"", final=True)
 
 
-def open_text(uri: str, compression: str | None) -> pa.NativeFile:
+@contextmanager
+def open_text(uri: str, compression: str | None) -> Iterator[Any]:
     """The bytes of a file, decompressed as they are read."""
-    source = stores.open_input(uri)
-    return pa.CompressedInputStream(source, compression) if compression else source
+    with stores.open_input(uri) as source:
+        if compression == "zip":
+            with open_member(uri, source) as member:
+                yield member
+        elif compression:
+            with pa.CompressedInputStream(source, compression) as stream:
+                yield stream
+        else:
+            yield source
 
 
 def first_record(file: TextFile) -> tuple[str, int, int]:
@@ -379,17 +389,34 @@ def first_record(file: TextFile) -> tuple[str, int, int]:
     Raises:
         InputError: the file is damaged, or the record isn't text of the dialect's encoding.
     """
-    comment = file.dialect.comment.encode()
+    end = 0
+    for line, data in _head(file):
+        end = line + data.count(b"\n") + (not data.endswith(b"\n")) - 1
+        if not _is_comment(file, data):
+            return _decoded(file, data, line), line, end
+    return "", end + 1, end
+
+
+def first_records(file: TextFile, count: int) -> list[bytes]:
+    """The first records of a file that aren't comments, as they are."""
+    records = (data for _, data in _head(file) if not _is_comment(file, data))
+    return list(islice(records, count))
+
+
+def _head(file: TextFile) -> Iterator[tuple[int, bytes]]:
+    """The records from the beginning, each with the number of its line, from 1."""
     line = 1
     for records in read_records(file, False, _HEAD_BYTES):
         bounds = records.bounds().tolist() if not records.is_open else [0, len(records.data)]
         for begin, end in pairwise(bounds):
             data = records.data[begin:end]
-            lines = data.count(b"\n") + (not data.endswith(b"\n"))
-            if not comment or not data.startswith(comment):
-                return _decoded(file, data, line), line, line + lines - 1
-            line += lines
-    return "", line, line - 1
+            yield line, data
+            line += data.count(b"\n") + (not data.endswith(b"\n"))
+
+
+def _is_comment(file: TextFile, record: bytes) -> bool:
+    comment = file.dialect.comment.encode()
+    return bool(comment) and record.startswith(comment)
 
 
 def _decoded(file: TextFile, data: bytes, line: int) -> str:

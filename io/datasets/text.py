@@ -361,7 +361,9 @@ def _json_record(line: bytes, known: set[str], dialect: Dialect) -> dict[str, ob
         raise ValueError("not a JSON object")
     unknown = record.keys() - known
     if unknown:
-        raise ValueError(f"unknown field {min(unknown)!r}: the first line of the file has it not")
+        raise ValueError(
+            f"unknown field {min(unknown)!r}: none of the first records of the file has it"
+        )
     return record
 
 
