@@ -147,7 +147,13 @@ class Component:
         return self._columns(name)[self._start : self._end]
 
     def first(self, name: str) -> Any:
-        """A column's value in the first row; what is the same in all rows is read like this."""
+        """A column's value in the first row; what is the same in all rows is read like this.
+
+        Raises:
+            IndexError: there are no rows.
+        """
+        if self._start == self._end:
+            raise IndexError(f"there is no row of {self.key} to take {name} from")
         return self._columns(name)[self._start]
 
     def records(self) -> list[dict[str, Any]]:
