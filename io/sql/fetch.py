@@ -124,7 +124,8 @@ class Fetch:
         if text is None:
             table = self.schema.empty_table()
         else:
-            data = text.encode()
+            # Without the line end Arrow reads a null at the end of the last line as an empty text.
+            data = f"{text}\n".encode()
             as_read = {
                 column.name: pa.string() if column.type == pa.binary() else column.type
                 for column in self._columns

@@ -188,6 +188,15 @@ def test_bounds_ascend_as_the_column_is_collated(sqlite_database: Database) -> N
         plan_ranges(source, ByRange(("B", "a")))
 
 
+@pytest.mark.slow
+def test_a_null_at_the_end_of_a_page_is_no_empty_text(postgres_database: Database) -> None:
+    rows = [("1", "x"), ("2", None), ("3", ""), ("4", None)]
+    table = postgres_database.create('a TEXT COLLATE "C" NOT NULL PRIMARY KEY, b TEXT', rows)
+    for page_rows in (1, 2, 3, 4, 5):
+        pages = read_pages(SqlTable(postgres_database.url, table, ("a",)), ByNumber(1), page_rows)
+        assert keys_of(pages, ("a", "b")) == rows
+
+
 def test_sources_and_ranges_travel_by_pickle() -> None:
     source = SqlTable("sqlite:///x", "loans", ("id",), types={"rate": pa.decimal128(9, 6)})
     assert pickle.loads(pickle.dumps(source)) == source
