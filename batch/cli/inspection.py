@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ledgerbeam.batch.cli.verbs import Json, Registry, RunText, _print_json, _runs
+from ledgerbeam.batch.cli.verbs import Json, Registry, RunText, _runs
+from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import plain_text, print_line
 
 app = typer.Typer()
@@ -30,7 +31,7 @@ def logs(
     with _runs(registry) as runs:
         for line in runs.logs(run, component):
             if as_json:
-                _print_json({"line": line})
+                print_record("log-line", {"line": line})
             else:
                 print_line(line)
         elsewhere = where_workers_log(runs.registry.find(run))
@@ -63,7 +64,7 @@ def rejects(
         found = list(itertools.islice(rows, limit + 1))
     if as_json:
         for row in found[:limit]:
-            _print_json(row)
+            print_record("rejected-row", row)
         return
     from ledgerbeam.batch.cli.tables import console, rejects_table
 

@@ -111,6 +111,21 @@ class Expired(Line):
     uri: str
 
 
+class LogLine(Line):
+    """A line of a run's log."""
+
+    line: str
+
+
+class RejectedRow(Line):
+    """A row that was rejected: where it stands, why, and what it holds there."""
+
+    file: str
+    row: int | None
+    reason: str
+    raw: str | None
+
+
 class Project(Line):
     """A project that was made."""
 
@@ -143,8 +158,10 @@ LINES: Mapping[str, type[BaseModel]] = {
     "generated": Generated,
     "limits": line_of(Steering),
     "listed-run": line_of(RunRecord, name=str),
+    "log-line": LogLine,
     "project": Project,
     "published": Published,
+    "rejected-row": RejectedRow,
     "report": Report,
     "resolution": Resolution,
     "result": Result,

@@ -221,8 +221,8 @@ def test_keys_that_are_equal_to_postgres(postgres_database: Database, type_: str
 
 @pytest.mark.slow
 def test_a_null_at_the_end_of_a_page_is_no_empty_text(postgres_database: Database) -> None:
-    rows = [(1, "x"), (2, None), (3, ""), (4, None)]
-    table = postgres_database.create("a BIGINT NOT NULL PRIMARY KEY, b TEXT", rows)
+    rows = [("1", "x"), ("2", None), ("3", ""), ("4", None)]
+    table = postgres_database.create('a TEXT COLLATE "C" NOT NULL PRIMARY KEY, b TEXT', rows)
     for page_rows in (1, 2, 3, 4, 5):
         pages = read_pages(SqlTable(postgres_database.url, table, ("a",)), ByNumber(1), page_rows)
         assert keys_of(pages, ("a", "b")) == rows

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.processes import (
@@ -93,6 +94,15 @@ class TestComponents:
         assert component.records()[1] == {"loan": "L", "amount": Decimal(2)}
         assert component.related("paid").values("amount") == [Decimal(3)]
         assert repr(component) == "Component(L: 2 rows)"
+
+    def test_what_one_component_lacks_is_not_taken_from_another(self) -> None:
+        own = pa.table({"loan": ["A", "B"], "order": [1, 2]})
+        others = pa.table({"loan": ["B"], "amount": [7]})
+        related = {"amounts": Components(others, np.array([0, 0]))}
+        first, second = Components(own, np.array([0, 1]), related).each(("loan",))
+        assert second.related("amounts").first("amount") == 7
+        with pytest.raises(IndexError, match="there are no amounts for loan A"):
+            first.related("amounts").first("amount")
 
     def test_a_rule_is_tested_without_a_run(self) -> None:
         parameters = LoanParameters(output="o", loans="l", transactions="t")

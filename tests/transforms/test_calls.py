@@ -223,22 +223,25 @@ class TestStop:
         assert isinstance(call.exception(), Stopped | None)
         spin(100)
 
+    @pytest.mark.parametrize("is_traced", ["before", "after"])
     @pytest.mark.parametrize(
         "call", ["identity, 0.02, 1", "spin, 0.02, 10**12", "sleep, 0.02, 3600"]
     )
-    def test_functions_that_are_traced_go_on(self, call: str) -> None:
+    def test_functions_that_are_traced_go_on(self, call: str, is_traced: str) -> None:
         """A debugger, or what measures coverage, doesn't stand still after calls with a limit."""
+        trace = "threading.settrace(lambda *event: None); sys.settrace(lambda *event: None)\n"
         program = (
-            "import sys\n"
+            "import sys, threading\n"
             "from time import sleep\n"
             "from ledgerbeam.io.errors import TimeLimitExceededError\n"
             "from ledgerbeam.transforms.concurrency.calls import call_with_limit\n"
             "from tests.transforms.test_calls import identity, spin\n"
+            f"{trace if is_traced == 'before' else ''}"
             "try:\n"
             f"    call_with_limit({call})\n"
             "except TimeLimitExceededError:\n"
             "    sleep(0.1)\n"
-            "sys.settrace(lambda *event: None)\n"
+            f"{trace if is_traced == 'after' else ''}"
             "print(spin(1000))\n"
         )
         ended = subprocess.run(

@@ -152,36 +152,46 @@ class Call(Future[T]):
                 self._stopped = True
                 _throw(self._thread)
                 self._thread = None
-                # Not in this thread, into which something may be thrown as well.
-                threading.Thread(target=_throw_and_catch, name="stop", daemon=True).start()
 
     def _leave_thread(self) -> None:
         """Ensure that nothing is thrown into the next call of this thread."""
         with self._guard:
             self._thread = None
         if self._stopped:
-            _throw_and_catch()
+            # Replaces what was thrown before and hasn't been raised yet, and catches it.
+            _throw(threading.get_ident())
+
+
+_set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_STOPPED = ctypes.py_object(Stopped)
 
 
 def _throw(thread: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
-
-
-def _throw_and_catch() -> None:
-    """Throw `Stopped` into this thread, and catch it: nothing is left that could be raised later.
+    """Throw `Stopped` into a thread, to be raised at its next step.
 
     Up to Python 3.12 all threads share one signal of what was thrown into any of them. It stays on
-    until the thread in question takes another step, for ever if that thread hangs in C or if what
-    was thrown is only taken back. As long as it is on, every step of every thread is slower, and a
-    function that is traced, by a debugger or to measure coverage, never begins. To catch what was
-    thrown turns it off; a thread that has not raised it yet turns it on again when it goes on.
+    until some thread has raised what was thrown into it: for ever if the one in question hangs in
+    C, or if what was thrown is only taken back. As long as it is on, every step of every thread is
+    slower, and a function that is traced, by a debugger or to measure coverage, doesn't begin. So
+    this thread raises and catches one, too, before it calls any function in Python. A thread that
+    has not raised its own yet turns the signal on again when it goes on.
     """
+    own = ctypes.c_ulong(threading.get_ident())
+    interruption: KeyboardInterrupt | None = None
     try:
-        _throw(threading.get_ident())
-        while True:  # it is raised at once
-            pass
+        try:
+            _set_exception(ctypes.c_ulong(thread), _STOPPED)
+            _set_exception(own, _STOPPED)
+            while True:  # it is raised at once
+                pass
+        except KeyboardInterrupt as error:
+            interruption = error
+            _set_exception(own, _STOPPED)
+            while True:
+                pass
     except Stopped:
-        pass
+        if interruption is not None:
+            raise interruption from None
 
 
 class DaemonPool:
