@@ -2,6 +2,8 @@
 
     2026-11-20T23:00:04.120Z INFO run=8f3a attempt=1 ledgerbeam.batch.attempt.run: 64 shards
 
+What a component's own code logs while it is called has its key, too: `attempt=1 component=A3`.
+
 A launcher calls `configure`, and a worker calls `configure_worker` before its first element. Set
 `LEDGERBEAM_LOG=json` for JSON lines. A process that works for one run needs nothing else. A process
 with several runs wraps the work for each in `correlation`, and wraps functions that it passes to a
@@ -22,10 +24,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar, cast
 
+from ledgerbeam.batch.plain_text import plain_text
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import RedactSecrets, redact
 
@@ -47,13 +50,16 @@ class Correlation(NamedTuple):
     Attributes:
         run: the id of the run.
         attempt: the number of the attempt, from 1; None outside attempts.
+        component: the key of the component that is being executed; None where none is.
     """
 
     run: str
     attempt: int | None = None
+    component: str | None = None
 
     def __str__(self) -> str:
-        return f"run={self.run} attempt={'-' if self.attempt is None else self.attempt}"
+        component = "" if self.component is None else f" component={plain_text(self.component)}"
+        return f"run={self.run} attempt={'-' if self.attempt is None else self.attempt}{component}"
 
 
 # Threads of Beam's workers and of pools start with an empty context, so they use this value.
@@ -61,11 +67,18 @@ _of_process: Correlation | None = None
 _of_context: contextvars.ContextVar[Correlation | None] = contextvars.ContextVar(
     _ATTRIBUTE, default=None
 )
+_component: contextvars.ContextVar[Callable[[], str | None] | None] = contextvars.ContextVar(
+    "ledgerbeam_component", default=None
+)
 
 
 def current() -> Correlation | None:
     """The correlation of this thread's log lines: its own, or else that of the process."""
-    return _of_context.get() or _of_process
+    found = _of_context.get() or _of_process
+    component = _component.get()
+    if found is None or component is None:
+        return found
+    return found._replace(component=component())
 
 
 @contextmanager
@@ -76,6 +89,20 @@ def correlation(run: str, attempt: int | None = None) -> Iterator[None]:
         yield
     finally:
         _of_context.reset(token)
+
+
+@contextmanager
+def executing(component: Callable[[], str | None]) -> Iterator[None]:
+    """Log lines of this thread have a component's key inside the `with` block.
+
+    Args:
+        component: gives the key at that moment; None where no component is being executed.
+    """
+    token = _component.set(component)
+    try:
+        yield
+    finally:
+        _component.reset(token)
 
 
 def bound(function: Callable[P, R]) -> Callable[P, R]:
@@ -113,7 +140,7 @@ def configure(
     Raises:
         ParameterError: the style is neither.
     """
-    formatter = _formatter(style or os.environ.get(FORMAT_VARIABLE) or "plain")
+    formatter = _FORMATTERS[style or configured_style()]()
     _attach(run, attempt)
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -139,7 +166,7 @@ def configure_worker(run: str, attempt: int | None = None) -> None:
         if handler.formatter is None:
             handler.setFormatter(WorkerFormatter())
         elif _is_basic(handler):
-            handler.setFormatter(_formatter(os.environ.get(FORMAT_VARIABLE) or "plain"))
+            handler.setFormatter(_FORMATTERS[configured_style()]())
 
 
 def _is_basic(handler: logging.Handler) -> bool:
@@ -187,16 +214,20 @@ def correlation_of(record: logging.LogRecord) -> Correlation | None:
     return found
 
 
-def _formatter(style: str) -> logging.Formatter:
-    if style == "plain":
-        return PlainFormatter()
-    if style == "json":
-        return JsonFormatter()
-    raise ParameterError(
-        f"{FORMAT_VARIABLE}={style}: no such format: give plain or json",
-        parameter=FORMAT_VARIABLE,
-        value=style,
-    )
+def configured_style() -> Format:
+    """The format that the environment asks for.
+
+    Raises:
+        ParameterError: there is no such format.
+    """
+    style = os.environ.get(FORMAT_VARIABLE) or "plain"
+    if style not in _FORMATTERS:
+        raise ParameterError(
+            f"{FORMAT_VARIABLE}={style}: no such format: give plain or json",
+            parameter=FORMAT_VARIABLE,
+            value=style,
+        )
+    return cast("Format", style)
 
 
 class WorkerFormatter(logging.Formatter):
@@ -230,6 +261,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "run": found and found.run,
             "attempt": found and found.attempt,
+            **({"component": found.component} if found and found.component else {}),
             "logger": record.name,
             "message": redact(record.getMessage()),
         }
@@ -240,6 +272,12 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = redact(record.stack_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+_FORMATTERS: Mapping[Format, Callable[[], logging.Formatter]] = {
+    "plain": PlainFormatter,
+    "json": JsonFormatter,
+}
 
 
 class RedactedStream:

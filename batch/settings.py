@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ledgerbeam.batch.environments import chosen_environment
 from ledgerbeam.io import private
 from ledgerbeam.io.errors import ParameterError, StorageError
 from ledgerbeam.io.machine import host_name
@@ -20,8 +21,8 @@ class Settings:
     """Settings that launchers and commands take from the environment.
 
     Attributes:
-        registry_url: URL of the registry's database (`LEDGERBEAM_REGISTRY`); by default a SQLite
-            file in the state folder.
+        registry_url: URL of the registry's database (`LEDGERBEAM_REGISTRY`, or that of the
+            environment in `ledgerbeam.toml`); by default a SQLite file in the state folder.
         state: folder of this user for the default registry and for logs (`LEDGERBEAM_STATE`).
         lease_seconds: seconds without a heartbeat after which a launcher is replaced by another
             (`LEDGERBEAM_LEASE_SECONDS`).
@@ -41,7 +42,7 @@ class Settings:
         """
         home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         state = Path(os.environ.get(STATE) or Path(home, "ledgerbeam")).absolute()
-        url = registry or os.environ.get(REGISTRY)
+        url = registry or os.environ.get(REGISTRY) or chosen_environment().registry
         umask = os.environ.get(private.VARIABLE)
         if umask and not private.is_valid(umask):
             raise ParameterError(

@@ -45,6 +45,7 @@ from ledgerbeam.transforms.columnar.components import (
     component_name,
     sort_components,
 )
+from ledgerbeam.transforms.concurrency.executor import checked_rows, rows_table
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -161,10 +162,8 @@ def _typed(
 ) -> list[dict[str, Any]]:
     """The rows that one component returned, with its key, in the types of the results."""
     assert process.results is not None
-    given = [dict(record) for record in records]
-    if wrong := [record for record in given if record.keys() != set(process.results.names)]:
-        raise TypeError(f"execute gave {wrong[0]}, and results has {process.results.names}")
-    return [key | record for record in pa.Table.from_pylist(given, process.results).to_pylist()]
+    given = checked_rows(records, frozenset(process.results.names))
+    return [key | record for record in rows_table(given, process.results).to_pylist()]
 
 
 def _sorted(process: KeyedProcess[Any], number: int, rows: Rows) -> Components:

@@ -136,7 +136,7 @@ class WorkloadNotFoundError(UserError):
     workload: str | None = None
 
 
-class DefinitionError(UserError):
+class DefinitionError(UserError, TypeError):
     """The code of a workload breaks a rule of the framework."""
 
     code = "invalid-definition"

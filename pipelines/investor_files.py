@@ -1,6 +1,7 @@
 """The investors' files: totals of all pools, and a page and the lines for each investor."""
 
 import datetime
+import hashlib
 import io
 import re
 from collections import Counter
@@ -11,12 +12,12 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
 from ledgerbeam.io.arrow.stream import join, narrow, widen
+from ledgerbeam.io.datasets.spreadsheet import spreadsheet_csv
 from ledgerbeam.io.errors import ControlTotalMismatchError, MixedCurrenciesError
 from ledgerbeam.pipelines.investor_page import Header, render
 from ledgerbeam.rules.closing.delinquency import BUCKETS
@@ -38,6 +39,7 @@ TOTALS_FILE = "investor-totals.parquet"
 
 _POOLS = "pools"
 _WIDEST = 38
+_MAX_NAME = 120
 _BUCKET_NAMES = [name.replace("+", "_plus") for name in BUCKETS]
 
 
@@ -168,7 +170,7 @@ class _FilesOf(beam.DoFn):
         ]
         name = file_name(investor_id)
         yield f"{name}.html", render(header, pools, money, rejections, f"report-{name}.csv")
-        yield f"{name}.csv", _csv(lines)
+        yield f"{name}.csv", spreadsheet_csv(lines)
 
 
 def pool_totals(lines: pa.Table, find_loan: FindLoan) -> list[PoolTotal]:
@@ -244,12 +246,14 @@ def _totals_file(pools: list[PoolTotal]) -> bytes:
     return sink.getvalue()
 
 
-def _csv(lines: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pa_csv.write_csv(lines, sink, pa_csv.WriteOptions(quoting_style="needed"))
-    return sink.getvalue()
-
-
 def file_name(investor_id: str) -> str:
-    """An investor's id as a part of file names."""
-    return re.sub(r"[^A-Za-z0-9._-]+", lambda bad: f"~{bad[0].encode().hex()}", investor_id)
+    """An investor's id as a part of file names: different for each, and short enough for any disk.
+
+    A file name has at most 255 bytes in most file systems.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", lambda bad: f"~{bad[0].encode().hex()}~", investor_id)
+    if len(name) <= _MAX_NAME:
+        return name
+    # No other name has two of these signs in a row.
+    digest = hashlib.sha256(investor_id.encode()).hexdigest()
+    return f"{name[: _MAX_NAME - len(digest) - 2]}~~{digest}"

@@ -108,25 +108,36 @@ class PriceMigration(PageProcess[PriceParameters]):
             }
             for item in page.items
         ]
-        with page.transaction(self.parameters.database) as transaction:
-            if transaction.already_done:
-                self._check(transaction.connection, changes)
-            else:
-                self._write(transaction.connection, changes)
+        self._raise(page, changes)
         yield from changes
 
-    def _check(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
-        """Refuse results that differ from the recorded changes, as after other parameters."""
-        done = connection.execute(
-            sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
-            .where(PRICE_CHANGE.c.instance == self.instance)
-            .where(PRICE_CHANGE.c.product_id.between(*_first_and_last(changes)))
-            .order_by(PRICE_CHANGE.c.product_id)
-        )
-        if [tuple(row) for row in done] != [(c["product_id"], c["new_price"]) for c in changes]:
+    def _raise(self, page: Page, changes: Sequence[Record]) -> None:
+        """Write those changes that aren't recorded yet."""
+        url = self.parameters.database
+        with page.transaction(url) as transaction:
+            if not transaction.already_done:
+                self._write(transaction.connection, changes)
+                return
+            recorded = self._recorded(transaction.connection, changes)
+        if any(recorded.get(c["product_id"], c["new_price"]) != c["new_price"] for c in changes):
             raise ValueError(
                 "these products were raised before, to other prices: give the parameters of then"
             )
+        # An earlier attempt wrote the page and ended before it committed; these came since then.
+        came = [change for change in changes if change["product_id"] not in recorded]
+        if came:
+            with page.transaction(url, str(came[0]["product_id"])) as transaction:
+                if not transaction.already_done:
+                    self._write(transaction.connection, came)
+
+    def _recorded(self, connection: sa.Connection, changes: Sequence[Record]) -> dict[int, Decimal]:
+        """The new prices that this instance gave between the first product and the last one."""
+        recorded = connection.execute(
+            sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
+            .where(PRICE_CHANGE.c.instance == self.instance)
+            .where(PRICE_CHANGE.c.product_id.between(*_first_and_last(changes)))
+        )
+        return {row.product_id: row.new_price for row in recorded}
 
     def _write(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
         connection.execute(
@@ -138,7 +149,7 @@ class PriceMigration(PageProcess[PriceParameters]):
             .where(PRICE_CHANGE.c.instance == self.instance)
             .where(PRICE_CHANGE.c.product_id == PRODUCT.c.id)
             .where(PRICE_CHANGE.c.old_price == PRODUCT.c.price)
-            .where(PRODUCT.c.id.between(*_first_and_last(changes)))
+            .where(PRODUCT.c.id.in_([change["product_id"] for change in changes]))
         )
         if raised.rowcount != len(changes):
             raise ValueError(

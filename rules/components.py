@@ -1,6 +1,6 @@
 """Whole components: many in one table for vectorised rules, or one by one for plain ones."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +29,8 @@ class Components(NamedTuple):
 
     def column(self, name: str) -> pa.Array:
         """The column as one array."""
+        if name not in self.table.column_names:
+            raise NoColumnError(_no_column("the components' rows", name, self.table.column_names))
         column = self.table.column(name)
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -77,8 +79,8 @@ class Components(NamedTuple):
             key: the columns that identify a component.
         """
         ends = self.ends().tolist()
-        columns = _Columns(self)
-        related = {name: (rows, _Columns(rows)) for name, rows in self.related.items()}
+        columns = _Columns(self, key)
+        related = {name: (rows, _Columns(rows, key, name)) for name, rows in self.related.items()}
         related_ends = {name: rows.ends().tolist() for name, rows in self.related.items()}
         firsts = pa.array(self.starts)
         of_key = Components(self.table.select(list(key)).take(firsts), self.starts[:0])
@@ -127,14 +129,14 @@ class Component:
         """A component of these rows and of those of other inputs, for tests and single calls."""
         no_starts = np.zeros(0, np.int64)
 
-        def columns(table: pa.Table) -> "_Columns":
-            return _Columns(Components(table.combine_chunks(), no_starts))
+        def columns(table: pa.Table, label: str) -> "_Columns":
+            return _Columns(Components(table.combine_chunks(), no_starts), (), label)
 
         others = {
-            name: Component(key, columns(table), 0, table.num_rows)
+            name: Component(key, columns(table, name), 0, table.num_rows)
             for name, table in related.items()
         }
-        return cls(key, columns(rows), 0, rows.num_rows, others)
+        return cls(key, columns(rows, _ROWS), 0, rows.num_rows, others)
 
     def __len__(self) -> int:
         return self._end - self._start
@@ -150,33 +152,86 @@ class Component:
         """A column's value in the first row; what is the same in all rows is read like this.
 
         Raises:
-            IndexError: there are no rows.
+            NoRowsError: there are no rows.
         """
+        values = self._columns(name)
         if self._start == self._end:
-            raise IndexError(f"there is no row of {self.key} to take {name} from")
-        return self._columns(name)[self._start]
+            raise NoRowsError(self._no_rows())
+        return values[self._start]
 
     def records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries: all columns, so `values` is faster for a few of many."""
         names = self._columns.names
         columns = [self.values(name) for name in names]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return [Row(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def related(self, name: str) -> "Component":
         """The rows of another input that have this key; maybe none."""
-        return self._related[name]
+        try:
+            return self._related[name]
+        except KeyError:
+            raise NoColumnError(
+                f"there is no other input {name}: there is {', '.join(self._related) or 'none'}"
+            ) from None
+
+    def is_own(self, value: object) -> bool:
+        """Whether a value is a row as `records` gives it, of this component or related to it."""
+        parts = (self, *self._related.values())
+        return isinstance(value, Row) and any(list(value) == part._columns.names for part in parts)
+
+    @property
+    def missing(self) -> list[str]:
+        """For each input without a row of this key, a line that says so."""
+        parts = [self, *self._related.values()]
+        return [part._no_rows() for part in parts if not len(part)]
+
+    def _no_rows(self) -> str:
+        names = self._columns.key or [""] * len(self.key)
+        of_key = (f"{name} {value}".strip() for name, value in zip(names, self.key, strict=True))
+        return f"there are no {self._columns.label} for {', '.join(of_key)}"
+
+
+class NoRowsError(IndexError):
+    """A value was asked for of an input that has no row of the component's key."""
+
+
+class NoColumnError(KeyError):
+    """A column or an input was asked for that isn't there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Row(dict[str, Any]):
+    """A row by column; one that it doesn't have is named by an error with those that it has."""
+
+    def __missing__(self, name: object) -> Any:
+        raise NoColumnError(_no_column("the row", name, self))
+
+
+def _no_column(where: str, name: object, names: Iterable[str]) -> str:
+    shown = ", ".join(name for name in names if not name.startswith("__"))
+    return f"there is no column {name} in {where}: there is {shown or 'none'}"
+
+
+_ROWS = "rows"
 
 
 class _Columns:
     """Columns as Python values, each converted once for all components that ask for it."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, key: Sequence[str] = (), label: str = _ROWS) -> None:
         self._convert: Callable[[str], list[Any]] = components.values
         self.names = components.table.column_names
+        self.key = key
+        self.label = label
         self._values: dict[str, list[Any]] = {}
 
     def __call__(self, name: str) -> list[Any]:
         values = self._values.get(name)
         if values is None:
+            if name not in self.names:
+                where = "the component's rows" if self.label == _ROWS else self.label
+                raise NoColumnError(_no_column(where, name, self.names))
             values = self._values[name] = self._convert(name)
         return values

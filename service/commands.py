@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ledgerbeam.batch.cli.verbs import Registry
+from ledgerbeam.batch.cli.verbs import Json, Registry
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
 from ledgerbeam.io.errors import ParameterError, RunnerError
@@ -45,7 +46,12 @@ Why = Annotated[str, typer.Option(help="the reason, for the record")]
 
 
 @app.command()
-def serve(host: Host = "127.0.0.1", port: Port = PORT, registry: Registry = None) -> None:
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Serve REST and the page; any number of replicas may do so."""
     try:
         import uvicorn
@@ -80,7 +86,8 @@ def serve(host: Host = "127.0.0.1", port: Port = PORT, registry: Registry = None
             value=port,
         ) from error
     who = "callers need keys" if has_keys else "this machine only, without keys"
-    print_line(f"serving http://{host}:{listener.getsockname()[1]} ({who})")
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    _tell(as_json, f"serving {address} ({who})", "front-end", address=address, needs_key=has_keys)
     config = uvicorn.Config(
         application,
         log_level="warning",
@@ -93,15 +100,17 @@ def serve(host: Host = "127.0.0.1", port: Port = PORT, registry: Registry = None
 
 
 @app.command()
-def route(registry: Registry = None) -> None:
+def route(registry: Registry = None, as_json: Json = False) -> None:
     """Check what callers have sent against the definitions that are installed, and queue it."""
+    from ledgerbeam.batch.alerts.configuration import check_configuration
     from ledgerbeam.batch.runs.client import Runs
     from ledgerbeam.service.router import Router
 
     _log_as("router")
+    check_configuration()
     with Runs(Settings.from_environment(registry)) as runs, _stopping() as stopping:
         router = Router(runs)
-        print_line("routing")
+        _tell(as_json, "routing", "router", routing=True)
         router.run(stopping)
 
 
@@ -120,25 +129,30 @@ def work(
         int, typer.Option(min=0, help="launchers that wait with Beam imported, 300 MB each")
     ] = 1,
     registry: Registry = None,
+    as_json: Json = False,
 ) -> None:
     """Take requests from queues and have them run; further flags go to Beam."""
+    from ledgerbeam.batch.alerts.configuration import check_configuration
     from ledgerbeam.batch.define.workloads import load_workload, workload_names
     from ledgerbeam.batch.runs.client import Runs
     from ledgerbeam.service.node import Node
 
     _log_as("node")
+    check_configuration()
     settings = Settings.from_environment(registry)
     names = [name.strip() for name in kinds.split(",") if name.strip()] or workload_names()
     for name in names:
         load_workload(name)  # now, and not when the first request has come
     with Runs(settings) as runs, _stopping() as stopping:
         node = Node(runs, settings, names, slots, context.args, ahead)
-        print_line(f"working as {node.name}")
+        _tell(as_json, f"working as {node.name}", "node", node=node.name, workloads=names)
         node.run(stopping, until_empty=until_empty, drain_seconds=drain)
 
 
 @app.command()
-def up(port: Port = PORT, slots: Slots = 2, registry: Registry = None) -> None:
+def up(
+    port: Port = PORT, slots: Slots = 2, registry: Registry = None, as_json: Json = False
+) -> None:
     """Run all of it on this machine: front end, router and one node, until Ctrl-C."""
     settings = Settings.from_environment(registry)
     # So that they don't all make its tables.
@@ -154,7 +168,11 @@ def up(port: Port = PORT, slots: Slots = 2, registry: Registry = None) -> None:
     with _stopping() as stopping:
         started = {
             name: subprocess.Popen(
-                [sys.executable, "-m", "ledgerbeam.service.commands", *arguments, _WITH_PARENT],
+                [
+                    *(sys.executable, "-m", "ledgerbeam.service.commands", *arguments),
+                    *(["--json"] if as_json else []),
+                    _WITH_PARENT,
+                ],
                 env=environment,
                 stdin=subprocess.PIPE,
                 # Ctrl-C reaches this process alone, which then ends them in order.
@@ -176,7 +194,7 @@ def up(port: Port = PORT, slots: Slots = 2, registry: Registry = None) -> None:
                     part.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     part.kill()
-    print_line("stopped; runs that are at work go on")
+    _tell(as_json, "stopped; runs that are at work go on", "stopped", stopped=list(parts))
 
 
 @keys.command("create")
@@ -187,6 +205,7 @@ def create_key(
     ],
     days: Annotated[int | None, typer.Option(min=1, help="until it expires")] = None,
     registry: Registry = None,
+    as_json: Json = False,
 ) -> None:
     """Make an API key, and print it; it can't be had again."""
     from ledgerbeam.service.store.keys import read_roles
@@ -194,13 +213,12 @@ def create_key(
     now = utc_now()
     expires_at = None if days is None else now + datetime.timedelta(days=days)
     with _keys(registry) as opened:
-        print_line(
-            opened.create(name, read_roles(role), who=whoami(), at=now, expires_at=expires_at)
-        )
+        made = opened.create(name, read_roles(role), who=whoami(), at=now, expires_at=expires_at)
+    _tell(as_json, made, "new-key", key=made)
 
 
 @keys.command("list")
-def list_keys(registry: Registry = None) -> None:
+def list_keys(registry: Registry = None, as_json: Json = False) -> None:
     """Print all API keys, without their secrets."""
     with _keys(registry) as opened:
         for key in opened.list():
@@ -210,7 +228,8 @@ def list_keys(registry: Registry = None) -> None:
                 state = f"until {key.expires_at:%Y-%m-%d}"
                 if key.expires_at <= utc_now():
                     state = "expired"
-            print_line(f"{key.id} {key.name} {roles} {'revoked' if key.revoked_at else state}")
+            line = f"{key.id} {key.name} {roles} {'revoked' if key.revoked_at else state}"
+            _tell(as_json, line, "key", **key.model_dump(mode="json"))
 
 
 @keys.command("revoke")
@@ -218,11 +237,20 @@ def revoke_key(
     key: Annotated[str, typer.Argument(help="its id, as `list` prints it")],
     why: Why = "",
     registry: Registry = None,
+    as_json: Json = False,
 ) -> None:
     """Make an API key invalid, at once."""
     with _keys(registry) as opened:
         opened.revoke(key, who=whoami(), at=utc_now(), why=why)
-    print_line(f"{key} is revoked")
+    _tell(as_json, f"{key} is revoked", "revoked-key", key=key)
+
+
+def _tell(as_json: bool, line: str, kind: str, **record: Any) -> None:
+    """A line for people, or one of JSON."""
+    if as_json:
+        print_record(kind, record)
+    else:
+        print_line(line)
 
 
 @contextlib.contextmanager
@@ -268,14 +296,15 @@ def main() -> int:
         sys.argv.remove(_WITH_PARENT)
         threading.Thread(target=_end_with_parent, daemon=True).start()
     from ledgerbeam.batch.cli.errors import print_error
+    from ledgerbeam.batch.model.exits import Exit, exit_of
     from ledgerbeam.io.errors import UserError
 
     try:
         app()
     except UserError as error:
-        print_error("ledgerbeam", error, as_json=False)
-        return 1
-    return 0
+        print_error("ledgerbeam", error, "--json" in sys.argv[1:])
+        return exit_of(error)
+    return Exit.OK
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ledgerbeam.transforms.concurrency.executor import current_fence as current_fence
     from ledgerbeam.transforms.concurrency.retry import Retry as Retry
+    from ledgerbeam.transforms.concurrency.retry import RetryAfter as RetryAfter
     from ledgerbeam.transforms.execute import ExecuteComponents as ExecuteComponents
     from ledgerbeam.transforms.execute import ExecuteEach as ExecuteEach
     from ledgerbeam.transforms.publish import PublishTables as PublishTables
@@ -40,6 +41,7 @@ _MODULES = {
     "RemittanceLines": "rules",
     "RepaymentSchedules": "rules",
     "Retry": "concurrency.retry",
+    "RetryAfter": "concurrency.retry",
     "ShuffleByKey": "shuffle",
     "current_fence": "concurrency.executor",
 }

@@ -8,6 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsList, TaggedOutput
 
+from ledgerbeam.io.arrow.spill import spill
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import Split, plan_input
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, Check, SplitRows, read_split
@@ -93,6 +94,7 @@ class ReadSplits(beam.PTransform):
         tags: Sequence[str] = (),
         in_flight: int = 1,
         type_: Any = pa.Table,
+        spill_directory: str = "",
     ) -> None:
         """Make the transform.
 
@@ -105,10 +107,12 @@ class ReadSplits(beam.PTransform):
             in_flight: how many splits a process reads at a time, in threads. More than one holds
                 the outputs of each until it is done.
             type_: of an element of `rows`.
+            spill_directory: folder on a disk shared by all workers, to which rejected rows are
+                written on their way; empty if runner and workers hold them in memory.
         """
         super().__init__()
         self._splits = tuple(splits)
-        self._read = _ReadSplit(function, check_of)
+        self._read = _ReadSplit(function, check_of, spill_directory)
         self._tags = tuple(tags)
         self._in_flight = in_flight
         self._type = type_
@@ -160,6 +164,7 @@ class Collections(dict[str, Any]):
 class _ReadSplit:
     function: Callable[[Split, Batches], Iterable[Any]]
     check_of: Callable[[Split], Check]
+    spill_directory: str
 
     def __call__(self, split: Split) -> Iterator[Any]:
         line_count = 0
@@ -169,8 +174,8 @@ class _ReadSplit:
             nonlocal line_count
             for number, rows in enumerate(read_split(split, self.check_of(split))):
                 line_count += rows.line_count
-                if rows.rejections:
-                    rejected.append(RejectedRows(split.index, number, rows.rejections))
+                if rows.rejected.num_rows:
+                    rejected.append(self._rejected(split, number, rows.rejected))
                 yield rows
 
         for output in self.function(split, batches()):
@@ -180,6 +185,12 @@ class _ReadSplit:
         while rejected:
             yield TaggedOutput(REJECTED, rejected.pop())
         yield TaggedOutput(LINE_COUNTS, (split.index, line_count))
+
+    def _rejected(self, split: Split, batch: int, rows: pa.Table) -> RejectedRows:
+        if not self.spill_directory:
+            return RejectedRows(split.index, batch, rows)
+        ((_, spilled),) = spill(self.spill_directory, [(0, rows)])
+        return RejectedRows(split.index, batch, spilled)
 
 
 @dataclass(frozen=True)

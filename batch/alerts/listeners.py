@@ -139,14 +139,23 @@ class WebhookListener(_Listener):
             raise ValueError("no user or password in it: requests are signed")
         return url
 
+    def resolve(self) -> tuple[str, str]:
+        """The URL and the secret that signs.
+
+        Raises:
+            SecretError: a reference can't be resolved.
+        """
+        url = self.url if self.url.startswith("http") else Secret(self.url).resolve()
+        return url, self.secret.resolve()
+
     def notify(self, event: Event, clock: Clock) -> None:
         """See `_Listener.notify`. Each try is signed with its own time."""
-        url = self.url if self.url.startswith("http") else Secret(self.url).resolve()
+        url, secret = self.resolve()
         body = event_body(event)
         id_ = event_id(event)
         headers = {
             EVENT_HEADER: id_,
-            SIGNATURE_HEADER: sign(self.secret.resolve(), id_, body, clock()),
+            SIGNATURE_HEADER: sign(secret, id_, body, clock()),
         }
         post(url, body, headers, self.timeout_seconds, self.allow_private)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -13,9 +14,16 @@ from ledgerbeam.batch.attempt.kinds import kind_of
 from ledgerbeam.batch.attempt.progress_bar import watch
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.keyed_process import FileParameters
-from ledgerbeam.batch.define.process import BatchProcess, RetryMode, instance_uri, is_overridden
+from ledgerbeam.batch.define.process import (
+    BatchProcess,
+    Ramp,
+    RetryMode,
+    instance_uri,
+    is_overridden,
+)
 from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prepared
 from ledgerbeam.batch.interrupts import interruption_in
+from ledgerbeam.batch.model.outcomes import outcomes_of
 from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline
 from ledgerbeam.batch.runners.jobs import runner_job
 from ledgerbeam.batch.runners.names import labels_of_job, name_of_job
@@ -32,6 +40,7 @@ from ledgerbeam.io.commit.attempts import (
     start_attempt,
 )
 from ledgerbeam.io.commit.claims import decided_shards
+from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import AttemptRecord, Manifest, ShardCommit
 from ledgerbeam.io.errors import (
     AlreadyPublishedError,
@@ -54,6 +63,7 @@ def run(
     run_id: str = "",
     launch: int = 0,
     retry_failed: bool = True,
+    components: Sequence[str] = (),
     started: Callable[[Attempt, str], None] = lambda attempt, job: None,
 ) -> Manifest:
     """Run a process to its publication, on the runner that the flags name.
@@ -67,6 +77,7 @@ def run(
         run_id: the run's id in the registry; empty if it isn't recorded.
         launch: the attempt's number in the registry; 0 if it isn't recorded.
         retry_failed: whether components that failed in earlier attempts are tried again.
+        components: those of them that alone are tried again, by their keys; none for all.
         started: called when the attempt is recorded and before any element is processed, with the
             attempt and the name that its job will have on an engine, empty for a local runner.
 
@@ -89,7 +100,7 @@ def run(
     published = _published(process, earlier)
     if published is not None:
         return _published_before(
-            uri, published, _draft(process, kind_of(process).prepare(process), earlier)
+            uri, published, draft_attempt(process, kind_of(process).prepare(process), earlier)
         )
     prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
@@ -98,7 +109,8 @@ def run(
         fingerprint = attempt.record.fingerprint
         same_input = [r.number for r in earlier if r.fingerprint == fingerprint]
         committed = tuple(commits(uri, same_input, by_hash=True).values())
-        retried = _to_retry(uri, committed) if retry_failed else ()
+        chosen = frozenset(components) or None
+        retried = shards_to_retry(uri, committed, chosen) if retry_failed else ()
         if process.retry.mode is RetryMode.AT_MOST_ONCE:
             _refuse_other_input(attempt)
         name = name_of_job(attempt)
@@ -106,7 +118,8 @@ def run(
         started(attempt, "" if job is None else name)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
-        batch = prepared.build(AttemptContext(attempt, committed, retried, spill), stack)
+        context = AttemptContext(attempt, committed, retried, spill, chosen)
+        batch = prepared.build(context, stack)
         name_job(pipeline, name, labels_of_job(attempt))
         run_pipeline(pipeline, process.name, batch, job)
         failpoint("run: published")
@@ -122,7 +135,7 @@ def _begin(
     try:
         process.before()
         prepared = kind_of(process).prepare(process)
-        draft = _draft(process, prepared, earlier)
+        draft = draft_attempt(process, prepared, earlier)
         draft = draft.model_copy(update={"run": run_id, "launch": launch})
         if not earlier:
             _limit(process)
@@ -139,22 +152,47 @@ def _spills(process: BatchProcess[Any], is_local: bool) -> bool:
     return is_local if asked == "auto" else asked == "spill"
 
 
-def _to_retry(uri: str, committed: Sequence[ShardCommit]) -> tuple[ShardCommit, ...]:
-    """Shards with components that failed, or about which somebody has decided since."""
+def shards_to_retry(
+    uri: str, committed: Sequence[ShardCommit], chosen: frozenset[str] | None
+) -> tuple[ShardCommit, ...]:
+    """Shards with components that failed, or about which somebody has decided since.
+
+    If some are chosen, only the shards of those.
+    """
     decided = decided_shards(uri) if any(c.totals.get("unknown") for c in committed) else set()
     return tuple(
         commit
         for commit in committed
-        if commit.totals.get("failed") or (commit.totals.get("unknown") and commit.shard in decided)
+        if (
+            commit.totals.get("failed")
+            or (commit.totals.get("unknown") and commit.shard in decided)
+        )
+        and (chosen is None or _has_any(uri, commit, chosen))
     )
 
 
+def _has_any(uri: str, commit: ShardCommit, components: frozenset[str]) -> bool:
+    if commit.outcomes is None:
+        return False
+    outcomes = outcomes_of(read_part(uri, commit.outcomes))
+    return any(outcome.component in components for outcome in outcomes)
+
+
 def _limit(process: BatchProcess[Any]) -> None:
-    """Set the definition's parallelism, unless somebody set another before the run began."""
+    """Set the definition's limits, unless somebody set others before the run began."""
     uri = instance_uri(process)
-    if process.parallelism is not None and control_log.latest(uri).parallelism is None:
-        by_definition = (uri, utc_now(), process.name, "by definition")
-        control_log.steer(*by_definition, parallelism=process.parallelism)
+    now = utc_now()
+    steering = control_log.latest(uri)
+    limits: control_log.Changes = {}
+    if process.parallelism is not None and steering.parallelism is None:
+        limits["parallelism"] = process.parallelism
+    if process.rate is not None and (steering.rate, steering.ramp) == (None, None):
+        if isinstance(process.rate, Ramp):
+            limits["ramp"] = control_log.Ramp(**asdict(process.rate), started_at=now)
+        else:
+            limits["rate"] = process.rate
+    if limits:
+        control_log.steer(uri, now, process.name, "by definition", **limits)
     failpoint("run: limited")
 
 
@@ -217,11 +255,12 @@ def _published(process: BatchProcess[Any], earlier: Sequence[AttemptRecord]) -> 
     return find_manifest(uri)
 
 
-def _draft(
+def draft_attempt(
     process: BatchProcess[Any],
     prepared: Prepared,
     earlier: Sequence[AttemptRecord],
 ) -> AttemptRecord:
+    """The next attempt on an inspected input, not recorded yet."""
     shown = process.parameters.model_dump(mode="json")
     excluded = {*_EXCLUDED, *prepared.excluded}
     fingerprinted = {

@@ -4,6 +4,8 @@ Every command imports what it needs when it is called, so that `list` and `get` 
 """
 
 import datetime
+import json
+import os
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated
@@ -12,12 +14,18 @@ import typer
 from pydantic import ValidationError
 
 from ledgerbeam.batch import interrupts
+from ledgerbeam.batch.cli.backfill import app as backfill_app
 from ledgerbeam.batch.cli.errors import print_error
-from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, help_or_name
+from ledgerbeam.batch.cli.init import app as init_app
+from ledgerbeam.batch.cli.inspection import app as inspection_app
+from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, Json, help_or_name
 from ledgerbeam.batch.cli.verbs import app as runs_app
 from ledgerbeam.batch.define.dates import read_date
+from ledgerbeam.batch.environments import FILE, NAME
+from ledgerbeam.batch.json_lines import json_schema, print_record
+from ledgerbeam.batch.model.exits import Exit, exit_of
 from ledgerbeam.batch.plain_text import print_line
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
 
 COMMANDS = "ledgerbeam.commands"
@@ -39,6 +47,9 @@ app = typer.Typer(
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
 app.add_typer(generate, name="generate")
 app.add_typer(runs_app)
+app.add_typer(inspection_app)
+app.add_typer(backfill_app)
+app.add_typer(init_app)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -55,8 +66,15 @@ def _options(
         bool,
         typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
     ] = False,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", metavar="NAME", help=f"an environment of {FILE}; or {NAME}"),
+    ] = None,
 ) -> None:
     """Batch workloads over loans and trades, as Apache Beam pipelines."""
+    if env is not None:
+        # Processes that this one starts use it, too.
+        os.environ[NAME] = env
 
 
 @app.command(context_settings=WITH_OWN_FLAGS)
@@ -71,11 +89,14 @@ def run(
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import descriptions, load_workload
 
-    if workload is None:
+    if workload is None or workload == "--json":
         found = descriptions()
         width = max(map(len, found))
         for name, description in found.items():
-            print_line(f"{name:{width}}  {description}")
+            if workload is None:
+                print_line(f"{name:{width}}  {description}")
+            else:
+                print_record("workload", {"name": name, "description": description})
         return
     raise typer.Exit(run_main(load_workload(workload), context.args))
 
@@ -99,24 +120,53 @@ def compare(
 
 
 @app.command()
-def workloads() -> None:
-    """Print the workloads that are installed."""
-    from ledgerbeam.batch.define.workloads import workload_names
+def workloads(as_json: Json = False) -> None:
+    """Print the workloads that are installed; `run` alone also says what they do."""
+    from ledgerbeam.batch.define.workloads import descriptions, workload_names
 
+    if as_json:
+        for name, description in descriptions().items():
+            print_record("workload", {"name": name, "description": description})
+        return
     for name in workload_names():
         print_line(name)
+
+
+@app.command("schema")
+def schema(
+    kind: Annotated[
+        str | None, typer.Argument(help="as `schema` in a line calls it, as in ledgerbeam/KIND/1")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the JSON schema of lines that `--json` prints; alone, list the kinds of lines."""
+    from ledgerbeam.batch.cli.lines import all_lines
+
+    models = all_lines(COMMANDS)
+    if kind is not None and kind not in models:
+        raise ParameterError(
+            f"no lines are called {kind}: there are {', '.join(sorted(models))}",
+            parameter="KIND",
+            value=kind,
+        )
+    for name in sorted(models) if kind is None else [kind]:
+        if as_json or kind is not None:
+            print(json.dumps(json_schema(name, models[name]), indent=None if as_json else 2))
+        else:
+            print_line(name)
 
 
 @app.command()
 def verify(
     uri: Annotated[str, typer.Argument(help="a published instance, as a run prints it")],
+    as_json: Json = False,
 ) -> None:
     """Check files, row counts and control totals of a published instance."""
     from ledgerbeam.batch.attempt.terminal import progress_bars
     from ledgerbeam.batch.attempt.verify import verify as verify_instance
     from ledgerbeam.batch.define.parameters import parameter_error
     from ledgerbeam.batch.define.workloads import load_workload
-    from ledgerbeam.io.commit.amounts import shown
+    from ledgerbeam.io.commit.amounts import shown, totals_json
     from ledgerbeam.io.commit.attempts import load_manifest
     from ledgerbeam.io.commit.records import damaged_record
 
@@ -130,6 +180,12 @@ def verify(
     with progress_bars() as bars:
         task = bars.add_task("verify", total=len(manifest.shards))
         controls = verify_instance(uri, definition, lambda: bars.advance(task))
+    if as_json:
+        totals = {control.name: control.actual for control in controls}
+        shown_totals = totals_json(totals, manifest.attempt.total_decimals)
+        record = {"uri": uri, "parts": len(manifest.shards), "controls": shown_totals}
+        print_record("verified", record)
+        return
     for control in controls:
         value = shown(control.name, control.actual, manifest.attempt.total_decimals)
         print_line(f"ok  {control.name}: {value}")
@@ -151,6 +207,7 @@ def generate_trades(
     ] = "parquet",
     seed: Annotated[int, typer.Option(help="the same seed gives the same trades")] = 7,
     bad_rows: Annotated[int, typer.Option(min=0, help="how many break the contract")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Make a day of trades, with a few large clients and many small ones."""
     from ledgerbeam.batch.attempt.terminal import progress_bars
@@ -168,6 +225,10 @@ def generate_trades(
             bad_rows=bad_rows,
             progress=lambda rows: bars.advance(task, rows),
         )
+    if as_json:
+        rows = {"trades": written.rows}
+        print_record("generated", {"output": output, "rows": rows, "files": len(written.uris)})
+        return
     print_line(f"{written.rows:,} trades of {trade_date} in {files:,} files at {output}")
 
 
@@ -188,6 +249,7 @@ def generate_loans(
     ] = "parquet",
     seed: Annotated[int, typer.Option(help="the same seed gives the same loans")] = 7,
     bad_rows: Annotated[int, typer.Option(min=0, help="how many are added to be rejected")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Make loans, their investors, and a history of what was paid, late, in part and ahead."""
     from ledgerbeam.batch.attempt.terminal import progress_bars
@@ -206,6 +268,10 @@ def generate_loans(
             bad_rows=bad_rows,
             progress=lambda loans: bars.advance(task, loans),
         )
+    if as_json:
+        rows = {"loans": written.loans, "transactions": written.transactions}
+        print_record("generated", {"output": output, "rows": rows, "files": len(written.uris)})
+        return
     print_line(
         f"{written.loans:,} loans and {written.transactions:,} transactions up to "
         f"{business_date} in {len(written.uris):,} files at {output}"
@@ -219,13 +285,15 @@ def main() -> int:
         app()
     except UserError as error:
         print_error("ledgerbeam", error, "--json" in sys.argv[1:])
-        return 1
-    return 0
+        return exit_of(error)
+    return Exit.OK
 
 
 def _add_commands(args: list[str]) -> None:
     """Add the commands of entry points: all of them for the help, else only the one asked for."""
-    verb = next((arg for arg in args if not arg.startswith("-")), None)
+    # `--env NAME verb`, without `=`, has a value in front of the verb.
+    names = [arg for flag, arg in zip(["", *args], args, strict=False) if flag != "--env"]
+    verb = next((arg for arg in names if not arg.startswith("-")), None)
     asked = {
         found.value: found for found in entry_points(group=COMMANDS) if verb in {None, found.name}
     }

@@ -5,7 +5,9 @@ import datetime
 import difflib
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -16,6 +18,7 @@ from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.define.dates import DATE_WORDS, date_of_word
 from ledgerbeam.batch.define.parameters import flag_of, parameter_error
 from ledgerbeam.batch.define.process import BatchProcess, Parameters
+from ledgerbeam.batch.environments import FILE, chosen_environment
 from ledgerbeam.batch.runners.jobs import LOCAL_RUNNERS, runner_of
 from ledgerbeam.batch.settings import REGISTRY
 from ledgerbeam.io.errors import ParameterError
@@ -27,12 +30,14 @@ class Arguments(NamedTuple):
     Attributes:
         parameters: the parameters of the workload.
         json: whether to print the result as a line of JSON.
+        plan: whether to print what would be done, and do nothing.
         registry: URL of the database to record the run in; None for no record.
         beam_flags: all other flags, in their order.
     """
 
     parameters: Parameters
     json: bool
+    plan: bool
     registry: str | None
     beam_flags: list[str]
 
@@ -48,10 +53,12 @@ def parse_arguments(
         now: the present time in UTC, for `today` and its like.
 
     Raises:
-        ParameterError: a flag is missing or unknown, or has an invalid value.
+        ParameterError: a flag is missing or unknown, or has an invalid value; or a file of
+            parameters or of environments isn't right.
         SystemExit: `--help` was given, and help has been printed.
     """
     parameters_type = process_type.parameters_type
+    environment = chosen_environment()
     parser = _Parser(
         prog=process_type.name,
         description=sys.modules[process_type.__module__].__doc__ or "",
@@ -69,22 +76,35 @@ def parse_arguments(
         "--json", action="store_true", help="print the result as JSON, the last line of the output"
     )
     parser.add_argument(
+        "--plan", action="store_true", help="print what would be done, and do nothing"
+    )
+    parser.add_argument(
         "--registry",
         metavar="URL",
-        default=os.environ.get(REGISTRY) or None,
-        help=f"record the run in this database (default: {REGISTRY}, or no record)",
+        default=os.environ.get(REGISTRY) or environment.registry or None,
+        help=f"record the run in this database (default: {REGISTRY}, {FILE}, or no record)",
+    )
+    parser.add_argument(
+        "--params", metavar="FILE", help="TOML with parameters by name; flags win over it"
     )
     known, beam_flags = parser.parse_known_args(list(arguments))
     values = {key: value for key, value in vars(known).items() if value is not None}
-    wants_json = values.pop("json")
+    wants_json, wants_plan = values.pop("json"), values.pop("plan")
     registry = values.pop("registry", None)
+    params = values.pop("params", None)
+    if params is not None:
+        values = read_parameters(params, parameters_type) | values
+    if environment.output:
+        values.setdefault("output", environment.output)
+    given = {flag.partition("=")[0] for flag in beam_flags}
+    beam_flags += [flag for flag in environment.flags if flag.partition("=")[0] not in given]
     _check_beam_flags(parameters_type, beam_flags)
     _read_date_words(process_type, values, now())
     try:
         parameters = parameters_type.model_validate(values)
     except ValidationError as error:
         raise parameter_error(error) from error
-    return Arguments(parameters, wants_json, registry, beam_flags)
+    return Arguments(parameters, wants_json, wants_plan, registry, beam_flags)
 
 
 def _read_date_words(
@@ -105,6 +125,31 @@ def _read_date_words(
                 ) from error
 
 
+def read_parameters(path: str, parameters_type: type[Parameters]) -> dict[str, Any]:
+    """The parameters in a TOML file; decimals in it are exact.
+
+    Raises:
+        ParameterError: the file can't be read, or has what is no parameter.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        given = tomllib.loads(text, parse_float=str)
+    except OSError as error:
+        problem = f"cannot read parameters: {error.strerror}"
+    except ValueError as error:  # of the syntax, or of the encoding
+        problem = str(error)
+    else:
+        values = {name.replace("-", "_"): value for name, value in given.items()}
+        fields = parameters_type.model_fields
+        unknown = [name for name in values if name not in fields]
+        if not unknown:
+            return values
+        similar = difflib.get_close_matches(unknown[0], fields, 1)
+        advice = f": did you mean {similar[0]}?" if similar else ": see --help"
+        problem = f"no parameter {unknown[0]}{advice}"
+    raise ParameterError(f"{path}: {problem}", parameter="--params", value=path)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ParameterError(f"{message}: see --help")
@@ -116,7 +161,8 @@ def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -
     With the local runner, every unknown flag is a mistake. Other runners have flags that only their
     own job server knows, so with those only flags that resemble ours are rejected.
     """
-    ours = [flag_of(field) for field in parameters_type.model_fields] + ["--json", "--registry"]
+    own = ("--json", "--plan", "--registry", "--params")
+    ours = [*map(flag_of, parameters_type.model_fields), *own]
     is_local = runner_of(flags).lower() in LOCAL_RUNNERS
     for flag in _unknown_to_beam(flags) if flags else ():
         name = flag.partition("=")[0]

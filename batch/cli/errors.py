@@ -4,6 +4,7 @@ import json
 import sys
 from typing import Any
 
+from ledgerbeam.batch.json_lines import schema_name
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import UserError
 
@@ -14,8 +15,8 @@ def print_error(program: str, error: UserError, as_json: bool) -> None:
     Args:
         program: the name of the program, which begins the line for people.
         error: the error that has ended the program.
-        as_json: whether to print `{"error": {"code": …, "message": …, …}}` instead, with the
-            error's attributes that are set.
+        as_json: whether to print a line of JSON instead, with its schema, and the error's code,
+            message, and attributes that are set.
     """
     from ledgerbeam.io.secrets import redact
 
@@ -25,4 +26,5 @@ def print_error(program: str, error: UserError, as_json: bool) -> None:
 
 def error_json(error: UserError) -> dict[str, Any]:
     """An error as a dictionary for `json.dumps` with `default=str`."""
-    return {"error": {"code": error.code, "message": str(error), **error.attributes}}
+    of_error = {"code": error.code, "message": str(error), **error.attributes}
+    return {"schema": schema_name("error"), "error": of_error}

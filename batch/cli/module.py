@@ -1,7 +1,6 @@
 """A batch process as a program: from its command line to an exit status."""
 
 import importlib
-import json
 import os
 import sys
 import time
@@ -15,11 +14,14 @@ from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.cli.arguments import parse_arguments
 from ledgerbeam.batch.cli.errors import print_error
+from ledgerbeam.batch.cli.plan import print_plan
 from ledgerbeam.batch.cli.summary import print_summary
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
 from ledgerbeam.batch.interrupts import interruption_in
+from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.logs import redacted_output
+from ledgerbeam.batch.model.exits import Exit, exit_of
 from ledgerbeam.io.commit.amounts import totals_json
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest
@@ -38,9 +40,9 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         arguments: the command line; by default that of this process.
 
     Returns:
-        The exit status: 0, or what the definition's `exit_status` gives; 1 after an error, 130
-        after an interruption and 143 after SIGTERM, with one line on stderr. A second signal ends
-        the process at once.
+        The exit status: 0, or what the definition's `exit_status` gives; that of `Exit` after an
+        error, an interruption or SIGTERM, with one line on stderr. A second signal ends the process
+        at once.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     again = "the same command again goes on from what is committed"
@@ -53,7 +55,7 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         interruption = interruption_in(error)
         if interruption is None:
             if isinstance(error, Exception):
-                interrupts.end(1)
+                interrupts.end(Exit.FAILURE)
             raise
         interrupts.tell()
         return interrupts.end(interrupts.status_of(interruption))
@@ -65,6 +67,9 @@ def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int
         process_type = _importable(process_type)
         parsed = parse_arguments(process_type, arguments)
         process = process_type(parsed.parameters)
+        if parsed.plan:
+            print_plan(process, parsed.json)
+            return 0
         if parsed.registry is not None:
             _check_installed(process_type)
             # This imports a database client, which a run without a registry doesn't need.
@@ -78,10 +83,10 @@ def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int
         if interruption_in(error) is not None:
             raise
         print_error(process_type.name, error, "--json" in arguments)
-        return 1
+        return exit_of(error)
     seconds = time.monotonic() - started
     if parsed.json:
-        print(json.dumps(_result(manifest, instance_uri(process), seconds)), flush=True)
+        print_record("published", _result(manifest, instance_uri(process), seconds))
     else:
         print_summary(manifest, process, instance_uri(process), seconds)
     return process.exit_status(manifest)

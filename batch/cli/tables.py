@@ -1,8 +1,8 @@
 """Tables of runs, for people at a terminal."""
 
 import datetime
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -14,7 +14,7 @@ from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.commit.amounts import label_of, shown
 
 if TYPE_CHECKING:
-    from ledgerbeam.batch.model.outcomes import Outcome
+    from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress
     from ledgerbeam.batch.runs.client import RunView
     from ledgerbeam.io.commit.control_log import Steering
@@ -27,11 +27,12 @@ COLORS = {
     RunStatus.PAUSED: "yellow",
 }
 _MAX_STUCK = 5
+_MAX_FAILURES = 10
 
 
 def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
     """A run with its progress and its attempts."""
-    run, progress, _ = view
+    run, progress = view.run, view.progress
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
@@ -39,6 +40,10 @@ def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
     grid.add_row("name", run.name)
     grid.add_row("status", styled(run.status, COLORS.get(run.status, "cyan")))
     for name, value in _progress_rows(progress, run.status.is_final):
+        grid.add_row(name, value)
+    if view.rejected:
+        grid.add_row("rejected", f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}")
+    for name, value in _failure_rows(view.failures):
         grid.add_row(name, value)
     if run.must_finish_by is not None:
         grid.add_row("must finish by", _time(run.must_finish_by))
@@ -83,6 +88,18 @@ def _progress_rows(progress: "Progress", is_final: bool) -> Iterable[tuple[str, 
         yield "limits", limits
     for stuck in progress.stuck[:_MAX_STUCK]:
         yield "stuck", f"{stuck.component}: {stuck.tries} tries: {stuck.error}"
+
+
+def _failure_rows(groups: "Sequence[FailureGroup]") -> Iterable[tuple[str, RenderableType]]:
+    """A row for each kind of error, with the first one of its kind."""
+    for group in groups[:_MAX_FAILURES]:
+        first = group.first
+        name = "unknown" if group.status is ComponentStatus.UNKNOWN else "failed"
+        others = f" and {group.size - 1:,} more" if group.size > 1 else ""
+        yield name, f"{first.component}{others}: {first.error}"
+    if len(groups) > _MAX_FAILURES:
+        left = sum(group.size for group in groups[_MAX_FAILURES:])
+        yield "", f"{left:,} components by {len(groups) - _MAX_FAILURES:,} other kinds of error"
 
 
 def limits_text(steering: "Steering") -> str:
@@ -135,6 +152,14 @@ def outcomes_table(outcomes: "Iterable[Outcome]") -> Table:
     return table
 
 
+def rejects_table(rows: "Iterable[Mapping[str, Any]]") -> Table:
+    """A table of rejected rows, one per line."""
+    table = Table("file", "row", "reason", "as in the source", box=None)
+    for row in rows:
+        table.add_row(row["file"], str(row["row"]), row["reason"], row["raw"])
+    return table
+
+
 def history(run: RunRecord, events: Sequence[RecordedEvent]) -> RenderableType:
     """The whole history of a run."""
     table = Table("time", "attempt", "who", "what", "why", box=None)
@@ -142,10 +167,22 @@ def history(run: RunRecord, events: Sequence[RecordedEvent]) -> RenderableType:
         what = event.type
         if event.to_status is not None:
             what = f"{event.from_status or 'new'} → {event.to_status}"
-        details = " ".join(f"{k}={v}" for k, v in event.detail.items() if v is not None)
+        details = " ".join(_detail(k, v) for k, v in event.detail.items() if v is not None)
         why = " ".join(part for part in (event.why, details) if part)
         table.add_row(_time(event.at), str(event.attempt or ""), event.who, what, why)
     return Group(styled(f"{run.name}  {run.id}  {run.status}", "bold"), table)
+
+
+def _detail(name: str, value: Any) -> str:
+    """What is on record with an event; of parameters that were corrected, before and now."""
+    if name == "parameters" and isinstance(value, dict):
+        pairs = [
+            f"{each}: {v['before']} → {v['now']}"
+            for each, v in value.items()
+            if isinstance(v, dict) and v.keys() >= {"before", "now"}
+        ]
+        return ", ".join(pairs)
+    return f"{name}={value}"
 
 
 def _time(at: datetime.datetime | None) -> str:

@@ -1,7 +1,7 @@
 """The verbs on runs as commands of `ledgerbeam`; each takes `--registry` and `--json`."""
 
+import datetime
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ledgerbeam.batch.cli.errors import print_error
+from ledgerbeam.batch.cli.filters import read_pairs, read_since
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.json_lines import print_record
+from ledgerbeam.batch.model.exits import EXITS_OF_RUNS, Exit
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, Settings
 from ledgerbeam.io.commit.amounts import decimal_text, totals_json
-from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
+from ledgerbeam.io.errors import ParameterError, StorageError
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.run import RunRecord
@@ -25,11 +27,6 @@ if TYPE_CHECKING:
     from ledgerbeam.io.commit.control_log import Steering
 
 app = typer.Typer()
-
-EXIT = {RunStatus.SUCCESS: 0, RunStatus.FAILURE: 1, RunStatus.CANCELED: 3}
-"""Exit status of commands that wait for a run's end."""
-
-EXIT_TIMEOUT = 4
 
 # Help texts are Rich's markup, in which a bracket begins a style.
 RUN_HELP = r"a run's id, six or more characters of it, or process/instance\[/run-number]"
@@ -67,16 +64,15 @@ WITH_OWN_FLAGS = {
 
 
 @contextmanager
-def _runs(registry: str | None) -> "Iterator[Runs]":
+def _runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
     from ledgerbeam.batch.runs.client import Runs
 
+    if launches:
+        from ledgerbeam.batch.alerts.configuration import check_configuration
+
+        check_configuration()
     with Runs(Settings.from_environment(registry)) as runs:
         yield runs
-
-
-def _print_json(value: Any) -> None:
-    """Print one line of JSON on standard output."""
-    print(json.dumps(value, default=_text_of), flush=True)
 
 
 def _text_of(value: Any) -> str:
@@ -88,12 +84,22 @@ def _view_json(view: "RunView") -> dict[str, Any]:
     progress = view.progress.model_dump(mode="json")
     progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
-    return run | {"name": view.run.name, "code": view.code, "progress": progress}
+    failures = [
+        {"count": group.size, **group.first._asdict(), "status": group.status}
+        for group in view.failures
+    ]
+    others = {
+        "code": view.code,
+        "progress": progress,
+        "failures": failures,
+        "rejected": view.rejected,
+    }
+    return run | {"name": view.run.name} | others
 
 
 def _show(view: "RunView", as_json: bool) -> None:
     if as_json:
-        _print_json(_view_json(view))
+        print_record("run", _view_json(view))
     else:
         from ledgerbeam.batch.cli import tables
 
@@ -102,30 +108,26 @@ def _show(view: "RunView", as_json: bool) -> None:
 
 def _show_run(runs: "Runs", run: "RunRecord", as_json: bool) -> None:
     if as_json:
-        _print_json(_view_json(runs.get(run.id)))
+        print_record("run", _view_json(runs.get(run.id)))
     else:
         print_line(f"{run.name} {run.id} {run.status}")
 
 
 def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: bool) -> int:
     """Wait for the run's end, and return the exit status for it."""
-    try:
-        if as_json or not live or not sys.stdout.isatty():
-            view = runs.wait(run, timeout)
-        else:
-            from rich.live import Live
+    if as_json or not live or not sys.stdout.isatty():
+        view = runs.wait(run, timeout)
+    else:
+        from rich.live import Live
 
-            from ledgerbeam.batch.cli import tables
+        from ledgerbeam.batch.cli import tables
 
-            with Live(console=tables.console(), transient=True) as screen:
-                view = runs.wait(
-                    run, timeout, lambda seen: screen.update(tables.view_table(seen, utc_now()))
-                )
-    except WaitTimeoutError as error:
-        print_error("ledgerbeam", error, as_json)
-        return EXIT_TIMEOUT
+        with Live(console=tables.console(), transient=True) as screen:
+            view = runs.wait(
+                run, timeout, lambda seen: screen.update(tables.view_table(seen, utc_now()))
+            )
     _show(view, as_json)
-    return EXIT[view.run.status]
+    return EXITS_OF_RUNS[view.run.status]
 
 
 @app.command(context_settings=WITH_OWN_FLAGS)
@@ -135,14 +137,33 @@ def submit(
     registry: Registry = None,
     as_json: Json = False,
     watch: Watch = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="in place of a run whose parameters were wrong, if nothing is published; needs "
+            "--why",
+        ),
+    ] = False,
+    why: Why = "",
 ) -> None:
-    """Record a run of WORKLOAD, given its own flags, and start it in the background."""
+    """Record a run of WORKLOAD, given its own flags, and start it in the background.
+
+    With `--plan` nothing is recorded: it prints what would be done.
+    """
     from ledgerbeam.batch.cli.arguments import parse_arguments
     from ledgerbeam.batch.define.workloads import load_workload
 
-    parsed = parse_arguments(load_workload(workload), context.args)
-    with _runs(registry) as runs:
-        run = runs.submit(workload, parsed.parameters.model_dump(mode="json"), parsed.beam_flags)
+    kind = load_workload(workload)
+    parsed = parse_arguments(kind, context.args)
+    if parsed.plan:
+        from ledgerbeam.batch.cli.plan import print_plan
+
+        print_plan(kind(parsed.parameters), as_json or parsed.json)
+        return
+    with _runs(registry, launches=True) as runs:
+        parameters = parsed.parameters.model_dump(mode="json")
+        run = runs.submit(workload, parameters, parsed.beam_flags, replace=replace, why=why)
         if watch:
             raise typer.Exit(_follow(runs, run.id, as_json, None, live=True))
         _show_run(runs, run, as_json)
@@ -177,16 +198,28 @@ def list_runs(
     status: Annotated[RunStatus | None, typer.Option(help="only those that have it")] = None,
     limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 20,
     before: Annotated[str | None, typer.Option(help="only older ones than this run")] = None,
+    since: Annotated[
+        datetime.datetime | None,
+        typer.Option(
+            parser=read_since,
+            metavar="TIME",
+            help="only those submitted since: a date, today, yesterday, or 2026-11-20T08:00Z",
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="only those with that parameter; may be repeated"),
+    ] = None,
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
     with _runs(registry) as runs:
         oldest = runs.registry.find(before).id if before is not None else None
-        found = runs.list(process, status, limit, oldest)
+        found = runs.list(process, status, limit, oldest, since, read_pairs(where or []))
     if as_json:
         for run in found:
-            _print_json(run.model_dump(mode="json") | {"name": run.name})
+            print_record("listed-run", run.model_dump(mode="json") | {"name": run.name})
     else:
         from ledgerbeam.batch.cli import tables
 
@@ -202,12 +235,12 @@ def components(
     registry: Registry = None,
     as_json: Json = False,
 ) -> None:
-    """List what became of a run's components."""
+    """List what became of a run's components; `--json` has tracebacks and records at hand too."""
     with _runs(registry) as runs:
         found = list(itertools.islice(runs.components(run, status, after), limit))
     if as_json:
         for outcome in found:
-            _print_json(outcome._asdict())
+            print_record("component", outcome._asdict())
     else:
         from ledgerbeam.batch.cli import tables
 
@@ -242,14 +275,14 @@ def results(
             ) from error
         rows_written = dataset.count_rows()
         if as_json:
-            _print_json({"rows": rows_written, "output": str(output)})
+            print_record("result-file", {"rows": rows_written, "output": str(output)})
         else:
             print_line(f"{rows_written:,} rows written to {output}")
         return
     rows = dataset.head(limit).to_pylist()
     if as_json:
         for row in rows:
-            _print_json(row)
+            print_record("result", row)
         return
     shown = Table(*dataset.schema.names, box=None)
     for row in rows:
@@ -271,7 +304,7 @@ def reports(
         print_line(f"{run}: its process gives no reports", sys.stderr)
     for place in places:
         if as_json:
-            _print_json({"report": str(place)})
+            print_record("report", {"report": str(place)})
         else:
             print_line(place)
 
@@ -298,10 +331,38 @@ def resume(run: RunText, why: Why = "", registry: Registry = None, as_json: Json
 
 
 @app.command()
-def retry(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def retry(
+    run: RunText,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="only this one of the failed ones; may be given again"),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="the right value of a parameter that was wrong; needs --why; may be given again",
+        ),
+    ] = None,
+    why: Why = "",
+    registry: Registry = None,
+    as_json: Json = False,
+) -> None:
     """Try again what failed, as a new attempt with today's code."""
-    with _runs(registry) as runs:
-        _show_run(runs, runs.retry(run, why), as_json)
+    parameters = dict(map(_parameter, changes or ()))
+    with _runs(registry, launches=True) as runs:
+        _show_run(runs, runs.retry(run, why, component or (), parameters), as_json)
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Name and value of a parameter, given as `name=value`, or as its flag."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ParameterError(
+            f"--set {text}: give NAME=VALUE, such as max_rejects=10", parameter="--set", value=text
+        )
+    return name.removeprefix("--").replace("-", "_"), value
 
 
 @app.command()
@@ -315,7 +376,7 @@ def restart(
     as_json: Json = False,
 ) -> None:
     """Do whatever no attempt has committed."""
-    with _runs(registry) as runs:
+    with _runs(registry, launches=True) as runs:
         _show_run(runs, runs.restart(run, why, force=force), as_json)
 
 
@@ -340,7 +401,7 @@ def resolve(
     with _runs(registry) as runs:
         runs.resolve(run, component, status, why, results)
     if as_json:
-        _print_json({"component": component, "status": status})
+        print_record("resolution", {"component": component, "status": status})
     else:
         print_line(f"{component} {status}")
 
@@ -394,7 +455,7 @@ def set_rate(
 
 def _show_limits(steering: "Steering", as_json: bool) -> None:
     if as_json:
-        _print_json(steering.model_dump(mode="json"))
+        print_record("limits", steering.model_dump(mode="json"))
     else:
         from ledgerbeam.batch.cli import tables
 
@@ -410,19 +471,24 @@ def reconcile(
     as_json: Json = False,
 ) -> None:
     """Bring every run to the truth: for a cron, every minute."""
+    from ledgerbeam.batch.alerts.configuration import check_configuration
+    from ledgerbeam.batch.logs import configured_style
     from ledgerbeam.batch.runs.client import Runs
     from ledgerbeam.batch.runs.reconcile import reconcile as reconcile_runs
 
     settings = Settings.from_environment(registry)
+    configured_style()
     with Runs(settings) as runs:
         actions = reconcile_runs(settings, runs, utc_now())
     for run, what in actions:
         if as_json:
-            _print_json({"run": run.id, "name": run.name, "action": what})
+            print_record("action", {"run": run.id, "name": run.name, "action": what})
         else:
             print_line(f"{run.name} {run.id}: {what}")
+    # Runs aren't held up by those who are only notified of them.
+    check_configuration()
     if scrub and _show_differences(registry, as_json):
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.DIFFERENT)
 
 
 def _show_differences(registry: str | None, as_json: bool) -> bool:
@@ -434,7 +500,7 @@ def _show_differences(registry: str | None, as_json: bool) -> bool:
         for run, what in scrub(runs.list()):
             differs = True
             if as_json:
-                _print_json({"run": run.id, "name": run.name, "difference": what})
+                print_record("difference", {"run": run.id, "name": run.name, "difference": what})
             else:
                 print_line(f"{run.name} {run.id}: {what}")
     return differs
@@ -446,7 +512,7 @@ def expire(registry: Registry = None, as_json: Json = False) -> None:
     with _runs(registry) as runs:
         for run in runs.expire():
             if as_json:
-                _print_json({"run": run.id, "name": run.name, "uri": run.uri})
+                print_record("expired", {"run": run.id, "name": run.name, "uri": run.uri})
             else:
                 print_line(f"{run.name} {run.id}: results deleted at {run.uri}")
 
@@ -459,7 +525,7 @@ def audit(run: RunText, registry: Registry = None, as_json: Json = False) -> Non
         events = runs.events(record.id)
     if as_json:
         for event in events:
-            _print_json(event.model_dump(mode="json"))
+            print_record("event", event.model_dump(mode="json"))
     else:
         from ledgerbeam.batch.cli import tables
 

@@ -20,8 +20,9 @@ from ledgerbeam.batch.define.results import Results
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
+from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.io.secrets import check_url
-from ledgerbeam.rules.components import Component, Components
+from ledgerbeam.rules.components import Component, Components, NoColumnError, NoRowsError, Row
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
 
 
@@ -78,6 +79,12 @@ class FileParameters(Parameters):
     decimal: str = Field(default="", description="the decimal mark of numbers; else a point")
     thousands: str = Field(
         default="", description="between groups of digits (a comma, blank); else nothing may be"
+    )
+    max_decompressed: int | None = Field(
+        default=None,
+        ge=1,
+        description="MiB that a compressed file may unpack to; by default 200 times its size, and "
+        "1,024 if that is more",
     )
     max_rejects: int = Field(
         default=0, ge=0, description="publish in spite of up to this many rejected rows"
@@ -246,33 +253,33 @@ class KeyedProcess(BatchProcess[P]):
         if not hasattr(cls, "name"):
             return
         if not _declared(cls.parameters_type, RowInput):
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: {cls.parameters_type.__name__} declares no input: annotate the "
                 "parameter that names the files, as in loans: Annotated[str, RowInput(…)]"
             )
         each, tables = cls.executes_each(), is_overridden(cls, KeyedProcess, "execute_components")
         if each == tables:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__} has {'both' if each else 'neither'} execute and "
                 "execute_components: write one of them"
             )
         if each and cls.results is None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
             )
         if each and cls.tables:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: execute gives rows of one table, and tables names "
                 f"{', '.join(cls.tables)}: write execute_components"
             )
         if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: execute_components can't be AT_MOST_ONCE: where it fails it is "
                 "called again with fewer components: write execute"
             )
         if tables and cls.retry.time_limit is not None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: a time_limit is one for each component: write execute"
             )
 
@@ -280,10 +287,11 @@ class KeyedProcess(BatchProcess[P]):
         """Check that the definition fits its parameters.
 
         Raises:
-            TypeError: an input's contract lacks a column that the definition names.
+            DefinitionError: an input's contract lacks a column that the definition names.
             UserError: the URL of a table holds a literal password.
         """
         super().__init__(parameters)
+        self._looked_up: dict[str, tuple[pa.Table | None, dict[tuple[Any, ...], Row]]] = {}
         self._check_inputs(self.optional)
 
     def bind(self, present: Iterable[str]) -> None:
@@ -304,7 +312,7 @@ class KeyedProcess(BatchProcess[P]):
     def _check_input(self, rows: RowInput, first: RowInput, there: Collection[str]) -> None:
         where = f"{type(self).__name__}, input {rows.name}"
         if rows.name not in type(self.parameters).model_fields:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: inputs has {rows.name or 'one without a name'}, which "
                 f"{type(self.parameters).__name__} doesn't declare: change those of super().inputs "
                 "with dataclasses.replace"
@@ -321,20 +329,20 @@ class KeyedProcess(BatchProcess[P]):
         orders = (name.removeprefix("-") for name in rows.orders)
         for name in (*self.key, *orders, *rows.ids, *currency):
             if name not in columns or columns[name].nullable:
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: {name} must be a column of the contract, required and never empty: "
                     "rows are told apart by it"
                 )
         for name in rows.amounts:
             type_ = columns[name].type if name in columns else None
             if type_ is None or not (pa.types.is_int64(type_) or pa.types.is_decimal(type_)):
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: the amount {name} must be a required column of int64 or decimals, "
                     f"not of {type_}"
                 )
         for column in first.contract.columns:
             if column.name in self.key and column.type != columns[column.name].type:
-                raise TypeError(
+                raise DefinitionError(
                     f"{where}: {column.name} is {columns[column.name].type}, and {column.type} in "
                     f"{first.name}: a key has the same type in all inputs"
                 )
@@ -358,6 +366,37 @@ class KeyedProcess(BatchProcess[P]):
     def lookups(self) -> tuple[Lookup, ...]:
         """Small tables that components need besides their rows, as the parameters declare them."""
         return _declared(self.parameters_type, Lookup)
+
+    def look_up(self, name: str, *key: Any) -> Mapping[str, Any]:
+        """The row of a lookup, for rules that are written per component.
+
+        Args:
+            name: the lookup's name.
+            *key: the values of the columns of its key that the files have.
+
+        Raises:
+            NoRowsError: there is no such row; it says of which key in which lookup.
+        """
+        of_table, by_key = self._looked_up.get(name, (None, {}))
+        table = self.lookup_tables.get(name)
+        if table is None or table is not of_table:
+            by_key = self._rows_by_key(name)
+            self._looked_up[name] = (table, by_key)
+        try:
+            return by_key[key]
+        except KeyError:
+            raise NoRowsError(f"there is no {', '.join(map(str, key))} in {name}") from None
+
+    def _rows_by_key(self, name: str) -> dict[tuple[Any, ...], Row]:
+        table = self.lookup_tables.get(name)
+        lookup = next((each for each in self.lookups if each.name == name), None)
+        if table is None or lookup is None:
+            known = ", ".join(self.lookup_tables) or "none"
+            raise NoColumnError(f"there is no lookup {name}: there is {known}")
+        of_key = (lookup.key,) if isinstance(lookup.key, str) else lookup.key
+        columns = [column for column in of_key if column in table.column_names]
+        rows = map(Row, table.to_pylist())
+        return {tuple(row[column] for column in columns): row for row in rows}
 
     @property
     def inputs(self) -> tuple[RowInput, ...]:

@@ -10,11 +10,13 @@ from pyarrow.types import is_decimal
 from pydantic import Field
 
 from ledgerbeam.batch.define.process import BatchProcess, P, Parameters, Record, is_overridden
+from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.io.secrets import DatabaseUrl
 from ledgerbeam.io.sql.connections import Engines, Transactions
 from ledgerbeam.io.sql.ranges import ByCount, Split
 from ledgerbeam.io.sql.source import SqlSource
 from ledgerbeam.io.sql.write import ComponentTransaction
+from ledgerbeam.rules.components import Row
 from ledgerbeam.transforms.columnar.components import component_name
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
 
@@ -140,26 +142,41 @@ class Page:
     def items(self) -> Sequence[Mapping[str, Any]]:
         """The items. Rows of a database are converted when they are first asked for."""
         if self._items is None:
-            self._items = self.table.to_pylist()
+            self._items = [Row(item) for item in self.table.to_pylist()]
         return self._items
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """The items, by which a failed call is told."""
+        return self.items
+
+    def is_own(self, value: object) -> bool:
+        """Whether a value is one of the items."""
+        return any(value is item for item in self._items or ())
 
     def __len__(self) -> int:
         return self._table.num_rows if self._table is not None else len(self._items or ())
 
-    def transaction(self, url: str) -> AbstractContextManager[ComponentTransaction]:
+    def transaction(self, url: str, part: str = "") -> AbstractContextManager[ComponentTransaction]:
         """The page's own transaction, which commits once, however often the page is tried.
+
+        A page of a table that is tried again by a later attempt is read again by its range of keys,
+        and may have lost rows and got others meanwhile. Those that came were not written by the
+        transaction that is already done; `part` begins another one for them.
 
         Args:
             url: the URL of the database, as the parameter holds it.
+            part: name of a part of the page that is written for itself, such as the first of its
+                keys; by default the whole page.
         """
-        return self._transactions.begin(url, component_name((self.name,)))
+        name = (self.name, part) if part else (self.name,)
+        return self._transactions.begin(url, component_name(name))
 
     def item(self, number: int, name: str) -> "Item":
         """An item as a unit of work."""
         return Item(self.items[number], name, self._transactions)
 
 
-class Item(dict[str, Any]):
+class Item(Row):
     """An item of a page, as a unit of work.
 
     Attributes:
@@ -199,17 +216,17 @@ class PageProcess(BatchProcess[P]):
         if not hasattr(cls, "name"):
             return
         if cls.executes_items() == is_overridden(cls, PageProcess, "execute"):
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__} has {'both' if cls.executes_items() else 'neither'} execute and "
                 "execute_item: write one of them"
             )
         if cls.results is None:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
                 "pyarrow.schema"
             )
         if not cls.executes_items() and "page" in cls.results.names:
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: results has a column page, in which the page's name will be: "
                 "call it otherwise"
             )
@@ -251,13 +268,13 @@ class PageProcess(BatchProcess[P]):
         results = self.results
         assert results is not None
         if not key:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: item_key is missing: name the columns that identify an "
                 "item"
             )
         taken = [name for name in key if name in results.names]
         if taken:
-            raise TypeError(
+            raise DefinitionError(
                 f"{type(self).__name__}: results has {taken[0]}, which is in the key of items and "
                 "added to each row: leave it out"
             )

@@ -20,18 +20,21 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
+from ledgerbeam.batch.define.checks import check_class, guard_hooks
 from ledgerbeam.batch.define.dates import with_strict_dates
 from ledgerbeam.batch.define.expect import SHARE, Expect
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
-from ledgerbeam.io.errors import DefinitionError
+from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.shard_totals import TotalNames
 from ledgerbeam.transforms.concurrency.retry import Record as Record
 from ledgerbeam.transforms.concurrency.retry import Retry as Retry
+from ledgerbeam.transforms.concurrency.retry import RetryAfter as RetryAfter
 from ledgerbeam.transforms.concurrency.retry import RetryMode as RetryMode
+from ledgerbeam.transforms.concurrency.throttle import Ramp as Ramp
 
 
 class Parameters(BaseModel):
@@ -124,6 +127,8 @@ class BatchProcess(ABC, Generic[P]):
             published in spite of them.
         parallelism: calls in flight over the whole run; None for two per
             worker process, in the worker's own threads.
+        rate: components that may begin a second over the whole run, or a `Ramp` to that; None for
+            no limit. What somebody has set for a run counts in its place.
         results_expire_after: how long results are kept; None to keep them for ever.
         sla: when a run must have started and finished.
         attempt_deadline: how long one attempt may take before it is ended.
@@ -143,6 +148,7 @@ class BatchProcess(ABC, Generic[P]):
     expect: Expect = Expect()
     failure_event: ClassVar[str] = "components_failed"
     parallelism: ClassVar[int | None] = None
+    rate: ClassVar[float | Ramp | None] = None
     results_expire_after: ClassVar[datetime.timedelta | None] = None
     sla: ClassVar[Sla | None] = None
     attempt_deadline: ClassVar[datetime.timedelta] = datetime.timedelta(hours=24)
@@ -155,7 +161,12 @@ class BatchProcess(ABC, Generic[P]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what can be checked before anything runs."""
         super().__init_subclass__(**kwargs)
-        FailureLimit(cls.failure_limit)
+        check_class(cls)
+        guard_hooks(cls)
+        try:
+            FailureLimit(cls.failure_limit)
+        except ValueError as error:
+            raise DefinitionError(f"{cls.__name__}: {error}") from None
         name = cls.__dict__.get("name")
         if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise DefinitionError(
@@ -168,7 +179,7 @@ class BatchProcess(ABC, Generic[P]):
                     cls.parameters_type = argument
         parameters = getattr(cls, "parameters_type", None)
         if parameters is None and hasattr(cls, "name"):
-            raise TypeError(
+            raise DefinitionError(
                 f"{cls.__name__}: its parameters are missing: name their model in the base, as in "
                 f"class {cls.__name__}(KeyedProcess[MyParameters])"
             )
@@ -179,7 +190,7 @@ class BatchProcess(ABC, Generic[P]):
                 if name not in parameters.model_fields
             ]
             if missing:
-                raise TypeError(
+                raise DefinitionError(
                     f"{cls.__name__}: {parameters.__name__} has no field {missing[0]!r}, which "
                     "identifies an instance: add it, or set date_parameter and identity"
                 )
@@ -211,7 +222,15 @@ class BatchProcess(ABC, Generic[P]):
         """The instance's name: business date and identity."""
         parts = [self.business_date.isoformat()]
         for name in self.identity:
-            value = str(getattr(self.parameters, name))
+            given = getattr(self.parameters, name)
+            # A default that is empty is meant so.
+            default = type(self.parameters).model_fields[name].default
+            if given in (None, "") and given != default:
+                flag = "--" + name.replace("_", "-")
+                raise ParameterError(
+                    f"{flag} is empty, and identifies an instance: give it", parameter=flag
+                )
+            value = str(given)
             plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
             if plain != value:
                 plain += f"-{hashlib.sha256(value.encode()).hexdigest()[:8]}"

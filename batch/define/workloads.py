@@ -4,7 +4,8 @@ import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from ledgerbeam.io.errors import DefinitionError, WorkloadNotFoundError
+from ledgerbeam.io.errors import DefinitionError, UserError, WorkloadNotFoundError
+from ledgerbeam.transforms.concurrency.retry import error_line
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.define.process import BatchProcess
@@ -45,7 +46,15 @@ def load_workload(name: str) -> "type[BatchProcess[Any]]":
             f"no workload {name}: there are {', '.join(workload_names())}", workload=name
         )
     entry_point = next(iter(found))
-    loaded = entry_point.load()
+    try:
+        loaded = entry_point.load()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        what = "ends the program" if isinstance(error, SystemExit) else error_line(error)
+        raise DefinitionError(
+            f"workload {name}: {entry_point.value} can't be imported: {what}"
+        ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, BatchProcess)):
         raise DefinitionError(
             f"workload {name}: its entry point {entry_point.value} is no definition of a batch "

@@ -4,6 +4,7 @@ Calls, retries and failures are handled by `transforms/concurrency/executor.py`.
 the outcomes of earlier attempts, and claims for calls that may be made only once.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -13,7 +14,7 @@ import pyarrow as pa
 from ledgerbeam.batch.define.process import BatchProcess, Record, RetryMode
 from ledgerbeam.batch.execute.rows import rows_of_text, text_of
 from ledgerbeam.batch.execute.worker_control import WorkerControl
-from ledgerbeam.batch.model.outcomes import Outcome, decisions, outcomes_of
+from ledgerbeam.batch.model.outcomes import Outcome, decisions, grouped, outcomes_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.claims import Call, Decision, Resolution
@@ -27,12 +28,15 @@ from ledgerbeam.transforms.concurrency.executor import (
     Names,
     OnceCalled,
     TablesExecuted,
+    ended,
     rows_table,
 )
-from ledgerbeam.transforms.concurrency.retry import Failure
+from ledgerbeam.transforms.concurrency.retry import Failure, RetryAfter
 
 IN_FLIGHT = 2
 """Shards that a worker process executes side by side, in threads."""
+
+_log = logging.getLogger(__name__)
 
 
 class EarlierOutcomes(NamedTuple):
@@ -41,19 +45,34 @@ class EarlierOutcomes(NamedTuple):
     Attributes:
         outcomes: outcomes by component's name, without those of plain successes.
         decided: what people have decided about unknown components, by component's name.
+        chosen: names of the components that alone are tried again; None for all.
     """
 
     outcomes: Mapping[str, Outcome]
     decided: Mapping[str, Decision]
+    chosen: frozenset[str] | None = None
 
     @classmethod
-    def read(cls, attempt: Attempt, shard: int, commit: ShardCommit | None) -> Self:
-        """Read the outcomes that a shard's marker names; empty if there is no marker."""
+    def read(
+        cls,
+        attempt: Attempt,
+        shard: int,
+        commit: ShardCommit | None,
+        chosen: frozenset[str] | None = None,
+    ) -> Self:
+        """Read the outcomes that a shard's marker names; empty if there is no marker.
+
+        Args:
+            attempt: the attempt that executes the shard.
+            shard: its number.
+            commit: its marker.
+            chosen: names of the components that alone are tried again; None for all.
+        """
         if commit is None or commit.outcomes is None:
             return cls({}, {})
         found = outcomes_of(read_part(attempt.instance_uri, commit.outcomes))
         decided = decisions(attempt.instance_uri, shard, found)
-        return cls({outcome.component: outcome for outcome in found}, decided)
+        return cls({outcome.component: outcome for outcome in found}, decided, chosen)
 
     @property
     def retried(self) -> set[str]:
@@ -61,7 +80,8 @@ class EarlierOutcomes(NamedTuple):
         failed = {
             o.component for o in self.outcomes.values() if o.status is ComponentStatus.FAILURE
         }
-        return failed | self.decided.keys()
+        retried = failed | self.decided.keys()
+        return retried if self.chosen is None else retried & self.chosen
 
     def tries(self, name: str) -> int:
         """How often a component was called in earlier attempts."""
@@ -71,18 +91,25 @@ class EarlierOutcomes(NamedTuple):
     def outcome(self, name: str, status: ComponentStatus, failure: Failure) -> Outcome:
         """The outcome of a component now, which counts the tries of earlier attempts too."""
         tries = self.tries(name) + failure.tries
-        return Outcome(name, status, tries, failure.error, failure.code)
+        return Outcome(
+            name, status, tries, failure.error, failure.code, failure.traceback, failure.record
+        )
 
     def outcomes_now(
         self, executed: TablesExecuted[Any] | EachExecuted, names: Names
     ) -> dict[int, Outcome]:
-        """The outcomes of this attempt without plain successes, by component's number."""
+        """The outcomes of this attempt without plain successes, by component's number.
+
+        Failures are logged, those of one kind once.
+        """
         now = {
             number: self.outcome(names[number], ComponentStatus.SUCCESS, failure)
             for number, failure in executed.recovered.items()
         }
         for number, failure in executed.failed.items():
             now[number] = self.outcome(names[number], _status_of(failure), failure)
+        for group in grouped(now[number] for number in executed.failed):
+            _log.info("%s", group.text)
         return now
 
 
@@ -113,7 +140,7 @@ def shard_executor(
     once = None
     if process.retry.mode is RetryMode.AT_MOST_ONCE:
         assert process.results is not None
-        once = ClaimedCalls(attempt, shard, process.results, earlier)
+        once = ClaimedCalls(attempt, shard, process.results, earlier, worker_control.hold)
     return Executor(
         process.retry,
         shard,
@@ -134,12 +161,14 @@ class ClaimedCalls:
         shard: the number of the components' shard.
         results: the columns that a call returns.
         earlier: the outcomes of earlier attempts.
+        hold: called when a component asks that nothing begins for so many seconds.
     """
 
     attempt: Attempt
     shard: int
     results: pa.Schema
     earlier: EarlierOutcomes
+    hold: Callable[[float], None] = lambda seconds: None
 
     def __call__(self, name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
         """Make a component's call, or find how an earlier call ended.
@@ -165,11 +194,19 @@ class ClaimedCalls:
             resolved = Resolution(status=ComponentStatus.SUCCESS, results=text_of(rows))
         except NOT_OF_A_COMPONENT:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as raised:
+            error = ended(raised) if isinstance(raised, SystemExit) else raised
+            if isinstance(error, RetryAfter):
+                self.hold(error.seconds)
             is_unknown = isinstance(error, (TimeLimitExceededError, OutcomeUnknownError))
             failure = Failure.of(error, 1, is_unknown)
             status = _status_of(failure)
-            resolved = Resolution(status=status, error=failure.error, code=failure.code)
+            resolved = Resolution(
+                status=status,
+                error=failure.error,
+                code=failure.code,
+                traceback=failure.traceback,
+            )
         claimed.resolve(resolved)
         return _called(resolved)
 
@@ -178,4 +215,5 @@ def _called(resolved: Resolution) -> OnceCalled:
     if resolved.status == ComponentStatus.SUCCESS:
         return OnceCalled(rows_of_text(resolved.results), None)
     is_unknown = resolved.status == ComponentStatus.UNKNOWN
-    return OnceCalled(None, Failure(1, resolved.error, resolved.code, is_unknown))
+    failure = Failure(1, resolved.error, resolved.code, is_unknown, resolved.traceback)
+    return OnceCalled(None, failure)

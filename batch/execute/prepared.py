@@ -19,6 +19,7 @@ class AttemptContext(NamedTuple):
         attempt: the attempt, which defines where results go.
         committed: markers of shards that earlier attempts on the same input have committed.
         retried: those of `committed` whose failed components are tried again.
+        chosen: names of the components that alone are tried again; None for all that failed.
         spill_directory: the folder where batches are spilled; None if they go through GroupByKey.
     """
 
@@ -26,6 +27,7 @@ class AttemptContext(NamedTuple):
     committed: tuple[ShardCommit, ...] = ()
     retried: tuple[ShardCommit, ...] = ()
     spill_directory: str | None = None
+    chosen: frozenset[str] | None = None
 
     @property
     def kept(self) -> tuple[ShardCommit, ...]:
@@ -55,6 +57,7 @@ class Prepared:
         fingerprinted: everything besides the parameters that affects the result, as JSON.
         excluded: names of parameters that don't affect the result.
         partition: cuts the work into shards; not called if an earlier attempt has done so.
+        rows: about how many rows will be read; None where that isn't known.
         build: makes the pipeline's transform for an attempt, and puts what must stay open until
             the pipeline has ended on the stack.
     """
@@ -64,3 +67,4 @@ class Prepared:
     excluded: frozenset[str]
     partition: Callable[[], Partitioning]
     build: Callable[[AttemptContext, ExitStack], beam.PTransform]
+    rows: int | None = None

@@ -18,6 +18,7 @@ A worker that can't read the control log doesn't know whether its run was cancel
 it starts nothing new until it can read the log again.
 """
 
+import datetime
 import logging
 import os
 import threading
@@ -27,9 +28,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ledgerbeam.batch import logs
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.io.commit import control_log
-from ledgerbeam.io.commit.control_log import Executing, Heartbeat, Steering
+from ledgerbeam.io.commit.control_log import Executing, Heartbeat, Hold, Steering
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.machine import host_name
 from ledgerbeam.io.shared import SharedByKey
@@ -99,6 +101,7 @@ class WorkerControl:
         self._now = now
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._executing: dict[object, Executing] = {}
         self._waiting: dict[tuple[int, str], Executing] = {}
         self._tracked: dict[object, tuple[int, Callable[[], str | None]]] = {}
@@ -139,7 +142,8 @@ class WorkerControl:
             self._waiting.pop((shard, component), None)
             self._executing[token] = reported
         try:
-            yield
+            with logs.executing(lambda: component):
+                yield
         finally:
             with self._lock:
                 del self._executing[token]
@@ -157,7 +161,8 @@ class WorkerControl:
         with self._lock:
             self._tracked[token] = (shard, component)
         try:
-            yield
+            with logs.executing(component):
+                yield
         finally:
             with self._lock:
                 del self._tracked[token]
@@ -176,6 +181,28 @@ class WorkerControl:
             return count
         rate = self._steering.rate_at(self._now())
         return count if rate is None else max(int(rate / len(self._workers)), 1)
+
+    def hold(self, seconds: float) -> None:
+        """Have no worker of the run begin anything for so long; others hear of it when they poll.
+
+        If that can't be told to them, which is logged, it holds for this one.
+        """
+        now = self._now()
+        steering = self._steering
+        told = 0.0 if steering is None or steering.hold is None else steering.hold.left(now)
+        self.throttle.hold(seconds)
+        # Of many calls that fail at once, one tells.
+        if seconds - told > self._periods.poll and not self.canceled:
+            self._try("hold the run", lambda: self._tell_hold(seconds, now))
+
+    def _tell_hold(self, seconds: float, now: datetime.datetime) -> None:
+        hold = Hold(seconds=seconds, until=now + datetime.timedelta(seconds=seconds))
+        with self._telling:
+            before = control_log.latest(self._run_uri)
+            if before.hold is None or seconds - before.hold.left(now) > self._periods.poll:
+                why = f"a component has asked for {seconds:g} s in which nothing begins"
+                before = control_log.steer(self._run_uri, now, self._worker, why, hold=hold)
+            self._take(before)
 
     def count(self, done: Mapping[str, int]) -> None:
         """Add to the number of components that are done and whose shard is not yet committed.
@@ -220,11 +247,19 @@ class WorkerControl:
     def _read_control(self) -> None:
         asked_at = time.monotonic()
         if self._steering is None:
-            self._steering = control_log.latest(self._run_uri)
+            self._take(control_log.latest(self._run_uri))
         else:
             change = control_log.newer(self._run_uri, self._steering.number)
-            self._steering = change or self._steering
+            if change is not None:
+                self._take(change)
         self._read_at = asked_at
+
+    def _take(self, steering: Steering) -> None:
+        with self._lock:
+            if self._steering is None or steering.number > self._steering.number:
+                self._steering = steering
+        if steering.hold is not None and (left := steering.hold.left(self._now())):
+            self.throttle.hold(left)
 
     def _beat(self) -> None:
         now = self._now()

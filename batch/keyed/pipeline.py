@@ -29,7 +29,7 @@ from ledgerbeam.batch.execute.reduce import Finish
 from ledgerbeam.batch.keyed.assemble import assemble_shard, rejected_totals
 from ledgerbeam.batch.keyed.plan import Plan, SplitSummary, row_totals
 from ledgerbeam.batch.keyed.publish import Publish
-from ledgerbeam.batch.keyed.rejects import rejected_table
+from ledgerbeam.batch.keyed.rejects import RejectionLimit, rejected_table
 from ledgerbeam.batch.keyed.shard import execute_shard
 from ledgerbeam.batch.model.outcomes import outcomes_table
 from ledgerbeam.io.arrow.spill import Batch
@@ -73,6 +73,7 @@ class KeyedBatch(beam.PTransform):
             # are small enough for that, and tables are not.
             in_flight=IN_FLIGHT if spills else 1,
             type_=element_type(spills),
+            spill_directory=plan.context.spill_directory or "",
         )
         summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
         line_counts = AsList(read.line_counts)
@@ -148,14 +149,16 @@ class CutRows:
             plan.context.spill_directory or "",
         )
         totals = ReadTotals()
+        limit = RejectionLimit(process, plan.context.attempt, split)
         for rows in batches:
+            limit.check(rows.rejected)
             table = _of_date(rows.table, input_.date_column, process.business_date)
             table = process.derived(input_.name, table)
             of_table = row_totals(process, number, table)
             totals = totals.add(
                 ReadTotals(
                     replace(of_table, rows=rows.row_count),
-                    len(rows.rejections),
+                    rows.rejected.num_rows,
                     rows.table.num_rows - table.num_rows,
                 )
             )
@@ -203,6 +206,7 @@ class ExecuteShard:
             assembled.components,
             places,
             earlier,
+            plan.context.chosen,
         )
         totals = replace(done.totals, rejected=rejected_totals(plan, assembled.rejected))
         rejected = rejected_table(plan, assembled.rejected, places) if assembled.rejected else None

@@ -72,13 +72,14 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         excluded=frozenset(
             {rows.name for rows in process.inputs}
             | {lookup.name for lookup in lookups}
-            | {"max_rejects", "shuffle"}
+            | {"max_decompressed", "max_rejects", "shuffle"}
         ),
         partition=lambda: Partitioning(
             asked or shard_count(estimated, process.rows_per_shard),
             {"columns": list(present)} if present else {},
         ),
         build=build,
+        rows=estimated,
     )
 
 

@@ -54,6 +54,7 @@ def execute_shard(
     components: Components,
     places: RowLocator,
     earlier: ShardCommit | None = None,
+    chosen: frozenset[str] | None = None,
 ) -> ShardResult:
     """Execute a shard's components, or those that failed in an earlier attempt.
 
@@ -66,29 +67,28 @@ def execute_shard(
         places: finds where the shard's rows stood in their files.
         earlier: the shard's marker of an earlier attempt. Its failed components are tried again,
             and so are unknown ones that somebody has decided about; its other results are kept.
+        chosen: names of the components that alone are tried again; None for all of those.
 
     Raises:
         TooManyFailuresError: too many components fail.
     """
     names = ComponentNames(components, process.key)
-    before = EarlierOutcomes.read(attempt, shard, earlier)
+    before = EarlierOutcomes.read(attempt, shard, earlier, chosen)
     known = dict(before.outcomes)
     failed = before.retried
-    chosen, chosen_names = components, names
+    todo, todo_names = components, names
     if known:
-        chosen = components.select(np.array([name in failed for name in names.all()], bool))
-        chosen_names = ComponentNames(chosen, process.key)
+        todo = components.select(np.array([name in failed for name in names.all()], bool))
+        todo_names = ComponentNames(todo, process.key)
     # If the limit is a share of all components, one shard may use up all of it. The total is
     # estimated from this shard, since shards are cut by a hash and so have similar sizes.
     everywhere = len(components.starts) * (attempt.record.shards or 1)
     max_failures = max(MAX_FAILURES, FailureLimit(process.failure_limit).most(everywhere))
     executor = shard_executor(process, attempt, worker_control, shard, before, max_failures)
     if process.executes_each():
-        results, outcomes = _execute_each(process, executor, chosen, chosen_names, before)
+        results, outcomes = _execute_each(process, executor, todo, todo_names, before)
     else:
-        results, outcomes = _execute_components(
-            process, executor, chosen, chosen_names, before, places
-        )
+        results, outcomes = _execute_components(process, executor, todo, todo_names, before, places)
     put_in = [results] if earlier is not None else []
     lost = {o.component: o.error for o in outcomes if o.status is ComponentStatus.FAILURE}
     if lost:
@@ -186,8 +186,13 @@ def checked_results(process: KeyedProcess[Any], given: pa.Table | Results) -> Re
     Raises:
         DefinitionError: its tables are not those of the definition, or one lacks the key.
     """
-    results = Results(given) if isinstance(given, pa.Table) else given
     who = type(process).__name__
+    if not isinstance(given, pa.Table | Results):
+        raise DefinitionError(
+            f"{who}.execute_components gave {type(given).__name__}: return a pyarrow.Table, or "
+            "Results with extra tables"
+        )
+    results = Results(given) if isinstance(given, pa.Table) else given
     if sorted(results.tables) != sorted(process.tables):
         raise DefinitionError(
             f"{who}.execute_components gave the tables {', '.join(results.tables) or 'none'} "

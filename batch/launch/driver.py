@@ -36,6 +36,7 @@ class AttemptRequest(BaseModel):
         run: id of the run.
         launch: number of the attempt in the registry.
         retry_failed: whether components that failed before are tried again.
+        components: those of them that alone are tried again, by their keys; none for all.
         folder: that parameters name files relative to, if that is there.
         log: file that it writes its log to; empty for its standard error.
     """
@@ -48,6 +49,7 @@ class AttemptRequest(BaseModel):
     run: str
     launch: int
     retry_failed: bool
+    components: list[str] = []
     folder: str = ""
     log: str = ""
 
@@ -141,6 +143,7 @@ def _run(request: AttemptRequest, messages: TextIO) -> None:
         run_id=request.run,
         launch=request.launch,
         retry_failed=request.retry_failed,
+        components=request.components,
         started=started,
     )
 

@@ -33,6 +33,7 @@ from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.observe.failures import failure_event
+from ledgerbeam.batch.observe.rejections import rejected_rows
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.io.commit import control_log
@@ -58,6 +59,7 @@ _STATES: dict[RunStatus, State] = {
     RunStatus.PAUSED: "pause",
     RunStatus.CANCELING: "cancel",
 }
+_ASKED = (AttemptKind.RETRY, AttemptKind.RESTART)
 _log = logging.getLogger(__name__)
 
 
@@ -197,6 +199,7 @@ class Launcher:
             launch=attempt.number,
             # What follows a lost attempt is to do what that one was to do.
             retry_failed=run.request[0].kind is AttemptKind.RETRY,
+            components=self._chosen(),
             folder=run.options.folder,
             log="" if driver is None else str(self._settings.log_of(run.id)),
         )
@@ -207,6 +210,12 @@ class Launcher:
             yield job
         finally:
             job.detach()
+
+    def _chosen(self) -> list[str]:
+        """The components that the last retry was asked for; none for all that failed."""
+        events = _patiently(self._registry.events, self._run_id)
+        asked = [e.detail for e in events if e.type == "status" and e.detail.get("kind") in _ASKED]
+        return [str(name) for name in asked[-1].get("components", ())] if asked else []
 
     def _answer_for(self, run: RunRecord, attempt: RunAttempt, job: Job | None) -> Conclusion:
         """Watch an attempt to its end, and record that.
@@ -351,7 +360,7 @@ class Launcher:
             to=end.to,
             error=end.error,
             results_expire_at=expire_at,
-            detail={"code": end.code} if end.code else None,
+            detail=_detail(run, end),
         ):
             # The connection may have broken behind the call that recorded it.
             recorded = self._get().attempts[attempt.number - 1]
@@ -402,6 +411,20 @@ _patient = tenacity.Retrying(
 def _patiently(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call the registry; wait for it where it can't be reached."""
     return _patient.copy()(call, *args, **kwargs)
+
+
+def _detail(run: RunRecord, end: Conclusion) -> dict[str, Any] | None:
+    """What is on record with the end of an attempt, besides why."""
+    detail: dict[str, Any] = {"code": end.code} if end.code else {}
+    if end.to is not None:
+        try:
+            rejected = rejected_rows(run.uri)
+        except UserError as error:
+            _log.warning("rejected rows can't be counted: %s", error)
+            rejected = 0
+        if rejected:
+            detail["rejected"] = rejected
+    return detail or None
 
 
 def _lease_lost(attempt: RunAttempt) -> LeaseLostError:

@@ -1,8 +1,10 @@
 """What became of each component of an instance, from its outcomes and its results."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from ledgerbeam.batch.model.outcomes import Outcome, outcomes_of
+from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, decisions, grouped, outcomes_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.commit.published import EXPIRED, read_part
@@ -10,6 +12,8 @@ from ledgerbeam.io.commit.records import ShardCommit
 from ledgerbeam.io.errors import ComponentNotFoundError, DamagedFileError
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.transforms.columnar.components import component_name
+
+_THREADS = 8
 
 
 def components_of(
@@ -60,6 +64,72 @@ def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
     )
 
 
+def outcome_of(uri: str, component: str) -> Outcome | None:
+    """The stored outcome of a component; None where there is none, as of a plain success.
+
+    Args:
+        uri: of the instance.
+        component: its key, as text.
+    """
+    for commit in _commits(uri):
+        if commit.outcomes is not None:
+            for outcome in outcomes_of(read_part(uri, commit.outcomes)):
+                if outcome.component == component:
+                    return outcome
+    return None
+
+
+def check_retried(uri: str, components: Sequence[str]) -> None:
+    """Check that components can be tried again.
+
+    Args:
+        uri: of the instance.
+        components: their keys, as text.
+
+    Raises:
+        ComponentNotFoundError: one has not failed, or nobody has said yet how its call ended.
+    """
+    wanted = set(components)
+    for commit in _commits(uri):
+        found = [] if commit.outcomes is None else outcomes_of(read_part(uri, commit.outcomes))
+        named = [outcome for outcome in found if outcome.component in wanted]
+        decided = decisions(uri, commit.shard, named)
+        for outcome in named:
+            if outcome.status is ComponentStatus.FAILURE or outcome.component in decided:
+                wanted.discard(outcome.component)
+            elif outcome.status is ComponentStatus.UNKNOWN:
+                raise ComponentNotFoundError(
+                    f"{uri}: component {outcome.component} is UNKNOWN: say by `ledgerbeam resolve` "
+                    "how its call has ended, and then retry it",
+                    component=outcome.component,
+                )
+    for name in components:
+        if name in wanted:
+            raise ComponentNotFoundError(
+                f"{uri}: no component {name} has failed: `ledgerbeam components RUN "
+                "--status=FAILURE` lists those that have",
+                component=name,
+            )
+
+
+def failures_of(uri: str) -> list[FailureGroup]:
+    """The components that failed or are unknown, by kind of error; the most frequent one first.
+
+    Args:
+        uri: of the instance.
+    """
+    files = [
+        commit.outcomes
+        for commit in _commits(uri)
+        if commit.outcomes is not None
+        and (commit.totals.get("failed") or commit.totals.get("unknown"))
+    ]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        tables = pool.map(lambda file: read_part(uri, file), files)
+        outcomes = itertools.chain.from_iterable(map(outcomes_of, tables))
+        return grouped(o for o in outcomes if o.status is not ComponentStatus.SUCCESS)
+
+
 def _commits(uri: str) -> list[ShardCommit]:
     manifest = find_manifest(uri)
     if manifest is not None:
@@ -79,7 +149,7 @@ def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> 
         for name in _names_of_results(uri, commit):
             if name not in known:
                 outcomes.append(Outcome(name, ComponentStatus.SUCCESS))
-    return sorted(outcomes)
+    return sorted(outcomes, key=lambda outcome: outcome.component)
 
 
 def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:

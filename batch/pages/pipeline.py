@@ -140,7 +140,13 @@ class _Worker:
         plan = self._plan
         earlier = self._retried.get(shard)
         return PageShard(
-            plan.process, plan.context.attempt, self._worker_control, shard, fetcher, earlier
+            plan.process,
+            plan.context.attempt,
+            self._worker_control,
+            shard,
+            fetcher,
+            earlier,
+            plan.context.chosen,
         )
 
     def _weigh(self, fetched: FetchedPage) -> int:

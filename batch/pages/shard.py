@@ -34,8 +34,8 @@ class PageDone(NamedTuple):
         outcomes: outcomes of the components executed in this attempt, without plain successes.
         succeeded: names of the components whose retry succeeded at the first try; empty if the
             shard was not executed by an earlier attempt.
-        read: totals over the components that were executed in this attempt, or are still unknown
-            from an earlier one.
+        read: totals over the components that were executed in this attempt, or are still failed or
+            unknown from an earlier one.
         lost: totals over those of them that failed or are unknown.
     """
 
@@ -72,6 +72,7 @@ class PageShard:
         shard: int,
         fetcher: SqlFetcher | CursorFetcher,
         earlier: ShardCommit | None = None,
+        chosen: frozenset[str] | None = None,
     ) -> None:
         """Prepare a shard.
 
@@ -83,13 +84,14 @@ class PageShard:
             fetcher: the fetcher of the pages.
             earlier: the shard's marker of an earlier attempt. Its failed components are tried
                 again, and its other results are kept.
+            chosen: names of the components that alone are tried again; None for all of those.
         """
         self._process = process
         self._attempt = attempt
         self._key = process.key
         self._fetcher = fetcher
         self._earlier = earlier
-        self._before = EarlierOutcomes.read(attempt, shard, earlier)
+        self._before = EarlierOutcomes.read(attempt, shard, earlier, chosen)
         self._again = self._before.retried
         limit = process.failure_limit
         # The count that a share allows is known only after the last page.
@@ -218,14 +220,18 @@ class PageShard:
     def _totals(
         self, page: Page, names: list[str], todo: list[int], lost: list[int]
     ) -> tuple[TableTotals, TableTotals]:
-        """Totals over executed and unknown components, and over failed and unknown ones."""
-        unknown = [n for n, name in enumerate(names) if self._is_unknown(name)]
-        return self._sums(page, todo + unknown), self._sums(page, lost + unknown)
+        """Totals over components that were executed, and over those of them that failed.
 
-    def _is_unknown(self, name: str) -> bool:
+        Those that are left as earlier attempts have left them, failed or unknown, are in both.
+        """
+        left = [n for n, name in enumerate(names) if self._is_left(name)]
+        return self._sums(page, todo + left), self._sums(page, lost + left)
+
+    def _is_left(self, name: str) -> bool:
+        """Whether a component has no results from earlier attempts, and isn't tried again."""
         outcome = self._before.outcomes.get(name)
-        is_unknown = outcome is not None and outcome.status is ComponentStatus.UNKNOWN
-        return is_unknown and name not in self._again
+        is_lost = outcome is not None and outcome.status is not ComponentStatus.SUCCESS
+        return is_lost and name not in self._again
 
     def _sums(self, page: Page, numbers: list[int]) -> TableTotals:
         """Totals over some components of a page: its items, or the page itself."""

@@ -14,6 +14,9 @@ from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.schema import attempt, definition, event, instance, run
 from ledgerbeam.io.errors import AmbiguousRunError, DatabaseError, RunNotFoundError, UserError
 
+REPLACED = "replaced"
+"""Type of the event of a run in whose place another one was submitted."""
+
 FINAL = [status for status in RunStatus if status.is_final]
 
 _MIN_PREFIX_LENGTH = 6
@@ -66,6 +69,7 @@ class RegistryReader:
         status: RunStatus | None = None,
         limit: int | None = None,
         before: str | None = None,
+        since: datetime.datetime | None = None,
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -74,6 +78,7 @@ class RegistryReader:
             status: only those that have it.
             limit: at most so many.
             before: id of a run; only those submitted before it, which is the next page.
+            since: only those submitted at that time in UTC or later.
 
         Raises:
             RunNotFoundError: there is no run `before`.
@@ -83,6 +88,8 @@ class RegistryReader:
             conditions.append(instance.c.process == process)
         if status is not None:
             conditions.append(run.c.status == status)
+        if since is not None:
+            conditions.append(run.c.submitted_at >= since)
         with self._database.reading() as connection:
             if before is not None:
                 last = get_run(connection, before)
@@ -112,6 +119,11 @@ class RegistryReader:
                 run.c.results_expired_at.is_(None),
                 skip_damaged=True,
             )
+
+    def successor(self, run_id: str) -> str | None:
+        """Id of the run that was submitted in the place of this one; None if none was."""
+        with self._database.reading() as connection:
+            return find_successor(connection, run_id)
 
     def events(self, run_id: str) -> list[RecordedEvent]:
         """The run's history, from its beginning; empty where there is no such run."""
@@ -232,6 +244,13 @@ def _find_runs(
     return [
         RunRecord.model_validate({**row, "attempts": tuple(attempts[row["id"]])}) for row in rows
     ]
+
+
+def find_successor(connection: sa.Connection, run_id: str) -> str | None:
+    """Id of the run that has replaced this one; None if none has."""
+    query = sa.select(event.c.detail).where(event.c.run_id == run_id, event.c.type == REPLACED)
+    detail = connection.execute(query).scalar_one_or_none()
+    return None if detail is None else str(detail["by"])
 
 
 def _instance_runs(connection: sa.Connection, process: str, name: str) -> list[RunRecord]:

@@ -33,6 +33,7 @@ from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.queries import RegistryReader, get_run
 from ledgerbeam.batch.registry.schema import attempt, event, run
 from ledgerbeam.batch.registry.transitions import (
+    change_parameters,
     check_reopening,
     forget_launch,
     last_attempt,
@@ -89,6 +90,26 @@ class Registry(RegistryReader):
         with self._database.writing() as connection:
             return submission.submit(connection, draft, schema)
 
+    def replace(
+        self, replaced: str, draft: RunDraft, schema: Mapping[str, Any], why: str
+    ) -> RunRecord:
+        """Record a run in the place of one that has ended without publishing.
+
+        The run that is replaced keeps its id and its history, under another name.
+
+        Args:
+            replaced: id of the run that is replaced.
+            draft: the run that takes its place: of the same instance, and with its number.
+            schema: JSON schema of the parameters of its process.
+            why: for the record of both.
+
+        Raises:
+            IllegalMoveError: it hasn't ended, has published, or was replaced before.
+            RunNotFoundError: there is no such run.
+        """
+        with self._database.writing() as connection:
+            return submission.replace(connection, replaced, draft, schema, why)
+
     def move(
         self,
         run_id: str,
@@ -100,6 +121,7 @@ class Registry(RegistryReader):
         expected: RunStatus | None = None,
         next_kind: AttemptKind | None = None,
         detail: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> bool:
         """Change a run's status.
 
@@ -112,6 +134,7 @@ class Registry(RegistryReader):
             expected: the status that it has to have.
             next_kind: what its next attempt is for; for the record too.
             detail: for the record.
+            parameters: those of its parameters that change, with their new values.
 
         Returns:
             False where it isn't `expected`: somebody else has moved the run, and nothing changed.
@@ -130,6 +153,9 @@ class Registry(RegistryReader):
                 detail = {**(detail or {}), "kind": next_kind}
                 _set_next_kind(connection, run_id, next_kind)
                 forget_launch(connection, run_id)
+            if parameters:
+                changed = change_parameters(connection, row, parameters)
+                detail = {**(detail or {}), "parameters": changed}
             record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
             if row.status.is_final:
                 check_reopening(connection, row)

@@ -8,9 +8,15 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import RunDraft, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
-from ledgerbeam.batch.registry.queries import find_runs, get_run
+from ledgerbeam.batch.registry.queries import REPLACED, find_runs, get_run
 from ledgerbeam.batch.registry.schema import definition, event, instance, run
-from ledgerbeam.io.errors import ParameterError, SubmissionConflictError
+from ledgerbeam.batch.registry.transitions import (
+    changes_of,
+    lock_run,
+    name_of,
+    record_event,
+)
+from ledgerbeam.io.errors import IllegalMoveError, ParameterError, SubmissionConflictError
 
 
 def submit(
@@ -27,6 +33,63 @@ def submit(
         _check_same(runs[draft.run_number], draft)
         return runs[draft.run_number], False
     _check_next(draft, runs)
+    return _insert_run(connection, draft, instance_id, definition_id, draft.reason, {}), True
+
+
+def replace(
+    connection: sa.Connection,
+    replaced: str,
+    draft: RunDraft,
+    schema: Mapping[str, Any],
+    why: str,
+) -> RunRecord:
+    """Record a run in the place of another one, within a transaction that writes."""
+    definition_id = _record_definition(connection, draft, schema)
+    instance_id = _lock_instance(connection, draft)
+    row = lock_run(connection, replaced)
+    last = sa.select(sa.func.max(run.c.run_number)).where(run.c.instance_id == instance_id)
+    is_last = row.instance_id == instance_id and row.run_number == draft.run_number
+    if not (is_last and connection.execute(last).scalar_one() == row.run_number):
+        raise IllegalMoveError(
+            f"{name_of(row)} can't be replaced: it isn't the last run of "
+            f"{draft.process}/{draft.instance} any more",
+            run=row.id,
+            from_status=row.status,
+        )
+    if row.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
+        raise IllegalMoveError(
+            f"{name_of(row)} is {row.status}, and can be replaced only when it has ended without "
+            "publishing",
+            run=row.id,
+            from_status=row.status,
+        )
+    # The new run is to have its number and its name. What was to be deleted in its folder one day
+    # will be of the new one.
+    aside = draft.model_copy(update={"instance": f"{draft.instance} (replaced {row.id[:8]})"})
+    connection.execute(
+        run.update()
+        .where(run.c.id == row.id)
+        .values(instance_id=_lock_instance(connection, aside), results_expire_at=None)
+    )
+    by = {"by": draft.id}
+    record_event(
+        connection, row, REPLACED, draft.submitted_by, draft.submitted_at, why=why, detail=by
+    )
+    detail = {
+        "replaces": row.id,
+        "parameters": changes_of(row.parameters, _as_stored(draft.parameters)),
+    }
+    return _insert_run(connection, draft, instance_id, definition_id, why, detail)
+
+
+def _insert_run(
+    connection: sa.Connection,
+    draft: RunDraft,
+    instance_id: int,
+    definition_id: int,
+    why: str,
+    detail: Mapping[str, Any],
+) -> RunRecord:
     beginning = connection.execute(
         event.insert().values(
             run_id=draft.id,
@@ -34,8 +97,8 @@ def submit(
             who=draft.submitted_by,
             type="submitted",
             to_status=RunStatus.INITIATED,
-            why=draft.reason,
-            detail={},
+            why=why,
+            detail=dict(detail),
             delivered=False,
         )
     )
@@ -49,7 +112,7 @@ def submit(
             last_move=_key_of(beginning),
         )
     )
-    return get_run(connection, draft.id), True
+    return get_run(connection, draft.id)
 
 
 def _record_definition(
@@ -93,7 +156,8 @@ def _check_same(record: RunRecord, draft: RunDraft) -> None:
         raise SubmissionConflictError(
             f"{record.name} was submitted before (run {record.id}, {record.status}) with other "
             f"parameters: {', '.join(changed)}: submit it with those, or with run number "
-            f"{record.run_number + 1} and a reason once that run has ended",
+            f"{record.run_number + 1} and a reason once that run has ended; if these are right and "
+            "nothing is published, with --replace and --why",
             instance=f"{draft.process}/{draft.instance}",
             run=record.id,
         )

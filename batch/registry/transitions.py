@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import run_name
 from ledgerbeam.batch.model.status import MOVES, RunStatus
-from ledgerbeam.batch.registry.queries import unknown_run
+from ledgerbeam.batch.registry.queries import find_successor, unknown_run
 from ledgerbeam.batch.registry.schema import attempt, event, instance, run
 from ledgerbeam.io.errors import IllegalMoveError
 
@@ -109,12 +109,38 @@ def record_event(
     connection.execute(run.update().where(run.c.id == row.id).values(**changes))
 
 
+def change_parameters(
+    connection: sa.Connection, row: sa.Row[Any], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Change parameters of a locked run; gives, for the record, what each was and is."""
+    before = dict(row.parameters)
+    merged = before | dict(new)
+    connection.execute(run.update().where(run.c.id == row.id).values(parameters=merged))
+    return changes_of(before, merged)
+
+
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """By parameter that changed: its values before and now."""
+    names = sorted(before.keys() | now.keys())
+    values = {name: (before.get(name), now.get(name)) for name in names}
+    return {name: {"before": b, "now": n} for name, (b, n) in values.items() if b != n}
+
+
 def check_reopening(connection: sa.Connection, row: sa.Row[Any]) -> None:
     """Whether a locked run that has ended can be gone on with.
 
     Raises:
-        IllegalMoveError: a later run of its instance was submitted.
+        IllegalMoveError: a later run of its instance was submitted, or another one in its place.
     """
+    by = find_successor(connection, row.id)
+    if by is not None:
+        raise IllegalMoveError(
+            f"{name_of(row)} can't be attempted again, run {by} was submitted in its place: retry "
+            "or restart that one",
+            run=row.id,
+            from_status=row.status,
+            to_status=RunStatus.EXECUTING,
+        )
     later = sa.select(sa.func.max(run.c.run_number)).where(run.c.instance_id == row.instance_id)
     number = connection.execute(later).scalar_one()
     if number != row.run_number:

@@ -13,12 +13,14 @@ which would else import Arrow for nothing.
 """
 
 import copy
+import datetime
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from pydantic import ValidationError
@@ -26,7 +28,14 @@ from pydantic import ValidationError
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.events import Event
-from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunAttempt, RunRecord
+from ledgerbeam.batch.model.run import (
+    AttemptKind,
+    RecordedEvent,
+    RunAttempt,
+    RunDraft,
+    RunRecord,
+    run_name,
+)
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.settings import Settings, whoami
@@ -35,6 +44,7 @@ from ledgerbeam.io.errors import (
     IllegalMoveError,
     ParameterError,
     ResultsExpiredError,
+    RunNotFoundError,
     UserError,
     WaitTimeoutError,
 )
@@ -43,13 +53,19 @@ from ledgerbeam.io.machine import ProcessId
 from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from ledgerbeam.batch.model.outcomes import Outcome
+    from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress, ProgressReader
+    from ledgerbeam.batch.runs.draft import Drafted
     from ledgerbeam.io.commit.control_log import Steering
 
 _POLL_SECONDS = 0.3
+_CANCEL_SECONDS = 120.0
+"""How long a run that is replaced is given to end."""
+
+_PAGE = 200
 _log = logging.getLogger(__name__)
 
 
@@ -61,11 +77,16 @@ class RunView(NamedTuple):
         progress: what object storage says.
         code: code of the error by which the run has failed; None if it hasn't, or if that isn't
             known.
+        failures: the components that failed or are unknown, by kind of error, most frequent first.
+            Views that a tracker is called with have them only when the run has ended.
+        rejected: rows that were rejected, as far as is known; as the failures, not in all views.
     """
 
     run: RunRecord
     progress: "Progress"
     code: str | None = None
+    failures: "Sequence[FailureGroup]" = ()
+    rejected: int = 0
 
 
 class Tracker(Protocol):
@@ -131,19 +152,43 @@ class Runs:
         return other
 
     def submit(
-        self, process: str, parameters: Mapping[str, Any], beam_flags: Sequence[str] = ()
+        self,
+        process: str,
+        parameters: Mapping[str, Any],
+        beam_flags: Sequence[str] = (),
+        *,
+        replace: bool = False,
+        why: str = "",
     ) -> RunRecord:
         """Record a run and start its launcher; the same instance again gives the same run.
+
+        Before a run is recorded, its input is inspected: that it is there, can be read, and has its
+        columns.
 
         Args:
             process: name of the workload.
             parameters: its parameters.
             beam_flags: flags for Beam, such as `--runner=FlinkRunner`.
+            replace: whether it takes the place of a run of the same instance and number that hasn't
+                published, because its parameters were wrong. A run that goes on is canceled first.
+            why: the reason for that, for the record.
 
         Raises:
-            UserError: parameters don't fit, or the instance can't be run (again) now.
+            UserError: parameters don't fit, the input can't be read, or the instance can't be run
+                (again) now.
         """
-        run, is_new = self.record(process, parameters, beam_flags)
+        from ledgerbeam.batch.runs.draft import draft_run
+
+        drafted = draft_run(process, parameters, beam_flags, self._who, self._now())
+        before = self._recorded(drafted.run)
+        if before is None or replace:
+            from ledgerbeam.batch.attempt.plan import check_input
+
+            check_input(drafted.process)
+        if replace:
+            run, is_new = self._replace(before, drafted, why), True
+        else:
+            run, is_new = self.registry.submit(drafted.run, drafted.schema)
         failpoint("submit: recorded")
         if is_new or run.status is RunStatus.INITIATED:
             # Whoever submitted it first may have died before this.
@@ -160,8 +205,41 @@ class Runs:
         """
         from ledgerbeam.batch.runs.draft import draft_run
 
-        draft, schema = draft_run(process, parameters, beam_flags, self._who, self._now())
-        return self.registry.submit(draft, schema)
+        drafted = draft_run(process, parameters, beam_flags, self._who, self._now())
+        return self.registry.submit(drafted.run, drafted.schema)
+
+    def _recorded(self, draft: RunDraft) -> RunRecord | None:
+        """The run of the draft's instance and number, if there is one."""
+        try:
+            return self.registry.find(f"{draft.process}/{draft.instance}/{draft.run_number}")
+        except RunNotFoundError:
+            return None
+
+    def _replace(self, before: RunRecord | None, drafted: "Drafted", why: str) -> RunRecord:
+        """Record a run in the place of another one, which is canceled if it goes on."""
+        draft = drafted.run
+        name = run_name(draft.process, draft.instance, draft.run_number)
+        if before is None:
+            raise ParameterError(
+                f"there is no run {name} to be replaced: submit it without --replace",
+                parameter="--replace",
+            )
+        if not why.strip():
+            raise ParameterError(
+                f"run {name} ({before.id}) is to be replaced: say why (--why)", parameter="--why"
+            )
+        if not before.status.is_final:
+            if before.status is not RunStatus.CANCELING:
+                self.cancel(before.id, f"to be replaced: {why}")
+            before = self.wait(before.id, _CANCEL_SECONDS).run
+        if before.status is RunStatus.SUCCESS:
+            raise AlreadyPublishedError(
+                f"run {name} ({before.id}) has published, which stays as it is: submit the "
+                "instance with the next run number and a reason",
+                uri=before.uri,
+            )
+        failpoint("replace: canceled")
+        return self.registry.replace(before.id, draft, drafted.schema, why)
 
     def get(self, run: str) -> RunView:
         """How a run stands.
@@ -175,7 +253,7 @@ class Runs:
         from ledgerbeam.batch.observe.progress import ProgressReader
 
         record = self.registry.find(run)
-        return self._view(record, ProgressReader(record.uri))
+        return self._whole(self._view(record, ProgressReader(record.uri)))
 
     def wait(
         self,
@@ -210,6 +288,8 @@ class Runs:
             if record.status.is_final or is_late or time.monotonic() - tracked_at >= interval:
                 tracked_at = time.monotonic()
                 view = self._view(record, reader)
+                if record.status.is_final:
+                    view = self._whole(view)
                 if tracker is not None:
                     tracker(view)
             if record.status.is_final:
@@ -228,6 +308,8 @@ class Runs:
         status: RunStatus | None = None,
         limit: int | None = None,
         before: str | None = None,
+        since: datetime.datetime | None = None,
+        where: Mapping[str, str] = MappingProxyType({}),
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -236,8 +318,27 @@ class Runs:
             status: only runs that have it.
             limit: how many at most.
             before: id of a run; only runs that were submitted before it, which is the next page.
+            since: only runs that were submitted at that time in UTC or later.
+            where: only runs that have these parameters, each as a text.
+
+        Raises:
+            ParameterError: none of the other runs has a parameter of that name.
         """
-        return self.registry.runs(process, status, limit, before)
+        if not where:
+            return self.registry.runs(process, status, limit, before, since)
+        found: list[RunRecord] = []
+        unknown = set(where)
+        # What JSON holds is compared differently by each database.
+        while page := self.registry.runs(process, status, _PAGE, before, since):
+            before = page[-1].id
+            unknown -= {name for run in page for name in run.all_parameters}
+            found += [run for run in page if _has(run, where)]
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        if unknown and before is not None:
+            name = min(unknown)
+            raise ParameterError(f"no run has a parameter {name}", parameter=name)
+        return found
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
@@ -251,7 +352,39 @@ class Runs:
         """
         from ledgerbeam.batch.observe.components import components_of
 
-        return components_of(self.registry.find(run).uri, status, after)
+        return components_of(self._uri(run), status, after)
+
+    def rejects(self, run: str) -> "Iterator[pa.Table]":
+        """The rows that were rejected, file by file: those found so far if nothing is published.
+
+        Each table has the columns `file`, `row` (line of text, or row, from 1), `raw` (the row as
+        it is in the source) and `reason`.
+
+        Raises:
+            DamagedFileError: a file of them isn't what was written.
+        """
+        from ledgerbeam.batch.observe.rejections import rejected_tables
+
+        return rejected_tables(self._uri(run))
+
+    def logs(self, run: str, component: str | None = None) -> Iterator[str]:
+        """The lines of a run's log on this machine: of launchers, attempts and their workers.
+
+        Workers of an engine, such as Dataflow's, log there.
+
+        Args:
+            run: which.
+            component: only messages that name this component, by its key as `components` gives it,
+                and then what has become of it, with its traceback.
+
+        Raises:
+            StorageError: the run has no log on this machine, or it can't be read.
+            ComponentNotFoundError: neither the log nor the outcomes know the component.
+        """
+        from ledgerbeam.batch.runs.log import log_lines
+
+        record = self.registry.find(run)
+        return log_lines(self._settings.log_of(record.id), record, component)
 
     def results(self, run: str, table: str | None = None) -> "ds.Dataset":
         """What a run has published.
@@ -265,7 +398,7 @@ class Runs:
         """
         from ledgerbeam.io.commit.published import read_published
 
-        return read_published(self.registry.find(run).uri, table)
+        return read_published(self._uri(run), table)
 
     def reports(self, run: str) -> Sequence[str]:
         """The URIs of the reports that a run has published.
@@ -275,7 +408,7 @@ class Runs:
         """
         from ledgerbeam.io.commit.published import published_reports
 
-        uri = self.registry.find(run).uri
+        uri = self._uri(run)
         return [uris.inside(uri, file.name) for file in published_reports(uri).values()]
 
     def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
@@ -293,7 +426,7 @@ class Runs:
         """
         from ledgerbeam.io.commit.published import copy_reports
 
-        return copy_reports(self.registry.find(run).uri, folder)
+        return copy_reports(self._uri(run), folder)
 
     def cancel(self, run: str, why: str = "") -> RunRecord:
         """Ask for a run to be stopped.
@@ -392,13 +525,29 @@ class Runs:
             ) from error
         return self._tell(run, "rate", why, ramp=ramp)
 
-    def retry(self, run: str, why: str = "") -> RunRecord:
+    def retry(
+        self,
+        run: str,
+        why: str = "",
+        components: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> RunRecord:
         """Begin another attempt, with today's code, that executes failed and missing components.
 
+        Args:
+            run: which.
+            why: for the record.
+            components: which of the failed ones are executed, by their keys as the method
+                `components` gives them; none for all. The others stay as they are.
+            parameters: new values of parameters that were wrong, by name; they need a reason. Those
+                that say which instance it is can't be changed.
+
         Raises:
+            ComponentNotFoundError: a component that was named hasn't failed.
+            ParameterError: a parameter doesn't fit, or can't be changed.
             UserError: the run goes on, or has published.
         """
-        record = self.reopen(run, AttemptKind.RETRY, why)
+        record = self.reopen(run, AttemptKind.RETRY, why, components, parameters)
         self._launch(record)
         return record
 
@@ -492,15 +641,26 @@ class Runs:
         """All events of a run, in their order."""
         return self.registry.events(self.registry.find(run).id)
 
-    def reopen(self, run: str, kind: AttemptKind, why: str) -> RunRecord:
+    def reopen(
+        self,
+        run: str,
+        kind: AttemptKind,
+        why: str,
+        components: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> RunRecord:
         """Have a run that ended without success executed again, by a launcher yet to be started.
 
         Args:
             run: which.
             kind: `RETRY` or `RESTART`.
             why: for the record.
+            components: for `RETRY`, which of the failed ones; none for all.
+            parameters: new values of parameters that were wrong, by name.
 
         Raises:
+            ParameterError: a parameter doesn't fit, or can't be changed.
+            ComponentNotFoundError: one of these components hasn't failed.
             UserError: the run goes on, or has published; its results have expired; or a later
                 run of its instance was submitted.
         """
@@ -517,6 +677,20 @@ class Runs:
                 "instance again with the next run number and a reason",
                 uri=record.uri,
             )
+        if record.status.is_final and components:
+            from ledgerbeam.batch.observe.components import check_retried
+
+            check_retried(record.uri, components)
+        changed: dict[str, Any] | None = None
+        if record.status.is_final and parameters:
+            if not why.strip():
+                raise ParameterError(
+                    f"run {record.name}: say why its parameters are changed (--why)",
+                    parameter="--why",
+                )
+            from ledgerbeam.batch.runs.correct import corrected
+
+            changed = corrected(record, parameters, self._who, self._now())
         if record.status.is_final and self.registry.move(
             record.id,
             RunStatus.EXECUTING,
@@ -525,6 +699,8 @@ class Runs:
             why=why,
             expected=record.status,
             next_kind=kind,
+            detail={"components": [*components]} if components else None,
+            parameters=changed,
         ):
             failpoint("again: recorded")
             return self.registry.get(record.id)
@@ -574,10 +750,48 @@ class Runs:
         start_launcher(self.registry, self._settings, record, self._now())
 
     def _view(self, record: RunRecord, reader: "ProgressReader") -> RunView:
+        if self._successor(record) is not None:
+            from ledgerbeam.batch.observe.progress import Progress
+
+            # What is in its folder is the other one's.
+            code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
+            return RunView(record, Progress(at=self._now()), code)
         ended = record.attempts[-1].ended_at if record.attempts else None
         progress = reader.read(ended or self._now(), is_live=ended is None)
         code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
         return RunView(record, progress, code)
+
+    def _successor(self, record: RunRecord) -> str | None:
+        """Id of the run that was submitted in the place of this one; None if none was."""
+        if record.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
+            return None
+        return self.registry.successor(record.id)
+
+    def _uri(self, run: str) -> str:
+        """The folder of a run, whose content is its own."""
+        record = self.registry.find(run)
+        by = self._successor(record)
+        if by is not None:
+            raise IllegalMoveError(
+                f"run {record.name} was replaced by run {by}: what is stored is that one's",
+                run=record.id,
+                from_status=record.status,
+            )
+        return record.uri
+
+    def _whole(self, view: RunView) -> RunView:
+        """The view, with what isn't read each time that somebody looks."""
+        if self._successor(view.run) is not None:
+            return view
+        from ledgerbeam.batch.observe.rejections import rejected_rows
+
+        view = view._replace(rejected=rejected_rows(view.run.uri))
+        counts = view.progress.components
+        if not any(counts.get(each) for each in (ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)):
+            return view
+        from ledgerbeam.batch.observe.components import failures_of
+
+        return view._replace(failures=failures_of(view.run.uri))
 
     def _failure_code(self, record: RunRecord) -> str | None:
         """The code of the error by which a run has failed, where it is on record."""
@@ -623,3 +837,15 @@ class Runs:
                 detail=detail,
             )
         )
+
+
+def _has(run: RunRecord, where: Mapping[str, str]) -> bool:
+    given = run.all_parameters
+    return all(name in given and _text(given[name]) == text for name, text in where.items())
+
+
+def _text(value: object) -> str:
+    """A parameter as people write it: what is empty as nothing, truth as in JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)

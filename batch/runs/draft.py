@@ -4,13 +4,30 @@ import datetime
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.model.run import RunDraft, RunOptions
 from ledgerbeam.io.storage import uris
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.define.process import BatchProcess
+
+
+class Drafted(NamedTuple):
+    """A run that is to be submitted.
+
+    Attributes:
+        run: what goes on record.
+        schema: JSON schema of the workload's parameters.
+        process: the definition with its parameters.
+    """
+
+    run: RunDraft
+    schema: dict[str, Any]
+    process: "BatchProcess[Any]"
 
 
 def draft_run(
@@ -19,8 +36,8 @@ def draft_run(
     beam_flags: Sequence[str],
     who: str,
     at: datetime.datetime,
-) -> tuple[RunDraft, dict[str, Any]]:
-    """What a submission puts on record, and the JSON schema of the workload's parameters.
+) -> Drafted:
+    """What a submission puts on record.
 
     Args:
         process_name: of the workload.
@@ -79,4 +96,4 @@ def draft_run(
             folder=os.getcwd(),
         ),
     )
-    return draft, kind.parameters_type.model_json_schema()
+    return Drafted(draft, kind.parameters_type.model_json_schema(), process)

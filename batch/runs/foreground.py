@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ledgerbeam.batch.alerts.configuration import check_configuration
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.launch.launcher import Launcher
@@ -26,6 +27,7 @@ def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry
         RunFailedError: the run failed or was canceled.
     """
     settings = Settings.from_environment(registry)
+    check_configuration()
     with Runs(settings) as runs:
         parameters = process.parameters.model_dump(mode="json")
         record, is_new = runs.record(process.name, parameters, beam_flags)
@@ -42,11 +44,12 @@ def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry
         def look_after(view: RunView) -> None:
             see_to_launcher(runs.registry, settings, view.run, utc_now())
 
-        record, _, code = runs.wait(record.id, None, look_after, settings.lease_seconds)
+        view = runs.wait(record.id, None, look_after, settings.lease_seconds)
+        record = view.run
     if record.status is not RunStatus.SUCCESS:
         raise RunFailedError(
             f"run {record.id} is {record.status}: {record.error or 'canceled'}",
             run=record.id,
             status=record.status,
-            cause=code,
+            cause=view.code,
         )

@@ -39,12 +39,14 @@ class Resolution(Record):
         error: why the component failed.
         code: the code of that error, if it has one.
         results: the component's rows, as an Arrow IPC stream in base 64; empty if there are none.
+        traceback: of that error, cut to the workload's own frames.
     """
 
     status: str
     error: str = ""
     code: str = ""
     results: str = ""
+    traceback: str = ""
 
 
 class Decision(Record):

@@ -17,7 +17,7 @@ names: one listing shows which workers are alive, and no object has to be read.
 import datetime
 import re
 from collections.abc import Iterator
-from typing import Literal, TypedDict, Unpack
+from typing import ClassVar, Literal, TypedDict, Unpack
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
@@ -59,6 +59,22 @@ class Ramp(Record):
         return self.from_rate + (self.to_rate - self.from_rate) * self.elapsed(now) / self.seconds
 
 
+class Hold(Record):
+    """A time in which no component begins.
+
+    Attributes:
+        seconds: how long it is; more than that it holds nobody up, whatever clocks say.
+        until: its end, in UTC.
+    """
+
+    seconds: float = Field(gt=0, allow_inf_nan=False)
+    until: AwareDatetime
+
+    def left(self, now: datetime.datetime) -> float:
+        """Seconds of it that are left, at most all of them."""
+        return min(max((self.until - now).total_seconds(), 0.0), self.seconds)
+
+
 class Steering(Record):
     """How a run is to proceed: an entry of its control log.
 
@@ -74,7 +90,10 @@ class Steering(Record):
         parallelism: components or pages in flight over the whole run; None for no limit.
         rate: components per second over the whole run; None for no limit, or if a ramp sets it.
         ramp: a rate that changes with time.
+        hold: for how long no component begins, as one of them has asked.
     """
+
+    later_fields: ClassVar[frozenset[str]] = frozenset({"hold"})
 
     number: int = Field(default=0, ge=0)
     at: AwareDatetime | None = None
@@ -85,6 +104,7 @@ class Steering(Record):
     parallelism: int | None = Field(default=None, ge=1)
     rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     ramp: Ramp | None = None
+    hold: Hold | None = None
 
     @model_validator(mode="after")
     def _one_rate(self) -> "Steering":
@@ -114,6 +134,7 @@ class Changes(TypedDict, total=False):
     parallelism: int | None
     rate: float | None
     ramp: Ramp | None
+    hold: Hold | None
 
 
 def steer(

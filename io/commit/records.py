@@ -7,7 +7,7 @@ signature: whoever may write the record may write its digest.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,9 +32,15 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are left out while they are None: programs of before read the record then."""
+
     def to_json(self) -> bytes:
         """The stored form, with its digest."""
         fields = json.loads(self.model_dump_json())
+        for name in self.later_fields:
+            if fields[name] is None:
+                del fields[name]
         fields[_DIGEST] = hashlib.sha256(_canonical(fields)).hexdigest()
         return json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"
 

@@ -7,7 +7,7 @@ attempt reads the same bytes or stops.
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,10 +24,14 @@ from ledgerbeam.io.datasets.lines import (
     TextFile,
     damaged,
     first_record,
+    first_records,
+    max_unpacked,
     offset_of_line,
     parts_in_quotes,
+    unpacks_to_too_much,
 )
 from ledgerbeam.io.datasets.reading import Reading
+from ledgerbeam.io.datasets.zipped import member_name
 from ledgerbeam.io.errors import (
     InputError,
     InputNotFoundError,
@@ -50,7 +54,8 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".avro": "avro",
 }
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
+_JSON_RECORDS = 1_000
 # Rough sizes, used only for the number of shards.
 _TEXT_BYTES_PER_ROW = {"csv": 50, "jsonl": 130, "avro": 30}
 _TEXT_COMPRESSION_RATIO = 4
@@ -64,7 +69,7 @@ class Split:
         index: its position among all splits of the input.
         file: the file, with the version that must be read.
         format: one of `FORMATS`.
-        compression: `gzip`, `zstd` or None; for text only.
+        compression: `gzip`, `zstd`, `zip` or None; for text only.
         start: the first byte of text (a line that starts before it belongs to the previous split),
             or the first row group.
         end: the byte or the row group after the last one; None for the whole rest.
@@ -75,6 +80,7 @@ class Split:
         dialect: how a text file writes rows.
         in_quotes: whether the first line that begins in the split begins in quotes, and so belongs
             to a record of the previous split.
+        max_bytes: bytes that a compressed file may unpack to.
     """
 
     index: int
@@ -89,12 +95,19 @@ class Split:
     fields: tuple[Field, ...]
     dialect: Dialect = PLAIN_TEXT
     in_quotes: bool = False
+    max_bytes: int | None = None
 
     @property
     def text(self) -> TextFile:
         """This split as a part of a text file."""
         return TextFile(
-            self.file.uri, self.format, self.compression, self.dialect, self.start, self.end
+            self.file.uri,
+            self.format,
+            self.compression,
+            self.dialect,
+            self.start,
+            self.end,
+            self.max_bytes,
         )
 
 
@@ -189,11 +202,23 @@ def plan_input(
     reading = reading or Reading()
     files = _find_files(pattern)
 
-    def plan(file: FileInfo) -> _FilePlan:
+    def inspect(file: FileInfo) -> _FilePlan:
         return _plan_file(file, contract, reading, bytes_per_split, rows_per_split)
 
     with ThreadPoolExecutor(16) as pool:
-        plans = list(pool.map(plan, files))
+        plans = list(pool.map(inspect, files))
+    if len({plan.header for plan in plans}) > 1 and all(
+        _format_of(file.uri, reading.format)[0] == "jsonl" for file in files
+    ):
+        # A record of JSON may leave out a field, and so may all records of a file.
+        header = tuple(dict.fromkeys(name for plan in plans for name in plan.header))
+        plans = [
+            plan._replace(
+                header=header,
+                fields=_resolve(file.uri, dict.fromkeys(header), header, contract, reading),
+            )
+            for file, plan in zip(files, plans, strict=True)
+        ]
     fields = _common_fields(files, plans)
     splits: list[Split] = []
     for file, planned in zip(files, plans, strict=True):
@@ -215,6 +240,7 @@ def plan_input(
                     fields=ordered,
                     dialect=reading.dialect,
                     in_quotes=in_quotes,
+                    max_bytes=max_unpacked(file.size, reading.max_decompressed),
                 )
             )
     return Input(tuple(splits), tuple(files), sum(planned.rows for planned in plans))
@@ -225,8 +251,8 @@ def _common_fields(files: Sequence[FileInfo], plans: Sequence[_FilePlan]) -> tup
     types: dict[str, pa.DataType] = {}
     for planned in plans:
         for field in planned.fields:
-            if pa.types.is_null(types.get(field.name, pa.null())):
-                types[field.name] = field.type
+            known = types.get(field.name, pa.null())
+            types[field.name] = _common_type(known, field.type) or known
     first = {field.name for field in plans[0].fields}
     for file, planned in zip(files, plans, strict=True):
         own = {field.name: field.type for field in planned.fields}
@@ -234,7 +260,7 @@ def _common_fields(files: Sequence[FileInfo], plans: Sequence[_FilePlan]) -> tup
         differing |= {
             name
             for name in own.keys() & first
-            if own[name] != types[name] and not pa.types.is_null(own[name])
+            if _common_type(types[name], own[name]) != types[name]
         }
         if differing:
             raise SchemaError(
@@ -244,6 +270,21 @@ def _common_fields(files: Sequence[FileInfo], plans: Sequence[_FilePlan]) -> tup
                 column=min(differing),
             )
     return tuple(replace(field, type=types[field.name]) for field in plans[0].fields)
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """A type that holds all values of two; None if there is none.
+
+    Writers choose the type of a column by its values: none at all, few or large integers.
+    """
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_signed_integer(one) and pa.types.is_signed_integer(other):
+        return max(one, other, key=lambda type_: int(type_.bit_width))
+    texts = (pa.string(), pa.large_string())
+    return pa.large_string() if one in texts and other in texts else None
 
 
 def _find_files(pattern: str) -> list[FileInfo]:
@@ -288,8 +329,9 @@ def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:
     for suffix, known in _COMPRESSIONS.items():
         if name.endswith(suffix):
             name, compression = name.removesuffix(suffix), known
-    by_name = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
-    kind = format_ or by_name
+    kind = format_ or _kind_by(name)
+    if kind is None and compression == "zip":
+        kind = _kind_by(member_name(uri).lower())
     if kind is None:
         raise InputError(
             f"{uri}: its name doesn't tell its format: say --format, one of {', '.join(FORMATS)}",
@@ -298,6 +340,10 @@ def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:
     if compression and kind in ("parquet", "avro"):
         raise InputError(f"{uri}: {kind} is compressed inside: unpack the file", file=uri)
     return kind, compression
+
+
+def _kind_by(name: str) -> str | None:
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def _plan_file(
@@ -318,11 +364,15 @@ def _plan_file(
     if compression and not file.size:
         raise damaged(file.uri, compression, EOFError("0 bytes"))
     header: tuple[str, ...] = ()
+    max_bytes = max_unpacked(file.size, reading.max_decompressed)
     ranges = [_Range(0, None)]
     types: dict[str, pa.DataType | None]
     if kind == "parquet":
         with stores.open_input(file.uri) as source:
             metadata = read_parquet_footer(file.uri, source).metadata
+        groups = range(metadata.num_row_groups)
+        if sum(metadata.row_group(group).total_byte_size for group in groups) > max_bytes:
+            raise unpacks_to_too_much(file.uri, max_bytes)
         schema = metadata.schema.to_arrow_schema()
         _check_unique(file.uri, file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
@@ -338,7 +388,7 @@ def _plan_file(
         }
         rows = file.size // _TEXT_BYTES_PER_ROW[kind]
     else:
-        text = TextFile(file.uri, kind, compression, reading.dialect)
+        text = TextFile(file.uri, kind, compression, reading.dialect, max_bytes=max_bytes)
         lines_of_header = 0
         if kind == "csv" and not columns.header:
             header, lines_of_header = _csv_header(text, trim=reading.values.trim)
@@ -353,18 +403,28 @@ def _plan_file(
             ranges = _byte_ranges(file, text, lines_of_header, bytes_per_split)
         rows = file.size // _TEXT_BYTES_PER_ROW[kind]
         rows *= _TEXT_COMPRESSION_RATIO if compression else 1
-    renames = reading.renames(file.uri, tuple(types))
+    fields = _resolve(file.uri, types, header, contract, reading)
+    return _FilePlan(fields, header, ranges, rows)
+
+
+def _resolve(
+    uri: str,
+    types: Mapping[str, pa.DataType | None],
+    header: Sequence[str],
+    contract: Contract,
+    reading: Reading,
+) -> tuple[Field, ...]:
+    renames = reading.renames(uri, tuple(types))
     if header and not header[-1] and len(header) > 1:
         renames.setdefault("", "_")  # the empty column after a trailing delimiter
-    fields = contract.resolve(
-        file.uri,
+    return contract.resolve(
+        uri,
         types,
         renames,
         values=reading.values,
         replacements=reading.replacements,
         constants=reading.constants,
     )
-    return _FilePlan(fields, header, ranges, rows)
 
 
 def _byte_ranges(
@@ -449,7 +509,7 @@ def csv_reader(records: Sequence[str], dialect: Dialect) -> Any:
 
 
 def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[str, ...]:
-    """The keys of the first record; for an empty file, the columns that the contract requires."""
+    """The keys of the first records; for an empty file, the columns that the contract requires."""
     first, line, _ = first_record(text)
     if not first.strip():
         sources = {name: source for source, name in reading.columns.renames.items()}
@@ -460,7 +520,7 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
         ]
         return tuple(sources.get(name, name) for name in required)
     try:
-        record = json.loads(first)
+        record = json.loads(first, parse_int=str)  # `int` refuses more than 4,300 digits
         for name in record if isinstance(record, dict) else ():
             name.encode()  # fails for half a surrogate pair, which is no text
     except (ValueError, RecursionError) as error:
@@ -476,7 +536,21 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
             file=text.uri,
             row=line,
         )
-    return tuple(record)
+    names = dict.fromkeys(record)
+    for data in first_records(text, _JSON_RECORDS):
+        names |= dict.fromkeys(_keys_of(data))
+    return tuple(names)
+
+
+def _keys_of(data: bytes) -> list[str]:
+    """The keys of a record of JSON; none if it can't be read, and will be rejected."""
+    try:
+        record = json.loads(data.decode(), parse_int=str)
+        keys = list(record) if isinstance(record, dict) else []
+        "".join(keys).encode()
+    except (ValueError, RecursionError):
+        return []
+    return keys
 
 
 def shard_count(rows: int, rows_per_shard: int) -> int:

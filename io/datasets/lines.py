@@ -9,20 +9,25 @@ from the beginning (`parts_in_quotes`).
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise, repeat
-from typing import NamedTuple
+from contextlib import contextmanager
+from itertools import chain, islice, pairwise, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ledgerbeam.io.datasets.dialect import Dialect
+from ledgerbeam.io.datasets.zipped import ZIP_ERRORS, open_member
 from ledgerbeam.io.errors import InputError, UserError
 from ledgerbeam.io.storage import stores
 
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 64 << 20
 _HEAD_BYTES = 64 << 10
+# Text seldom shrinks to less than a fiftieth; what shrinks more is small or made to fill memory.
+_MAX_RATIO = 200
+_MIN_LIMIT = 1 << 30
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _LF = ord("\n")
@@ -37,10 +42,11 @@ class TextFile(NamedTuple):
     Attributes:
         uri: URI of the file.
         format: csv or jsonl.
-        compression: gzip, zstd or None.
+        compression: gzip, zstd, zip or None.
         dialect: how the file is written.
         start: the first byte of the part.
         end: the byte after its last one; None for the whole rest.
+        max_bytes: bytes that a compressed file may unpack to.
     """
 
     uri: str
@@ -49,6 +55,7 @@ class TextFile(NamedTuple):
     dialect: Dialect
     start: int = 0
     end: int | None = None
+    max_bytes: int | None = None
 
     @property
     def has_quotes(self) -> bool:
@@ -85,6 +92,26 @@ class Records(NamedTuple):
         """The records after the first `count` ones."""
         at = int(self.bounds()[count])
         return Records(self.data[at:], None if self.ends is None else self.ends[count:] - at)
+
+    def parts(self, count: int) -> "Iterator[Records]":
+        """The records in parts of at most `count` records, or one part if there are none."""
+        bounds = self.bounds().tolist()
+        if len(bounds) <= count + 1:
+            yield self
+            return
+        for first in range(0, len(bounds) - 1, count):
+            begin, end = bounds[first], bounds[min(first + count, len(bounds) - 1)]
+            ends = None if self.ends is None else self.ends[first : first + count] - begin
+            yield Records(self.data[begin:end], ends)
+
+    def lines(self, count: int) -> "Iterator[Records]":
+        """Each line as a record, in parts of at most `count`; there may be millions in one."""
+        begin = 0
+        while begin < len(self.data):
+            last = self.data.find(b"\n", begin + BLOCK_BYTES)
+            end = last + 1 if last >= 0 else len(self.data)
+            yield from Records(self.data[begin:end], None).parts(count)
+            begin = end
 
 
 def read_records(
@@ -322,22 +349,34 @@ def _first_and_last(data: bytes, ends: Ends) -> tuple[int, int]:
 def _read(file: TextFile, position: int, block_bytes: int | None = None) -> Iterator[bytes]:
     """A file's bytes from a position on; if its encoding isn't bytewise, its text in UTF-8."""
     decoder = None if file.dialect.is_bytewise else file.dialect.decoder()
+    unpacked = 0
     try:
         with open_text(file.uri, file.compression) as text:
             if position:
                 text.seek(position)
             while data := text.read(block_bytes or BLOCK_BYTES):
+                unpacked += len(data)
+                if file.compression and file.max_bytes is not None and unpacked > file.max_bytes:
+                    raise unpacks_to_too_much(file.uri, file.max_bytes)
                 yield bytes(data) if decoder is None else decoder.to_utf_8(data, final=False)
-    except OSError as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise damaged(file.uri, file.compression or "text", error) from error
     if decoder is not None:
         yield decoder.to_utf_8(b"", final=True)
 
 
-def open_text(uri: str, compression: str | None) -> pa.NativeFile:
+@contextmanager
+def open_text(uri: str, compression: str | None) -> Iterator[Any]:
     """The bytes of a file, decompressed as they are read."""
-    source = stores.open_input(uri)
-    return pa.CompressedInputStream(source, compression) if compression else source
+    with stores.open_input(uri) as source:
+        if compression == "zip":
+            with open_member(uri, source) as member:
+                yield member
+        elif compression:
+            with pa.CompressedInputStream(source, compression) as stream:
+                yield stream
+        else:
+            yield source
 
 
 def first_record(file: TextFile) -> tuple[str, int, int]:
@@ -350,17 +389,34 @@ def first_record(file: TextFile) -> tuple[str, int, int]:
     Raises:
         InputError: the file is damaged, or the record isn't text of the dialect's encoding.
     """
-    comment = file.dialect.comment.encode()
+    end = 0
+    for line, data in _head(file):
+        end = line + data.count(b"\n") + (not data.endswith(b"\n")) - 1
+        if not _is_comment(file, data):
+            return _decoded(file, data, line), line, end
+    return "", end + 1, end
+
+
+def first_records(file: TextFile, count: int) -> list[bytes]:
+    """The first records of a file that aren't comments, as they are."""
+    records = (data for _, data in _head(file) if not _is_comment(file, data))
+    return list(islice(records, count))
+
+
+def _head(file: TextFile) -> Iterator[tuple[int, bytes]]:
+    """The records from the beginning, each with the number of its line, from 1."""
     line = 1
     for records in read_records(file, False, _HEAD_BYTES):
         bounds = records.bounds().tolist() if not records.is_open else [0, len(records.data)]
         for begin, end in pairwise(bounds):
             data = records.data[begin:end]
-            lines = data.count(b"\n") + (not data.endswith(b"\n"))
-            if not comment or not data.startswith(comment):
-                return _decoded(file, data, line), line, line + lines - 1
-            line += lines
-    return "", line, line - 1
+            yield line, data
+            line += data.count(b"\n") + (not data.endswith(b"\n"))
+
+
+def _is_comment(file: TextFile, record: bytes) -> bool:
+    comment = file.dialect.comment.encode()
+    return bool(comment) and record.startswith(comment)
 
 
 def _decoded(file: TextFile, data: bytes, line: int) -> str:
@@ -395,6 +451,23 @@ def damaged(uri: str, format_: str, error: Exception) -> UserError:
     return InputError(
         f"{uri}: damaged or truncated {format_} file: {error}: get the file again from its source",
         file=uri,
+    )
+
+
+def max_unpacked(size: int, max_mebibytes: int | None) -> int:
+    """Bytes that a file may unpack to; 200 times its own by default, and a GiB if that is more."""
+    if max_mebibytes is not None:
+        return max_mebibytes << 20
+    return max(_MAX_RATIO * size, _MIN_LIMIT)
+
+
+def unpacks_to_too_much(uri: str, max_bytes: int) -> UserError:
+    """The error for a file that unpacks to more than `max_bytes` bytes."""
+    return InputError(
+        f"{uri}: it unpacks to more than {max_bytes >> 20:,} MiB: if it is meant to be that large, "
+        "say --max-decompressed=MIB",
+        file=uri,
+        value=max_bytes,
     )
 
 

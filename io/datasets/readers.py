@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
+from ledgerbeam.io.datasets.avro import avro_columns, avro_records, avro_type, open_avro
 from ledgerbeam.io.datasets.contract import Contract, Rejections, conform, sources
 from ledgerbeam.io.datasets.inputs import (
     BYTES_PER_SPLIT,
@@ -22,14 +22,17 @@ from ledgerbeam.io.datasets.inputs import (
     plan_input,
     read_parquet_footer,
 )
-from ledgerbeam.io.datasets.lines import damaged
+from ledgerbeam.io.datasets.lines import damaged, max_unpacked
 from ledgerbeam.io.datasets.reading import Reading
-from ledgerbeam.io.datasets.text import Rejection, TextBlock, read_text
+from ledgerbeam.io.datasets.text import Rejection, TextBlock, read_text, rejected_rows
 from ledgerbeam.io.errors import InputChangedError, InputError, UserError
 from ledgerbeam.io.storage import stores, uris
 
 ROW_LOCATION = "__position"
 """Name of the uint64 column that says where a row was read; see `RowInput.row_locations`."""
+
+REJECTED_PER_BATCH = 1 << 16
+"""After this many rejected rows a batch ends, so that reading can end soon if they are too many."""
 
 _ROW_BITS = 40
 _PARQUET_BATCH_ROWS = ROWS_PER_SPLIT
@@ -45,19 +48,24 @@ class SplitRows(NamedTuple):
 
     Attributes:
         table: the rows that fulfil the contract, with their `ROW_LOCATION`.
-        rejections: the rows that don't, in their order.
+        rejected: the rows that don't, in their order, with the schema `REJECTED_ROWS`.
         line_count: number of lines of a batch of text, header and blank lines included; of any
             other batch, number of rows.
     """
 
     table: pa.Table
-    rejections: list[Rejection]
+    rejected: pa.Table
     line_count: int
 
     @property
     def row_count(self) -> int:
         """Number of rows, rejected ones included."""
-        return self.table.num_rows + len(self.rejections)
+        return self.table.num_rows + self.rejected.num_rows
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """The rejected rows one by one."""
+        return [Rejection(**row) for row in self.rejected.to_pylist()]
 
 
 class _Block(NamedTuple):
@@ -66,11 +74,6 @@ class _Block(NamedTuple):
     table: pa.Table
     rows: npt.NDArray[np.int64]
     text: TextBlock | None
-
-    def raw(self, rows: list[int]) -> list[str]:
-        if self.text is not None:
-            return self.text.raw(rows)
-        return raw_rows(self.table, rows)
 
 
 def read_whole(
@@ -93,7 +96,7 @@ def read_whole(
         uri = split.file.uri
         first_row = next_row[uri] if split.first_row is None else split.first_row
         for rows in read_split(split):
-            if rows.rejections:
+            if rows.rejected.num_rows:
                 first = rows.rejections[0]
                 raise InputError(
                     f"{uri}: {first.reason}, in {first.raw}: correct it",
@@ -146,50 +149,59 @@ def read_split(split: Split, check: Check = lambda _: {}) -> Iterator[SplitRows]
         UserError: the file is damaged, can't be read, or changed since the input was planned.
     """
     _check_version(split)
-    blocks: list[_Block] = []
-    size = rows = 0
+    parts = [SplitRows(empty_rows(split), rejected_rows(()), 0)]
+    size = rows = rejected = 0
     for block in _read_blocks(split):
-        blocks.append(block)
-        rows += block.table.num_rows
+        # A block is not kept: what is wrong with its rows takes more memory than they do.
+        for part in _conform(split, block, check):
+            parts.append(part)
+            rows += part.row_count
+            rejected += part.rejected.num_rows
         size += len(block.text.records.data) if block.text is not None else 0
-        if rows >= ROWS_PER_SPLIT or size >= BYTES_PER_SPLIT:
-            yield _conform(split, blocks, check)
-            blocks, size, rows = [], 0, 0
+        if rows >= ROWS_PER_SPLIT or size >= BYTES_PER_SPLIT or rejected >= REJECTED_PER_BATCH:
+            yield _joined(parts)
+            del parts[1:]
+            size = rows = rejected = 0
     _check_version(split)
-    yield _conform(split, blocks, check)
+    yield _joined(parts)
 
 
-def _conform(split: Split, blocks: list[_Block], check: Check) -> SplitRows:
-    tables = []
-    rejections: list[Rejection] = []
-    line_count = 0
-    for block in blocks:
-        if block.text is not None:
-            rejections += block.text.rejections
-            line_count += block.text.line_count
-        else:
-            line_count += block.table.num_rows
-        table, rejected = conform(block.table, split.fields)
+def _joined(parts: list[SplitRows]) -> SplitRows:
+    return SplitRows(
+        pa.concat_tables([part.table for part in parts if part.table.num_rows] or [parts[0].table]),
+        pa.concat_tables([part.rejected for part in parts]).sort_by("row"),
+        sum(part.line_count for part in parts),
+    )
+
+
+def _conform(split: Split, block: _Block, check: Check) -> Iterator[SplitRows]:
+    """The rows of a block, and the rejected ones, in parts of at most `ROWS_PER_SPLIT` rows."""
+    text = block.text
+    if text is not None:
+        yield SplitRows(empty_rows(split), text.rejected, text.line_count)
+    for begin in range(0, block.table.num_rows, ROWS_PER_SPLIT):
+        part = block.table.slice(begin, ROWS_PER_SPLIT)
+        places = block.rows[begin : begin + ROWS_PER_SPLIT]
+        table, rejected = conform(part, split.fields)
         further = check(table)
         if further:
             rejected = {
                 row: (*rejected.get(row, ()), *further.get(row, ()))
                 for row in {*rejected, *further}
             }
-        table = table.append_column(ROW_LOCATION, pack_locations(split.index, block.rows))
+        table = table.append_column(ROW_LOCATION, pack_locations(split.index, places))
+        rejections: list[Rejection] = []
         if rejected:
             rows = sorted(rejected)
-            keys = _keys(split, block.table, rows)
-            for row, key, raw in zip(rows, keys, block.raw(rows), strict=True):
-                rejections.append(
-                    Rejection(int(block.rows[row]), raw, key + "; ".join(rejected[row]))
-                )
+            keys = _keys(split, part, rows)
+            raws = raw_rows(part, rows) if text is None else text.raw([begin + row for row in rows])
+            for row, key, raw in zip(rows, keys, raws, strict=True):
+                rejections.append(Rejection(int(places[row]), raw, key + "; ".join(rejected[row])))
             keep = np.ones(table.num_rows, bool)
             keep[rows] = False
             table = table.filter(pa.array(keep))
-        tables.append(table)
-    table = pa.concat_tables(tables) if tables else empty_rows(split)
-    return SplitRows(table, sorted(rejections), line_count)
+        line_count = part.num_rows if text is None else 0
+        yield SplitRows(table, rejected_rows(rejections), line_count)
 
 
 def _keys(split: Split, table: pa.Table, rows: list[int]) -> list[str]:
@@ -305,9 +317,11 @@ def _read_avro(split: Split) -> Iterator[_Block]:
     names = sources(split.fields)
     row = 0
     with stores.open_input(split.file.uri) as source:
-        records = open_avro(split.file.uri, source)
-        avro = avro_columns(split.file.uri, records)
+        avro = avro_columns(split.file.uri, open_avro(split.file.uri, source))
         types = {name: avro_type(split.file.uri, name, avro[name]) for name in names}
+        source.seek(0)
+        limit = max_unpacked(split.file.size, None) if split.max_bytes is None else split.max_bytes
+        records = avro_records(split.file.uri, source, limit)
         while True:
             columns: dict[str, list[object]] = {name: [] for name in names}
             count = 0

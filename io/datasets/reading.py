@@ -99,6 +99,7 @@ class Reading:
         replacements: values by the texts in the file that stand for them, by column.
         constants: texts of columns that the files don't have, by column.
         profile: name of the profile that this comes from; empty for none.
+        max_decompressed: MiB that a compressed file may unpack to; None for the default.
     """
 
     columns: ColumnNames = _NO_NAMES
@@ -109,6 +110,7 @@ class Reading:
     replacements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     profile: str = ""
+    max_decompressed: int | None = None
 
     def renames(self, where: str, names: tuple[str, ...]) -> dict[str, str]:
         """The workload's names by the names in a file.
@@ -138,8 +140,10 @@ class Reading:
         return renames
 
     def to_json(self) -> dict[str, Any]:
-        """All its settings, for comparing two readings."""
-        return asdict(self) | {"profile": None}
+        """All its settings that affect what is read, for comparing two readings."""
+        settings = asdict(self) | {"profile": None}
+        del settings["max_decompressed"]
+        return settings
 
 
 class Profile(BaseModel):
@@ -254,6 +258,7 @@ def reading_of(settings: Mapping[str, Any], prefix: str = "") -> Reading:
             },
             constants={**profile.constants, **constants},
             profile=name or "",
+            max_decompressed=settings.get("max_decompressed"),
         )
     except ValueError as error:
         where = f"--{prefix.replace('_', '-')}profile={name}: " if name else ""

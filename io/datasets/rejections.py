@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ledgerbeam.io.arrow.spill import Batch, load_batch
 from ledgerbeam.io.datasets.inputs import Split
-from ledgerbeam.io.datasets.text import Rejection
 
 REJECTS_SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("raw", pa.string()), ("reason", pa.string())]
@@ -41,16 +42,27 @@ class RowLocator:
 
     def located(self, rejected: "RejectedRows") -> pa.Table:
         """The rows of a batch, with the schema `REJECTS_SCHEMA`."""
-        return rejections_table(
-            [
-                (*self.locate(rejected.split, row), raw, reason)
-                for row, raw, reason in rejected.rejections
-            ]
-        )
+        uri, first = self.locate(rejected.split, 0)
+        return located(load_batch(rejected.rows), uri, first)
 
     def locate(self, split: int, row: int) -> tuple[str, int]:
         """URI of the file, and the line (text) or row (other files) in it, counted from 1."""
         return self._splits[split].file.uri, self._first_rows[split] + row + 1
+
+
+def located(rows: pa.Table, uri: str, first: int) -> pa.Table:
+    """Rejected rows of a split with the schema `REJECTS_SCHEMA`.
+
+    Args:
+        rows: the rows, with the schema `REJECTED_ROWS`.
+        uri: URI of the file.
+        first: the line or row of the file that the split begins with, from 1.
+    """
+    files = pa.repeat(pa.scalar(uri, pa.string()), rows.num_rows)
+    numbers = pc.add(rows.column("row"), first)
+    return pa.table(
+        [files, numbers, rows.column("raw"), rows.column("reason")], schema=REJECTS_SCHEMA
+    )
 
 
 def rejections_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
@@ -62,8 +74,8 @@ def rejections_table(rows: list[tuple[str, int, str, str]]) -> pa.Table:
 
 
 class RejectedRows(NamedTuple):
-    """Rows that break the contract, of one batch of a split."""
+    """Rows that break the contract, of one batch of a split, with the schema `REJECTED_ROWS`."""
 
     split: int
     batch: int
-    rejections: list[Rejection]
+    rows: Batch

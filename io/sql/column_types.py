@@ -19,7 +19,7 @@ TIMESTAMP_UTC = pa.timestamp("us", "UTC")
 _NAMES = {
     pa.int64(): "smallint, int2, integer, int, int4, bigint, int8, tinyint, mediumint",
     pa.string(): "text, varchar, character varying, char, character, bpchar, nvarchar, nchar, "
-    "clob, uuid, name, longtext, mediumtext",
+    "clob, uuid, name, citext, longtext, mediumtext",
     pa.date32(): "date",
     TIMESTAMP: "timestamp, timestamp without time zone, datetime",
     TIMESTAMP_UTC: "timestamptz, timestamp with time zone",

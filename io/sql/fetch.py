@@ -23,6 +23,8 @@ from ledgerbeam.io.sql.source import SqlColumn, SqlSource, null_key
 
 # Types of PostgreSQL whose values hold neither quotes nor commas, and are never empty.
 _UNQUOTED = re.compile(r"int[248]|float[48]|numeric|bool|date|timestamp|timestamptz|uuid")
+_ROWS = "ledgerbeam_rows"
+_IS_SAME = "ledgerbeam_is_same"
 _MAX_CALL_ROWS = 90  # PostgreSQL's functions take up to 100 arguments
 
 
@@ -50,10 +52,12 @@ class Fetch:
         self.schema = pa.schema([(column.name, column.type) for column in columns])
         as_text = dialect.name == "postgresql"
         self._parse = self._parse_text if as_text else self._parse_rows
+        # Texts that differ may be the same to the database, by their collation.
+        self._compares = any(self.schema.field(name).type == pa.string() for name in source.key)
         self._statements = {
             (after, upto): self._as_text(self._select(after, upto))
             if as_text
-            else self._select(after, upto)
+            else self._as_rows(self._select(after, upto))
             for after in (False, True)
             for upto in (False, True)
         }
@@ -94,8 +98,23 @@ class Fetch:
             statement = statement.where(at_most(self._dialect, key, parameters("upto")))
         return statement
 
+    def _compared(self, select: sa.Select[Any]) -> sa.Subquery:
+        """The rows, and whether each has the key of the row before it, as the database compares."""
+        rows = select.subquery("ledgerbeam_page")
+        if not self._compares:
+            return rows
+        key = [rows.c[name] for name in self._source.key]
+        is_same = sa.and_(*(column == sa.func.lag(column).over(order_by=key) for column in key))
+        return sa.select(*rows.c, is_same.label(_IS_SAME)).order_by(*key).subquery(_ROWS)
+
+    def _as_rows(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        if not self._compares:
+            return select
+        rows = self._compared(select)
+        return sa.select(*rows.c).order_by(*(rows.c[name] for name in self._source.key))
+
     def _as_text(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        rows = select.subquery("ledgerbeam_rows")
+        rows = self._compared(select)
         parts: list[sa.ColumnElement[Any]] = []
         for column in self._columns:
             value: sa.ColumnElement[Any] = rows.c[column.name]
@@ -104,7 +123,8 @@ class Fetch:
                     text = sa.func.encode(value, sa.literal_column("'hex'"))
                 else:
                     text = sa.func.replace(
-                        sa.cast(value, sa.Text),
+                        # Not every collation allows to search in a text.
+                        sa.collate(sa.cast(value, sa.Text), "C"),
                         sa.literal_column("'\"'"),
                         sa.literal_column("'\"\"'"),
                     )
@@ -116,11 +136,14 @@ class Fetch:
         while len(parts) > _MAX_CALL_ROWS:
             groups = range(0, len(parts), _MAX_CALL_ROWS)
             parts = [sa.func.concat(*parts[start : start + _MAX_CALL_ROWS]) for start in groups]
-        line = sa.func.concat(*parts)
-        return sa.select(sa.func.string_agg(line, sa.literal_column("E'\\n'"))).select_from(rows)
+        text = sa.func.string_agg(sa.func.concat(*parts), sa.literal_column("E'\\n'"))
+        if not self._compares:
+            return sa.select(text).select_from(rows)
+        first = sa.func.array_position(sa.func.array_agg(rows.c[_IS_SAME]), sa.true())
+        return sa.select(text, first).select_from(rows)
 
     def _parse_text(self, result: sa.CursorResult[Any]) -> Rows:
-        text: str | None = result.scalar_one()
+        text, first_same = (*result.one(), None)[:2]
         if text is None:
             table = self.schema.empty_table()
         else:
@@ -142,7 +165,10 @@ class Fetch:
             except pa.ArrowInvalid:
                 table = self._parse_strictly(data)
         key = [table.column(name) for name in self._source.key]
-        return Rows(table, lambda row: tuple(_python_value(column[row]) for column in key))
+        rows = Rows(table, lambda row: tuple(_python_value(column[row]) for column in key))
+        if first_same is not None:
+            raise self._repeated(rows, first_same - 2)
+        return rows
 
     def _parse_csv(self, data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
         return csv.read_csv(
@@ -169,12 +195,17 @@ class Fetch:
         return self._to_table(values)
 
     def _parse_rows(self, result: sa.CursorResult[Any]) -> Rows:
-        rows = result.all()
-        values = list(zip(*rows, strict=True)) if rows else [()] * len(self._columns)
+        found = result.all()
+        columns = len(self._columns) + self._compares
+        values = list(zip(*found, strict=True)) if found else [()] * columns
+        same = values.pop() if self._compares else ()
         table = self._to_table(values)
         names = [column.name for column in self._columns]
         key = [values[names.index(name)] for name in self._source.key]
-        return Rows(table, lambda row: tuple(column[row] for column in key))
+        rows = Rows(table, lambda row: tuple(column[row] for column in key))
+        if any(same):
+            raise self._repeated(rows, next(row for row, of in enumerate(same) if of) - 1)
+        return rows
 
     def _to_table(self, values: Sequence[Sequence[Any]]) -> pa.Table:
         arrays = []
@@ -206,13 +237,19 @@ class Fetch:
             repeated = pc.equal(column[1:], column[:-1])
             same = repeated if same is None else pc.and_(same, repeated)
         if pc.any(same).as_py():
-            key = rows.key_of(pc.index(same, True).as_py())
-            raise InputError(
-                f"{self._source.name}: two rows have the key ({', '.join(self._source.key)}) = "
-                f"{key!r}: name columns that together are unique",
-                file=self._source.name,
-                value=key,
-            )
+            raise self._repeated(rows, pc.index(same, True).as_py())
+
+    def _repeated(self, rows: Rows, row: int) -> InputError:
+        # A page that began behind one of two keys that are equal to the database, by its collation,
+        # would leave out the other.
+        one, other = rows.key_of(row), rows.key_of(row + 1)
+        also = "" if one == other else f", which is the same to the database as {other!r}"
+        return InputError(
+            f"{self._source.name}: two rows have the key ({', '.join(self._source.key)}) = "
+            f"{one!r}{also}: name columns that together are unique",
+            file=self._source.name,
+            value=one,
+        )
 
 
 def _python_value(scalar: pa.Scalar) -> Any:

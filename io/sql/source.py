@@ -212,10 +212,18 @@ def declared_types(connection: sa.Connection, source: SqlSource) -> dict[str, st
     _refuse_repeated(source, [column[0] for column in description])
     if dialect != "postgresql":
         return {column[0]: "" for column in description}
-    types = sa.table("pg_type", sa.column("oid"), sa.column("typname"), schema="pg_catalog")
+    types = sa.table(
+        "pg_type",
+        sa.column("oid"),
+        sa.column("typname"),
+        sa.column("typtype"),
+        schema="pg_catalog",
+    )
     oids = {column[1] for column in description}
-    statement = sa.select(types.c.oid, types.c.typname).where(types.c.oid.in_(oids))
-    names = {row.oid: row.typname for row in connection.execute(statement)}
+    # The values of an enumeration are texts.
+    declared = sa.case((types.c.typtype == "e", "text"), else_=types.c.typname)
+    statement = sa.select(types.c.oid, declared.label("name")).where(types.c.oid.in_(oids))
+    names = {row.oid: row.name for row in connection.execute(statement)}
     return {
         name: f"{names[oid]}({precision},{scale})" if precision is not None else names[oid]
         for name, oid, _, _, precision, scale, *_ in description

@@ -26,7 +26,7 @@ class LocalStore:
 
     def find(self, pattern: str) -> list[FileInfo]:
         """See `Store.find`."""
-        pattern = local_path(pattern)
+        pattern = _with_folders(local_path(pattern))
         paths = globbing.glob(pattern, recursive=True)
         return [info for path in sorted(paths) if (info := self.stat(path)) is not None]
 
@@ -124,3 +124,12 @@ def _local_error(verb: str, path: str, error: OSError) -> UserError:
         errno.EISDIR: "it is a folder, name a file",
     }.get(error.errno or 0, "see the reason")
     return StorageError(f"cannot {verb} {path}: {error.strerror or error}: {advice}", uri=path)
+
+
+def _with_folders(pattern: str) -> str:
+    """The pattern, in which a folder that exists by its name is meant by it: `day[1]/*.csv`."""
+    parts = pattern.split("/")
+    known = 0
+    while known < len(parts) - 1 and os.path.isdir("/".join(parts[: known + 1]) or "/"):
+        known += 1
+    return "/".join([*map(globbing.escape, parts[:known]), *parts[known:]])

@@ -1,7 +1,6 @@
 """`ledgerbeam schedule-messages`, `consume` and `messages …`; each takes `--database`."""
 
 import datetime
-import json
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import plain_text, print_line
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
 
@@ -64,6 +64,7 @@ def schedule_messages(
     lease_seconds: Annotated[
         float, typer.Option(min=1, help="how long others wait for this process if it is silent")
     ] = 15.0,
+    as_json: Json = False,
 ) -> None:
     """Post messages to the stream when they are due; run it as often as you like."""
     from ledgerbeam.messages.scheduler.process import Scheduler
@@ -72,7 +73,10 @@ def schedule_messages(
     with _open(database) as opened:
         scheduler = Scheduler(opened, lease_seconds)
         scheduler.run(stop, once)
-    print_line(f"{scheduler.posted:,} messages posted")
+    if as_json:
+        print_record("posted-messages", {"posted": scheduler.posted})
+    else:
+        print_line(f"{scheduler.posted:,} messages posted")
 
 
 @app.command()
@@ -90,6 +94,7 @@ def consume(
     lease_seconds: Annotated[
         float, typer.Option(min=1, help="how long others wait for this process if it is silent")
     ] = 15.0,
+    as_json: Json = False,
 ) -> None:
     """Handle messages of the stream; run it as often as you like."""
     from ledgerbeam.messages.consumer.consumers import declare_consumer
@@ -105,6 +110,10 @@ def consume(
             consumer = declare_consumer(connection, loaded, begins)
         process = ConsumerProcess(opened, consumer, loaded(), slots, lease_seconds)
         process.run(stop, until_idle)
+    if as_json:
+        done = {"handled": process.handled, "failed": process.failed}
+        print_record("handled-messages", {"consumer": consumer.name, **done})
+        return
     print_line(
         f"{consumer.name}: {process.handled:,} messages handled, {process.failed:,} tries failed"
     )
@@ -119,6 +128,7 @@ def init(
             help="a topic and the field of its messages that names the customer: due:payer"
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make the tables, or bring them up to date, and declare topics."""
     from ledgerbeam.messages.store.database import MessageDatabase, create_sqlite_file
@@ -132,7 +142,10 @@ def init(
             for name, field in pairs:
                 declare_topic(connection, name, field)
             for found in topics(connection):
-                print_line(f"topic {found.name}, customer in {found.customer}")
+                if as_json:
+                    print_record("topic", {"topic": found.name, "customer": found.customer})
+                else:
+                    print_line(f"topic {found.name}, customer in {found.customer}")
 
 
 def _topic_and_field(text: str) -> tuple[str, str]:
@@ -167,7 +180,7 @@ def status(database: Database, as_json: Json = False) -> None:
         for standing in found
     ]
     heads = ("consumer", "topic", "", "rate", "lag", "age", "parked", "dead")
-    _show(heads, rows, [standing._asdict() for standing in found], as_json)
+    _show(heads, rows, as_json, "consumer", [standing._asdict() for standing in found])
 
 
 @messages.command("verify")
@@ -182,9 +195,12 @@ def verify(database: Database, as_json: Json = False) -> None:
         for day in books.days
     ]
     if as_json:
-        for records in (days, books.consumers, books.differences):
-            for record in records:
-                _print_json(record._asdict())
+        for day in days:
+            print_record("topic-day", day._asdict())
+        for of_consumer in books.consumers:
+            print_record("consumer-books", of_consumer._asdict())
+        for difference in books.differences:
+            print_record("unbalanced-messages", difference._asdict())
     else:
         of_days = [(*day[:2], *(f"{number:,}" for number in day[2:])) for day in days]
         _show(("topic", "due on", "scheduled", "posted", "canceled", "moved", "pending"), of_days)
@@ -220,25 +236,28 @@ def forecast(
     with _open(database) as opened:
         hours = forecast_messages(opened, begins, ends)
     rows = [(f"{h.begins_at:%Y-%m-%d %H:00}", h.topic, f"{h.messages:,}") for h in hours]
-    _show(("hour", "topic", "messages"), rows, [hour._asdict() for hour in hours], as_json)
+    heads = ("hour", "topic", "messages")
+    _show(heads, rows, as_json, "due-hour", [hour._asdict() for hour in hours])
 
 
 @messages.command("pause")
-def pause(consumer: ConsumerName, database: Database) -> None:
+def pause(consumer: ConsumerName, database: Database, as_json: Json = False) -> None:
     """Have a consumer begin nothing more; what it has begun is finished."""
     from ledgerbeam.messages.consumer.consumers import set_paused
 
     with _open(database) as opened, opened.begin("the consumer") as connection:
         set_paused(connection, consumer, True)
+    _told(as_json, "paused-consumer", consumer=consumer, paused=True)
 
 
 @messages.command("resume")
-def resume(consumer: ConsumerName, database: Database) -> None:
+def resume(consumer: ConsumerName, database: Database, as_json: Json = False) -> None:
     """Let a paused consumer go on."""
     from ledgerbeam.messages.consumer.consumers import set_paused
 
     with _open(database) as opened, opened.begin("the consumer") as connection:
         set_paused(connection, consumer, False)
+    _told(as_json, "paused-consumer", consumer=consumer, paused=False)
 
 
 @messages.command("set-rate")
@@ -246,6 +265,7 @@ def set_rate(
     consumer: ConsumerName,
     rate: Annotated[str, typer.Argument(help="messages a second, or none")],
     database: Database,
+    as_json: Json = False,
 ) -> None:
     """Limit the messages a second that a consumer handles, in all its processes together."""
     from ledgerbeam.messages.consumer.consumers import set_rate as set_consumer_rate
@@ -253,6 +273,7 @@ def set_rate(
     number = _rate(rate)
     with _open(database) as opened, opened.begin("the consumer") as connection:
         set_consumer_rate(connection, consumer, number)
+    _told(as_json, "limited-consumer", consumer=consumer, rate=number)
 
 
 @messages.command("set-posting-rate")
@@ -260,6 +281,7 @@ def set_posting_rate(
     topic: Annotated[str, typer.Argument(help="name of a topic")],
     rate: Annotated[str, typer.Argument(help="messages a second, or none")],
     database: Database,
+    as_json: Json = False,
 ) -> None:
     """Limit the messages a second that are posted of a topic, so that a flood is smoothed."""
     from ledgerbeam.messages.store.topics import set_topic_rate
@@ -267,6 +289,7 @@ def set_posting_rate(
     number = _rate(rate)
     with _open(database) as opened, opened.begin("the topic") as connection:
         set_topic_rate(connection, topic, number)
+    _told(as_json, "limited-topic", topic=topic, rate=number)
 
 
 def _rate(text: str) -> float | None:
@@ -321,7 +344,7 @@ def redrive(
             return
         numbers = redrive_letters(opened, consumer, **chosen)
     if as_json:
-        _print_json({"redriven": numbers})
+        print_record("redriven", {"redriven": numbers})
     else:
         print_line(f"{len(numbers):,} messages are tried again")
 
@@ -332,7 +355,7 @@ def _show_dead(found: Sequence[Any], as_json: bool) -> None:
         for letter in found
     ]
     heads = ("message", "customer", "key", "tries", "error")
-    _show(heads, rows, [letter._asdict() for letter in found], as_json)
+    _show(heads, rows, as_json, "dead-letter", [letter._asdict() for letter in found])
 
 
 @messages.command("derive")
@@ -358,7 +381,7 @@ def derive(
         for m in moves
     ]
     heads = ("message", "topic", "customer", "key", "was due", "is due")
-    _show(heads, rows, [move._asdict() for move in moves], as_json)
+    _show(heads, rows, as_json, "moved-message", [move._asdict() for move in moves])
 
 
 def _moment(text: str, flag: str) -> datetime.datetime:
@@ -375,20 +398,23 @@ def _moment(text: str, flag: str) -> datetime.datetime:
     return moment
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str), flush=True)
+def _told(as_json: bool, kind: str, **record: Any) -> None:
+    """What a command that says nothing to people says to programs."""
+    if as_json:
+        print_record(kind, record)
 
 
 def _show(
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],
-    records: Iterable[dict[str, Any]] = (),
     as_json: bool = False,
+    kind: str = "",
+    records: Iterable[dict[str, Any]] = (),
 ) -> None:
     """A table for people, or a line of JSON a record."""
     if as_json:
         for record in records:
-            _print_json(record)
+            print_record(kind, record)
         return
     lines = [[plain_text(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

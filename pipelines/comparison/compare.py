@@ -25,6 +25,7 @@ from ledgerbeam.batch.cli.module import main
 from ledgerbeam.batch.define.keyed_process import KeyedProcess, Lookup, RowInput
 from ledgerbeam.batch.define.process import Parameters
 from ledgerbeam.batch.define.results import Results
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.io.commit.records import Manifest, Totals
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.datasets.inputs import plan_input
@@ -52,9 +53,6 @@ EVERYTHING = "*"
 """In place of a column: a row that one side lacks. In place of a customer: all of them."""
 
 DIFFERENCES = "differences"
-
-EXIT_DIFFERENT = 5
-"""Exit status if there are differences that nobody knows of."""
 
 KNOWN = Contract(
     (
@@ -249,10 +247,10 @@ class Compare(KeyedProcess[CompareParameters]):
         return totals | changes(table, self.amounts, self.parameters.currency)
 
     def exit_status(self, manifest: Manifest) -> int:
-        """5 if there are differences that nobody knows of."""
+        """`Exit.DIFFERENT` if there are differences that nobody knows of."""
         unknown = (RowStatus.CHANGED, RowStatus.ONLY_BEFORE, RowStatus.ONLY_AFTER)
         differs = any(manifest.totals[f"keys_{status}"] for status in unknown)
-        return EXIT_DIFFERENT if differs else 0
+        return Exit.DIFFERENT if differs else Exit.OK
 
     def finish(self) -> WriteComparison:
         """A page for people, and the same as JSON."""

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.define.process import BatchProcess as BatchProcess
     from ledgerbeam.batch.define.process import FailureLimit as FailureLimit
     from ledgerbeam.batch.define.process import Parameters as Parameters
+    from ledgerbeam.batch.define.process import Ramp as Ramp
     from ledgerbeam.batch.define.process import Record as Record
     from ledgerbeam.batch.define.process import Retry as Retry
+    from ledgerbeam.batch.define.process import RetryAfter as RetryAfter
     from ledgerbeam.batch.define.process import RetryMode as RetryMode
     from ledgerbeam.batch.define.process import instance_uri as instance_uri
     from ledgerbeam.batch.define.results import Results as Results
@@ -232,7 +234,9 @@ _MODULES = {
     "RequestStateError": "service.errors",
     "Results": "batch.define.results",
     "ResultsExpiredError": "io.errors",
+    "Ramp": "batch.define.process",
     "Retry": "batch.define.process",
+    "RetryAfter": "batch.define.process",
     "RetryMode": "batch.define.process",
     "Rounding": "rules.money",
     "RowInput": "batch.define.keyed_process",

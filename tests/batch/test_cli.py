@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from ledgerbeam import __version__
 from ledgerbeam.batch.cli.app import app
 from ledgerbeam.batch.define.workloads import workload_names
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.pipelines import delivery_marking
 
 BIN = Path(sys.executable).parent
@@ -154,34 +155,98 @@ def test_a_users_mistake_is_one_line(day: Path, arguments: list[str], line: str)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "status", "expected"),
     [
-        (["run", "deliveries"], {"code": "workload-not-found", "workload": "deliveries"}),
+        (
+            ["run", "deliveries"],
+            Exit.NOT_FOUND,
+            {"code": "workload-not-found", "workload": "deliveries"},
+        ),
         (
             ["run", "delivery-marking", *flags("d"), "--trade-date=20 November"],
+            Exit.USAGE,
             {"code": "invalid-parameter", "parameter": "--trade-date", "value": "20 November"},
         ),
         (
             ["run", "delivery-marking", "--trades=no.csv", *flags("d")[1:]],
+            Exit.FAILURE,
             {"code": "input-not-found", "file": "no.csv"},
         ),
         (
-            ["get", "counting/2026-11-20", REGISTRY],
+            ["wait", "counting/2026-11-20", REGISTRY],
+            Exit.NOT_FOUND,
             {"code": "run-not-found", "run": "counting/2026-11-20"},
         ),
-        (["get", "a1", REGISTRY], {"code": "run-not-found", "run": "a1"}),
+        (["get", "a1", REGISTRY], Exit.NOT_FOUND, {"code": "run-not-found", "run": "a1"}),
+        (
+            ["set-rate", "a1", "fast", REGISTRY],
+            Exit.USAGE,
+            {"code": "invalid-parameter", "parameter": "rate", "value": "fast"},
+        ),
+        (
+            ["list", "--registry=sqlite:////nowhere/runs.db"],
+            Exit.UNAVAILABLE,
+            {"code": "registry-unavailable", "registry": "sqlite:////nowhere/runs.db"},
+        ),
     ],
 )
 def test_an_error_is_json_where_json_is_asked_for(
-    day: Path, arguments: list[str], expected: dict[str, str]
+    day: Path, arguments: list[str], status: Exit, expected: dict[str, str]
 ) -> None:
     (line,) = command("ledgerbeam", *arguments, cwd=day).stderr.splitlines()
     done = command("ledgerbeam", *arguments, "--json", cwd=day)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (status, "")
     error = json.loads(done.stderr)["error"]
     message = error.pop("message")
     assert error == expected
     assert line in {f"{program}: {message}" for program in ("ledgerbeam", "delivery-marking")}
+
+
+@pytest.mark.parametrize(
+    ("verb", "variable", "value", "line"),
+    [
+        (
+            "submit",
+            "LEDGERBEAM_LOG",
+            "xml",
+            "LEDGERBEAM_LOG=xml: no such format: give plain or json",
+        ),
+        ("reconcile", "LEDGERBEAM_LOG", "xml", "LEDGERBEAM_LOG=xml: no such format"),
+        ("reconcile", "LEDGERBEAM_ALERTS", "none.toml", "none.toml: cannot read the listeners: No"),
+        ("run", "LEDGERBEAM_ALERTS", "[[listener]]\nname='a'", "listener 1: kind is missing"),
+        (
+            "submit",
+            "LEDGERBEAM_ALERTS",
+            "[[listener]]\nname='a'\nkind='command'\ncommand=['no-such-pager']",
+            "listener a: there is no command no-such-pager",
+        ),
+        (
+            "submit",
+            "LEDGERBEAM_ALERTS",
+            "[[listener]]\nname='a'\nkind='webhook'\nurl='https://x'\nsecret='env:NO_SUCH'",
+            "listener a: env:NO_SUCH",
+        ),
+    ],
+)
+def test_a_mistake_in_what_launchers_are_configured_by_is_told_at_once(
+    tmp_path: Path, verb: str, variable: str, value: str, line: str
+) -> None:
+    if value.startswith("[["):
+        (tmp_path / "alerts.toml").write_text(value)
+        value = "alerts.toml"
+    arguments = [] if verb == "reconcile" else ["delivery-marking", *flags("out")]
+    done = subprocess.run(
+        [str(BIN / "ledgerbeam"), verb, *arguments, REGISTRY],
+        cwd=tmp_path, env={**os.environ, variable: value}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    last = done.stderr.splitlines()[-1]
+    assert line in last
+    if verb != "reconcile":
+        assert done.stderr == f"{last}\n"
+        listed = command("ledgerbeam", "list", REGISTRY, "--json", cwd=tmp_path)
+        assert (listed.returncode, listed.stdout) == (0, "")
 
 
 def test_a_recorded_run_that_fails_names_the_code_of_its_cause(day: Path) -> None:

@@ -109,7 +109,7 @@ class TestDefinitions:
         self.refused(wrong, execute_components=self.execute_components, **{member: value})
 
     def test_a_failure_limit_that_is_none(self) -> None:
-        with pytest.raises(ValueError, match="failure_limit must be a count or a share"):
+        with pytest.raises(TypeError, match="failure_limit must be a count or a share"):
             type("Wrong", (KeyedProcess,), {"failure_limit": "some"})
 
     def test_a_base_needs_no_way_to_execute(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
+from tests.support.json_lines import lines_of
 from tests.support.recorded import ACCOUNTS, NewPlace, Place, held, job_of, until
 
 from ledgerbeam.batch.launch.leases import MACHINE_GONE_SECONDS
@@ -474,7 +475,7 @@ def test_expired_results_are_told_in_one_line(tmp_path: Path, base: Path) -> Non
     assert place.launcher(run).wait() == 0
     assert place.runs.results(run.id).count_rows() == 11
     expired = place.command("expire", "--json")
-    assert json.loads(expired.stdout) == {"run": run.id, "name": run.name, "uri": run.uri}
+    assert lines_of(expired.stdout) == [{"run": run.id, "name": run.name, "uri": run.uri}]
     assert place.command("expire", "--json").stdout == ""
     said = place.command("results", run.id)
     assert said.returncode == 1

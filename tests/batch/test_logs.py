@@ -10,14 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.support.harness import pipeline
 
 from ledgerbeam.batch import logs
+from ledgerbeam.batch.execute.worker_control import WorkerControl
 from ledgerbeam.batch.logs import bound, configure, configure_worker, correlation, current
+from ledgerbeam.batch.plain_text import plain_text
 from ledgerbeam.io import secrets
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.secrets import Secret
+from ledgerbeam.transforms.concurrency.executor import Executor
+from ledgerbeam.transforms.concurrency.retry import Retry
+from ledgerbeam.transforms.concurrency.throttle import Limits
 
 CANARY = "c4nary-in-the-coal-mine"
 log = logging.getLogger("ledgerbeam.somewhere")
@@ -62,6 +68,34 @@ def test_every_line_names_run_and_attempt_those_of_a_traceback_too(stream: io.St
     assert rest == "INFO run=8f3a attempt=2 ledgerbeam.somewhere: 64 shards"
     assert lines[1] == "run=8f3a attempt=2 | forged run=0000 attempt=1 line"
     assert lines[-1] == "run=8f3a attempt=2 | lines"
+
+
+@pytest.mark.parametrize("time_limit", [None, 60.0])
+@pytest.mark.parametrize("parallelism", [None, 3])
+def test_what_a_component_logs_has_its_key(
+    stream: io.StringIO, tmp_path: Path, time_limit: float | None, parallelism: int | None
+) -> None:
+    """In whichever thread it is called; a key doesn't forge lines."""
+
+    def execute(unit: str) -> list[dict[str, str]]:
+        log.info("of %r", unit)
+        return []
+
+    configure("8f3a", 2, stream=stream)
+    control = WorkerControl(str(tmp_path), 2, "worker")  # never started, so it is set by hand
+    control.throttle.set(Limits(parallelism=parallelism))
+    keys = ["A1", "A2", "A3\nforged"]
+    executor = Executor(Retry(time_limit=time_limit), control=control)
+    executor.execute_each(keys, execute, keys, pa.schema([("value", pa.string())]))
+    log.info("done")
+    found = sorted(line.partition("run=")[2] for line in stream.getvalue().splitlines())
+    assert found == [
+        *(
+            rf"8f3a attempt=2 component={plain_text(key)} ledgerbeam.somewhere: of {key!r}"
+            for key in keys
+        ),
+        "8f3a attempt=2 ledgerbeam.somewhere: done",
+    ]
 
 
 def test_json_is_an_object_a_line(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

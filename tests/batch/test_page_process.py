@@ -290,6 +290,21 @@ class TestFailures:
         run(process("undisturbed"))
         assert part_bytes(process("disturbed")) == part_bytes(process("undisturbed"))
 
+    def test_of_failed_items_some_are_chosen(self, accounts: str, tmp_path: Path) -> None:
+        bad = set(range(10, 20))
+        calls = hook(RowItems, Calls(wrong=lambda item: item["id"] in bad))
+        output = str(tmp_path / "chosen")
+        process = RowItems(RowParameters(database=accounts, output=output, split="number=2"))
+        with pytest.raises(UserError, match="10 of 60 components failed, and 10% may"):
+            run(process)
+        bad.clear()
+        calls.names.clear()
+        chosen = [str(number) for number in range(10, 15)]
+        manifest = run(process, components=chosen)
+        assert sorted(calls.names) == chosen
+        assert (manifest.counts["failed"], manifest.counts["rows_in"]) == (5, 60)
+        verify(instance_uri(process), process)
+
     def test_a_fetch_is_tried_again(self, tmp_path: Path) -> None:
         with feed_server([[n] for n in range(4)]) as server:
             server.failing = {"c2": 1}

@@ -25,6 +25,7 @@ from ledgerbeam.batch.plain_text import plain_text, print_line
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.io.commit.attempts import start_attempt
 from ledgerbeam.io.commit.records import AttemptRecord
+from ledgerbeam.io.datasets.rejections import rejections_table
 from ledgerbeam.transforms.publish import Part, commit_part, manifest_of
 
 _numbers = itertools.count(1)
@@ -78,10 +79,13 @@ def publish(uri: str, process: str, text: str) -> None:
     )  # fmt: skip
     attempt = start_attempt(uri, record)
     key, column = f"<{text}>", f"c<{text}>"
-    outcome = Outcome(f"failed {key}", ComponentStatus.FAILURE, 2, f"error {key}")
+    outcome = Outcome(
+        f"failed {key}", ComponentStatus.FAILURE, 2, f"error {key}", "", f"trace {key}", {key: key}
+    )
+    rejected = rejections_table([(f"file {key}", 1, f"raw {key}", f"reason {key}")])
     totals = {"components": 2, "failed": 1, f"total <{text}>": 3}
     table = pa.table({"account": [key], column: [f"value {key}"]})
-    part = Part(table, totals, ["account"], outcomes=outcomes_table([outcome]))
+    part = Part(table, totals, ["account"], outcomes=outcomes_table([outcome]), rejects=rejected)
     shards = [commit_part(attempt, 0, part)]
     attempt.publish(manifest_of(attempt, shards, {}, totals, totals, [], NOON), NOON)
 
@@ -132,12 +136,14 @@ def test_every_verb_prints_data_as_it_is(
     folder = place.registry.get(done).uri
     expected = {
         ("get", failed): [f"E {stored}", f"runner {stored}", f"process {in_path}"],
-        ("get", done): [str(place.folder), in_path, f"total {stored}"],
+        ("get", done): [str(place.folder), in_path, f"total {stored}", f"error {marked}"],
         ("audit", failed): [
             f"why {stored}", f"by {stored}", f"started {stored}", f"E {stored}", "v <", "k <",
         ],
         ("list",): [f"process {in_path}", f"by {stored}"],
         ("components", done): [f"failed {marked}", f"error {marked}"],
+        ("rejects", done): [f"file {marked}", f"raw {marked}", f"reason {marked}"],
+        ("logs", done): ["has no log on this machine"],
         ("results", done): [f"c{marked}", f"value {marked}"],
         ("reports", done): [],
         ("get", f"no {text}"): [],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.io.commit.published import read_published
 
 PROCESS = '''\
@@ -105,7 +106,7 @@ def test_help_is_the_docstring_of_its_file(folder: Path) -> None:
 @pytest.mark.parametrize("arguments", [("../jobs/doubles.py",), ("-m", "package")], ids=" ".join)
 def test_a_run_on_record_needs_an_installed_name(folder: Path, arguments: tuple[str, ...]) -> None:
     program = python(folder, *arguments, f"--registry=sqlite:///{folder}/runs.db")
-    assert program.returncode == 1
+    assert program.returncode == Exit.NOT_FOUND
     module = "doubles" if len(arguments) == 1 else "package.__main__"
     assert program.stderr == (
         "doubles: recorded runs are launched by the name of an installed workload, and doubles is "

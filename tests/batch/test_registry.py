@@ -516,3 +516,51 @@ class TestQuestions:
     def test_no_story_without_a_run(self, registry: Registry) -> None:
         assert registry.events("x") == []
         assert registry.instance_runs("delivery-marking", "x") == []
+
+
+class TestCorrections:
+    def test_parameters_are_changed_with_the_move(self, registry: Registry) -> None:
+        run = submitted(registry)
+        move(registry, run.id, RunStatus.FAILURE)
+        assert move(registry, run.id, RunStatus.EXECUTING, parameters={"shards": 9, "rule": "a"})
+        assert registry.get(run.id).parameters == {**run.parameters, "shards": 9, "rule": "a"}
+        assert registry.events(run.id)[-1].detail == {
+            "parameters": {
+                "rule": {"before": None, "now": "a"},
+                "shards": {"before": 7, "now": 9},
+            }
+        }
+
+    def test_a_run_takes_the_place_of_one_that_failed(self, registry: Registry) -> None:
+        old = submitted(registry)
+        start(registry, old.id)
+        failed: dict[str, Any] = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
+        assert end(registry, old.id, **failed, results_expire_at=minutes(5))
+        again = draft(instance=old.instance, uri=old.uri, parameters={"shards": 9})
+        new = registry.replace(old.id, again, {}, "too few")
+        assert (new.id, new.name, new.status) == (again.id, old.name, RunStatus.INITIATED)
+        assert registry.find(old.name).id == new.id
+        assert registry.submit(again, {}) == (new, False)
+        aside = registry.get(old.id)
+        assert (aside.status, aside.attempts, aside.run_number) == (
+            RunStatus.FAILURE, registry.get(old.id).attempts, 1,
+        )  # fmt: skip
+        assert registry.expiring(minutes(9)) == []
+        assert (registry.successor(old.id), registry.successor(new.id)) == (new.id, None)
+        with pytest.raises(IllegalMoveError, match=f"run {new.id} was submitted in its place"):
+            move(registry, old.id, RunStatus.EXECUTING)
+        with pytest.raises(IllegalMoveError, match="isn't the last run of"):
+            registry.replace(old.id, draft(instance=old.instance), {}, "once more")
+        assert registry.get(old.id).status is RunStatus.FAILURE
+
+    @pytest.mark.parametrize(
+        "status", [s for s in RunStatus if s not in (RunStatus.FAILURE, RunStatus.CANCELED)]
+    )
+    def test_only_what_has_ended_without_publishing_is_replaced(
+        self, registry: Registry, status: RunStatus
+    ) -> None:
+        run = submitted(registry)
+        move(registry, run.id, *_way_to(status))
+        with pytest.raises(IllegalMoveError, match=f"is {status}, and can be replaced only when"):
+            registry.replace(run.id, draft(instance=run.instance), {}, "why not")
+        assert [each.id for each in registry.runs() if each.instance == run.instance] == [run.id]

@@ -1,5 +1,6 @@
 """The verbs on finished and on recorded runs, in Python and as commands."""
 
+import csv
 import json
 import re
 import sqlite3
@@ -12,10 +13,12 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
-from tests.support.recorded import ACCOUNTS, DAY, SHARDS, Place
+from tests.support.json_lines import lines_of
+from tests.support.recorded import ACCOUNTS, DAY, SHARDS, WORKLOADS, Place
 
 from ledgerbeam.batch.cli.app import main
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs import reconcile
@@ -35,8 +38,8 @@ class Done(NamedTuple):
 
     @property
     def lines(self) -> list[Any]:
-        """Its lines of JSON."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        """Its lines of JSON, which fit their schemas."""
+        return lines_of(self.out)
 
 
 def verb(place: Place, *arguments: str) -> Done:
@@ -55,7 +58,8 @@ def verb(place: Place, *arguments: str) -> Done:
 def mistake(place: Place, *arguments: str) -> str:
     """The one line that a command says of a user's mistake."""
     done = verb(place, *arguments)
-    assert (done.code, done.out) == (1, ""), done
+    assert done.code in {Exit.FAILURE, Exit.USAGE, Exit.NOT_FOUND, Exit.UNAVAILABLE}, done
+    assert done.out == ""
     (line,) = done.err.splitlines()
     assert line.startswith("ledgerbeam: ")
     return line.removeprefix("ledgerbeam: ")
@@ -73,6 +77,16 @@ def done(base: Path) -> Place:
     waited = place.command("wait", run["id"], "--json")
     assert waited.returncode == 0, waited.stderr + place.told()
     assert json.loads(waited.stdout)["status"] == "SUCCESS"
+    return place
+
+
+@pytest.fixture(scope="module")
+def failed(base: Path) -> Place:
+    """A run that has failed, because two of its components did."""
+    place = Place(base / "failed", f"sqlite:///{base}/failed.db")
+    place.set("fail-A1", "fail-A4", "log")
+    assert place.command("submit", place.process, *place.flags()).returncode == 0
+    assert place.command("wait", place.run().id).returncode == 1, place.told()
     return place
 
 
@@ -208,7 +222,7 @@ class TestFinished:
                 if damaged is not None:
                     path.write_bytes(damaged)
                 found = verb(done, "reconcile", "--scrub", "--json")
-                assert (found.code, len(found.lines)) == (1, 1), found
+                assert (found.code, len(found.lines)) == (Exit.DIFFERENT, 1), found
                 assert name.rpartition("/")[2] in found.lines[0]["difference"].replace(
                     "its manifest is gone", "manifest.json"
                 )
@@ -227,6 +241,117 @@ class TestFinished:
         told: list[RunStatus] = []
         done.runs.wait(done.run().id, tracker=lambda view: told.append(view.run.status))
         assert told == [RunStatus.SUCCESS]
+
+
+class TestFailed:
+    def test_failures_are_grouped_by_error(self, failed: Place) -> None:
+        (shown,) = verb(failed, "get", failed.run().id, "--json").lines
+        (group,) = shown["failures"]
+        assert (group["count"], group["status"]) == (2, "FAILURE")
+        assert group["component"] in ("A1", "A4")
+        text = verb(failed, "get", failed.run().id).out
+        assert re.search(
+            r"failed +A\d and 1 more: RuntimeError: A\d can't be counted \(count", text
+        )
+        waited = verb(failed, "wait", failed.run().id, "--json")
+        assert waited.lines[0]["failures"] == shown["failures"]
+
+    def test_a_failed_component_has_its_traceback(self, failed: Place) -> None:
+        found = verb(failed, "components", failed.run().id, "--status=FAILURE", "--json").lines
+        assert [each["component"] for each in found] in (["A1", "A4"], ["A4", "A1"])
+        for each in found:
+            assert "in execute" in each["traceback"]
+            assert each["traceback"].endswith(f"RuntimeError: {each['component']} can't be counted")
+            assert "ledgerbeam" not in each["traceback"].replace(str(WORKLOADS), "")
+            assert each["record"] is None
+
+    def test_its_log_by_component(self, failed: Place) -> None:
+        run = failed.run()
+        whole = verb(failed, "logs", run.id).out.splitlines()
+        assert whole == failed.settings.log_of(run.id).read_text().splitlines()
+        for account in ("A1", "A4", "A10"):
+            lines = verb(failed, "logs", run.id, f"--component={account}").out.splitlines()
+            label = f"run={run.id} attempt=1 component={account}"
+            own = [line for line in lines if line.endswith("being counted")]
+            assert set(own) == {f"{label} | being counted"}
+            assert sum(line.endswith("counting: the account is") for line in lines) == len(own)
+            assert (
+                not any(word == "A1" for line in lines for word in line.split()) or account == "A1"
+            )
+        lines = verb(failed, "logs", run.id, "--component=A4").out.splitlines()
+        assert any("RuntimeError: A4 can't be counted" in line for line in lines)
+        assert any(line.startswith('  File "') and "in execute" in line for line in lines)
+        as_json = verb(failed, "logs", run.id, "--component=A4", "--json").lines
+        assert [each["line"] for each in as_json] == lines
+        assert "neither its log on this" in mistake(failed, "logs", run.id, "--component=A99")
+
+    def test_a_log_that_is_not_here(self, fresh: Place) -> None:
+        run = fresh.record()
+        assert f"no launcher of run {run.name} has written a log" in mistake(fresh, "logs", run.id)
+
+    @pytest.mark.parametrize("outcome", ["failed", "done"])
+    def test_rejected_rows_are_listed_and_counted(
+        self, outcome: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        place: Place = request.getfixturevalue(outcome)
+        run = place.run()
+        rows = verb(place, "rejects", run.id, "--json").lines
+        last = 4 * len(ACCOUNTS) + 1
+        assert sorted((row["row"], row["raw"]) for row in rows)[0] == (
+            last + 1,
+            "A1,not a number,1",
+        )
+        assert {row["file"] for row in rows} == {str(place.folder / "amounts.csv")}
+        assert [row["row"] for row in rows if "comes 2 times" in row["reason"]] == [
+            last + 2,
+            last + 3,
+        ]
+        printed = verb(place, "rejects", run.id, "--csv").out
+        read = list(csv.DictReader(StringIO(printed)))
+        assert [{**row, "row": int(row["row"])} for row in read] == rows
+        assert "A1,not a number,1" in verb(place, "rejects", run.id).out
+        limited = verb(place, "rejects", run.id, "--limit=2")
+        assert (len(limited.out.splitlines()), "--csv prints them all" in limited.err) == (3, True)
+        assert verb(place, "get", run.id, "--json").lines[0]["rejected"] == 3
+        assert re.search("^rejected +3 rows", verb(place, "get", run.id).out, re.MULTILINE)
+        assert verb(place, "wait", run.id, "--json").lines[0]["rejected"] == 3
+        ends = [e for e in verb(place, "audit", run.id, "--json").lines if e["from_status"]]
+        assert ends[-1]["detail"]["rejected"] == 3
+        assert "rejected=3" in verb(place, "audit", run.id).out
+
+    def test_of_more_than_may_be_all_are_listed(self, fresh: Place) -> None:
+        run = fresh.record(max_rejects=0)
+        assert fresh.launcher(run).wait() == 0
+        assert fresh.run().status is RunStatus.FAILURE, fresh.told()
+        assert len(verb(fresh, "rejects", run.id, "--json").lines) == 3
+        assert verb(fresh, "get", run.id, "--json").lines[0]["rejected"] == 3
+        damaged = next(Path(run.uri).glob("attempt-1/rejects-*.parquet"))
+        damaged.write_bytes(b"PAR1")
+        assert f"{damaged}: damaged: " in mistake(fresh, "rejects", run.id)
+
+
+def test_chosen_components_are_retried(fresh: Place) -> None:
+    """They alone, though what has failed beside them could be counted, too."""
+    fresh.set("fail-A1", "fail-A4", "fail-A7")
+    run = fresh.record()
+    assert fresh.launcher(run).wait() == 0
+    fresh.unset("fail-A1", "fail-A4", "fail-A7")
+    for component in ("A2", "A99"):
+        line = mistake(fresh, "retry", run.id, "--component=A1", f"--component={component}")
+        assert f"no component {component} has failed" in line
+    calls = len(fresh.calls())
+    asked = ("--component=A1", "--component=A7", "--why=looked into")
+    assert verb(fresh, "retry", run.id, *asked, "--json").lines[0]["status"] == "EXECUTING"
+    assert verb(fresh, "wait", run.id).code == 1
+    assert sorted(call.account for call in fresh.calls()[calls:]) == ["A1", "A7"]
+    (left,) = verb(fresh, "components", run.id, "--status=FAILURE", "--json").lines
+    assert (left["component"], left["tries"]) == ("A4", 3)
+    moves = [e for e in fresh.runs.events(run.id) if e.why == "looked into"]
+    assert [move.detail for move in moves] == [{"kind": "retry", "components": ["A1", "A7"]}]
+    assert verb(fresh, "retry", run.id).code == 0
+    assert verb(fresh, "wait", run.id).code == 0
+    assert [call.account for call in fresh.calls()[calls + 2 :]] == ["A4"]
+    fresh.check_story()
 
 
 class TestRecorded:

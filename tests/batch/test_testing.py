@@ -3,11 +3,13 @@
 import csv
 import datetime
 import io
+from collections.abc import Iterator
 from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from apache_beam.testing.util import assert_that, equal_to
@@ -15,12 +17,15 @@ from tests.support.page_jobs import FeedItems, FeedParameters
 from tests.support.processes import LoanParameters, Outstanding
 
 from ledgerbeam.batch.attempt.run import run
-from ledgerbeam.batch.define.process import instance_uri
+from ledgerbeam.batch.define.keyed_process import FileParameters, KeyedProcess, Lookup, RowInput
+from ledgerbeam.batch.define.process import Record, instance_uri
 from ledgerbeam.batch.define.workloads import GROUP, load_workload
 from ledgerbeam.batch.testing import RunProcess, local_pipeline, run_components
 from ledgerbeam.io.commit.published import read_published
+from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking, DeliveryParameters, Rule
 from ledgerbeam.pipelines.price_migration import PRODUCT
+from ledgerbeam.rules.components import Component
 
 ROWS = [
     {"id": 2, "client_code": "B", "symbol": "X", "side": "B", "quantity": 3, "price": "1.50"},
@@ -243,3 +248,36 @@ def test_an_input_without_rows_may_be_left_out() -> None:
     assert run_components(process, loans=[loan]).results == [
         {"branch": 1, "loan": "A", "outstanding": Decimal("5.00"), "paid": 0}
     ]
+
+
+RATES = Contract((Column("product", pa.string()), Column("rate", pa.int64())))
+SAVINGS = Contract((Column("account", pa.string()), Column("product", pa.string())))
+
+
+class SavingsParameters(FileParameters):
+    business_date: datetime.date = datetime.date(2026, 11, 20)
+    accounts: Annotated[str, RowInput(SAVINGS, order="product")]
+    rates: Annotated[str, Lookup(RATES, key=("product", "branch"))]
+
+
+class Savings(KeyedProcess[SavingsParameters]):
+    name = "savings"
+    key = ("account",)
+    results = pa.schema([("rate", pa.int64())])
+
+    def execute(self, component: Component) -> Iterator[Record]:
+        yield {"rate": self.look_up("rates", component.first("product"))["rate"]}
+
+
+def test_a_row_of_a_lookup_is_found_by_its_key() -> None:
+    """Whatever table the process had before; columns of the key that the files lack are none."""
+    savings = Savings(SavingsParameters(output="o", accounts="a", rates="r"))
+    accounts = [{"account": "A", "product": "saver"}]
+    for rate in (3, 4):
+        rates = [{"product": "saver", "rate": rate}]
+        done = run_components(savings, accounts=accounts, rates=rates)
+        assert [row["rate"] for row in done.results] == [rate]
+    with pytest.raises(IndexError, match=r"^there is no junior in rates$"):
+        savings.look_up("rates", "junior")
+    with pytest.raises(KeyError, match="there is no lookup fees: there is rates"):
+        savings.look_up("fees", "saver")

@@ -429,3 +429,50 @@ def test_workers_share_limits_through_object_storage(root: str) -> None:
         until(lambda: a.throttle.limits == b.throttle.limits == Limits(rate=5.0))
         change(root, state="cancel")
         until(lambda: a.canceled and b.canceled)
+
+
+class TestHold:
+    """A component asks that nothing begins for a while: no worker of the run begins anything."""
+
+    def test_it_holds_for_all_workers_and_those_that_come_later(self, run: str) -> None:
+        with governing(run, "a") as one, governing(run, "b") as other:
+            for control in (one, other):
+                until(lambda control=control: control.throttle.is_open)  # type: ignore[misc]
+            one.hold(3600)
+            assert not one.throttle.is_open
+            until(lambda: not other.throttle.is_open)
+            with governing(run, "c") as late:
+                until(lambda: late.steering is not None)
+                assert not late.throttle.is_open
+                assert late.steering is not None
+                assert late.steering.hold is not None
+                assert "has asked for 3600 s" in late.steering.why
+
+    def test_many_at_once_tell_it_once(self, run: str) -> None:
+        with governing(run) as control:
+            until(lambda: control.steering is not None)
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(control.hold, [60.0] * 8))
+            assert control.steering is not None
+            assert control.steering.number == 1
+            change(run, parallelism=2)
+            until(lambda: control.steering is not None and control.steering.number == 2)
+            assert control.steering.hold is not None
+            assert not control.throttle.is_open
+
+    def test_it_ends_and_clocks_that_differ_make_it_no_longer(self, run: str) -> None:
+        def ahead() -> datetime.datetime:
+            return utc_now() + datetime.timedelta(hours=5)
+
+        with governing(run, "a", now=ahead) as one, governing(run, "b") as other:
+            for control in (one, other):
+                until(lambda control=control: control.throttle.is_open)  # type: ignore[misc]
+            one.hold(0.3)
+            for control in (one, other):
+                control.throttle.acquire()  # would wait for hours
+                control.throttle.release()
+
+    def test_without_one_the_entry_is_as_it_was_before(self, run: str) -> None:
+        change(run, parallelism=3)
+        (entry,) = Path(run, "control").glob("*.json")
+        assert "hold" not in json.loads(entry.read_text())

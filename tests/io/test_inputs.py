@@ -1,5 +1,6 @@
 """Planning a read: which files, formats, columns and splits an input has."""
 
+import zipfile
 from pathlib import Path
 
 import fastavro
@@ -158,6 +159,65 @@ def test_files_of_differing_columns_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [4], "side": ["B"], "at": ["x"]}), tmp_path / "2.parquet")
     with pytest.raises(UserError, match=r"2\.parquet: .* differ .* in at"):
         plan(f"{tmp_path}/*.parquet")
+
+
+def test_files_of_json_may_leave_out_fields(tmp_path: Path) -> None:
+    write(tmp_path, "1.jsonl", '{"id": 1, "side": "B"}\n')
+    write(tmp_path, "2.jsonl", '{"side": "S", "id": 2, "note": "x"}\n')
+    assert rows(plan(f"{tmp_path}/*.jsonl")) == [(1, "B", None), (2, "S", "x")]
+
+
+def test_integers_of_differing_width_are_one_column(tmp_path: Path) -> None:
+    for name, type_ in (("1", pa.int32()), ("2", pa.int64()), ("3", pa.null())):
+        at = pa.array([None if type_ == pa.null() else 7], type_)
+        table = pa.table({"id": pa.array([int(name)], pa.int32()), "side": ["B"], "at": at})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    planned = plan(f"{tmp_path}/*.parquet")
+    assert rows(planned) == [(1, "B", 7), (2, "B", 7), (3, "B", None)]
+    assert planned.splits[0].fields[2].type == pa.int64()
+
+
+def test_a_folder_with_brackets_is_meant_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "day[1]/1.csv", "id,side\n1,B\n")
+    write(tmp_path, "day1/1.csv", "id,side\n2,B\n")
+    assert rows(plan(f"{tmp_path}/day[1]/*.csv")) == [(1, "B")]
+    assert rows(plan(f"{tmp_path}/day[0-9]/*.csv")) == [(2, "B")]
+
+
+@pytest.mark.parametrize("name", ["t.zip", "t.csv.zip"])
+def test_the_one_file_of_an_archive_is_read(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("day")
+        archive.writestr("day/t.csv", "id,side\n" + "1,B\n" * 3)
+        archive.writestr("__MACOSX/day/._t.csv", b"\0")
+    assert rows(plan(tmp_path / name)) == [(1, "B")] * 3
+
+
+@pytest.mark.parametrize("kind", ["two", "none", "encrypted", "cut", "changed", "parquet"])
+def test_archives_that_are_refused(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "t.zip"
+    names = {"two": ["1.csv", "2.csv"], "none": [], "parquet": ["t.parquet"]}.get(kind, ["t.csv"])
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, "id,side\n1,B\n")
+    data = bytearray(file.read_bytes())
+    if kind == "encrypted":
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+    elif kind == "cut":
+        data = data[:-5]
+    elif kind == "changed":
+        data[data.index(b"1,B")] = ord("2")
+    file.write_bytes(data)
+    message = {
+        "two": r"it has 2 files, and one is read: unpack it \(1.csv, 2.csv\)",
+        "none": "damaged or truncated zip file",
+        "encrypted": "t.csv is encrypted: unpack it",
+        "cut": "damaged or truncated zip file",
+        "changed": "damaged or truncated zip file: Bad CRC-32",
+        "parquet": "parquet is compressed inside: unpack the file",
+    }[kind]
+    with pytest.raises(UserError, match=message):
+        rows(plan(file))
 
 
 def test_names_in_order_hold_for_every_file(tmp_path: Path) -> None:

@@ -188,6 +188,37 @@ def test_bounds_ascend_as_the_column_is_collated(sqlite_database: Database) -> N
         plan_ranges(source, ByRange(("B", "a")))
 
 
+def check_equal_keys(database: Database, type_: str) -> None:
+    """Keys that the database takes for equal are refused, and others are read."""
+    rows = [("a", 1), ("B", 2), ("c", 3), ("D", 4), ("é", 5), ("", 6)]
+    good = database.create(f"a {type_} NOT NULL PRIMARY KEY, b BIGINT", rows)
+    bad = database.create(f"a {type_} NOT NULL, b BIGINT", [*rows, ("A", 7)])
+    for page_rows in (1, 2, 3):
+        for split in (ByNumber(1), ByNumber(3), ByCount(2)):
+            source = SqlTable(database.url, good, ("a",))
+            pages = read_pages(source, split, page_rows)
+            assert sorted(keys_of(pages, ("a", "b"))) == sorted(rows)
+            with pytest.raises(UserError, match=r"two rows have the key .* to the database as"):
+                read_pages(SqlTable(database.url, bad, ("a",)), split, page_rows)
+            pages = read_pages(SqlTable(database.url, bad, ("a", "b")), split, page_rows)
+            assert sorted(keys_of(pages, ("a", "b"))) == sorted([*rows, ("A", 7)])
+
+
+def test_keys_that_are_equal_to_sqlite(sqlite_database: Database) -> None:
+    check_equal_keys(sqlite_database, "TEXT COLLATE NOCASE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("type_", ["CITEXT", "TEXT COLLATE no_case"])
+def test_keys_that_are_equal_to_postgres(postgres_database: Database, type_: str) -> None:
+    postgres_database.execute(
+        "CREATE EXTENSION IF NOT EXISTS citext",
+        "CREATE COLLATION IF NOT EXISTS no_case "
+        "(provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    )
+    check_equal_keys(postgres_database, type_)
+
+
 @pytest.mark.slow
 def test_a_null_at_the_end_of_a_page_is_no_empty_text(postgres_database: Database) -> None:
     rows = [("1", "x"), ("2", None), ("3", ""), ("4", None)]
@@ -195,6 +226,16 @@ def test_a_null_at_the_end_of_a_page_is_no_empty_text(postgres_database: Databas
     for page_rows in (1, 2, 3, 4, 5):
         pages = read_pages(SqlTable(postgres_database.url, table, ("a",)), ByNumber(1), page_rows)
         assert keys_of(pages, ("a", "b")) == rows
+
+
+@pytest.mark.slow
+def test_enumerations_are_texts(postgres_database: Database) -> None:
+    postgres_database.execute("CREATE TYPE side AS ENUM ('S', 'B')")
+    table = postgres_database.create("a side NOT NULL PRIMARY KEY, b side")
+    postgres_database.execute(f"INSERT INTO {table} VALUES ('B', NULL), ('S', 'B')")
+    pages = read_pages(SqlTable(postgres_database.url, table, ("a",)), ByNumber(2), 1)
+    # In the order of the type.
+    assert keys_of(pages, ("a", "b")) == [("S", "B"), ("B", None)]
 
 
 def test_sources_and_ranges_travel_by_pickle() -> None:

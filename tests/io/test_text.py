@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.reading import read_whole
 
+from ledgerbeam.io.datasets import inputs, readers, text
 from ledgerbeam.io.datasets import lines as text_lines
-from ledgerbeam.io.datasets import readers
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.datasets.inputs import plan_input
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, unpack_location
@@ -59,7 +59,9 @@ def read(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_lines, "BLOCK_BYTES", block_bytes)
         patch.setattr(readers, "BYTES_PER_SPLIT", 2 * block_bytes)  # of each batch
+        patch.setattr(text, "_RECORDS_AT_A_TIME", 1 + block_bytes // 8)
         for split in planned.splits:
+            assert text.first_row_of(split) == lines_before
             part = read_whole(split)
             assert part.row_count == part.table.num_rows + len(part.rejections)
             for record in part.table.to_pylist():
@@ -339,7 +341,7 @@ def test_json_numbers_keep_their_text(tmp_path: Path) -> None:
         ('{"id": true, "side": "B"}', "id 'true' is not a number"),
         ('{"id": null, "side": "B"}', "id is missing"),
         ('{"side": "B"}', "id is missing"),
-        ('{"id": 1, "side": "B", "extra": 1}', "unknown field 'extra'"),
+        ('{"id": 1, "side": "B", "extra": [1]}', "extra is a list or an object, not a value"),
         ('{"id": 1, "id": 2, "side": "B"}', "field 'id' comes twice"),
         ('{"id": [1], "side": "B"}', "id is a list or an object, not a value"),
         ('{"id": {"x": 1}, "side": "B"}', "id is a list or an object, not a value"),
@@ -371,9 +373,19 @@ def test_json_that_is_not_utf_8(tmp_path: Path, line: bytes) -> None:
     assert "not UTF-8" in refused[2][1]
 
 
-def test_json_columns_come_from_the_first_line(tmp_path: Path) -> None:
+def test_json_columns_come_from_the_first_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = json_lines(tmp_path, {"no": 1, "x": 1, "side": "B"}, {"side": "S", "no": 2})
     assert read(file, NUMBERS, "id=no,_=x") == ({1: (1, "B"), 2: (2, "S")}, {})
+    file = json_lines(tmp_path, {"id": 1, "side": "B"}, {"id": 2, "side": "S", "x": "y"}, "{")
+    rows, refused = read(file, NUMBERS)
+    assert (rows, list(refused)) == ({1: (1, "B", None), 2: (2, "S", "y")}, [3])
+    # A field that only later records have costs them.
+    monkeypatch.setattr(inputs, "_JSON_RECORDS", 1)
+    rows, refused = read(file, NUMBERS)
+    assert (rows, list(refused)) == ({1: (1, "B")}, [2, 3])
+    assert refused[2][1].startswith("unknown field 'x': none of the first records")
     # Without a record there, they are those that the contract requires.
     file = json_lines(tmp_path, "", {"side": "S", "no": 2}, {"side": "S", "no": 3, "x": 1})
     rows, refused = read(file, NUMBERS, "id=no")

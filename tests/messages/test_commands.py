@@ -1,6 +1,5 @@
 """The commands: what they print, what they refuse, and how their processes end."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.messages.senders import Bank, noted
 from tests.messages.test_consumer import send_some
+from tests.support.json_lines import lines_of
 from typer.testing import CliRunner
 
 from ledgerbeam.io.errors import ControlTotalMismatchError, DatabaseError, ParameterError
@@ -39,8 +39,9 @@ def call(*arguments: str) -> str:
 
 
 def lines(bank: Bank, *arguments: str) -> list[dict[str, object]]:
+    """Lines of JSON that a command prints, which fit their schemas."""
     text = call("messages", *arguments, "--json", f"--database={bank.url}")
-    return [json.loads(line) for line in text.splitlines()]
+    return lines_of(text)
 
 
 def test_tables_are_made_and_topics_declared_once(tmp_path: Path) -> None:
@@ -53,6 +54,10 @@ def test_tables_are_made_and_topics_declared_once(tmp_path: Path) -> None:
     for _ in range(2):
         shown = call("messages", "init", url, "--topic=due:payer")
         assert shown == "topic due, customer in payer\n"
+    (told,) = lines_of(call("messages", "init", url, "--json"))
+    assert told == {"topic": "due", "customer": "payer"}
+    (told,) = lines_of(call("messages", "set-posting-rate", "due", "none", url, "--json"))
+    assert told == {"topic": "due", "rate": None}
     with pytest.raises(ParameterError, match="'payer', not 'payee'"):
         call("messages", "init", url, "--topic=due:payee")
     with pytest.raises(ParameterError, match="give TOPIC:FIELD"):
@@ -70,10 +75,10 @@ def test_a_consumer_is_shown_and_steered(bank: Bank) -> None:
         return found
 
     assert (own()["lag"], own()["paused"], own()["rate"]) == (3, False, None)
-    call("messages", "pause", name, url)
-    call("messages", "set-rate", name, "12.5", url)
+    assert lines(bank, "pause", name) == [{"consumer": name, "paused": True}]
+    assert lines(bank, "set-rate", name, "12.5") == [{"consumer": name, "rate": 12.5}]
     assert (own()["paused"], own()["rate"]) == (True, 12.5)
-    call("messages", "resume", name, url)
+    assert lines(bank, "resume", name) == [{"consumer": name, "paused": False}]
     call("messages", "set-rate", name, "none", url)
     assert (own()["paused"], own()["rate"]) == (False, None)
     bank.consume(handler)

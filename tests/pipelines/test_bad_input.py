@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.keyed.rejects import RejectionLimit
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.io.commit.published import read_published
 from ledgerbeam.io.datasets import lines as text_lines
-from ledgerbeam.io.datasets import readers
+from ledgerbeam.io.datasets import readers, text
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking
 
 DAY = "2026-11-20"
@@ -75,7 +77,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 def assert_refused(outcome: Outcome, *words: str) -> None:
     """The run failed with one message that holds all the words, and published nothing."""
-    assert outcome.status == 1
+    assert outcome.status in {Exit.FAILURE, Exit.USAGE}
     assert len(outcome.error.splitlines()) == 1, outcome.error
     error = json.loads(outcome.error)["error"]
     assert error["code"]
@@ -144,6 +146,36 @@ def test_refused_rows_are_written_with_file_row_raw_row_and_reason(run: Run) -> 
     assert (outcome.status, outcome.error) == (0, "")
     assert outcome.json["counts"]["rejected"] == count
     assert marked(outcome) == {1: 3, 3: 0}
+
+
+@pytest.mark.parametrize("name", ["trades.csv", "trades.csv.gz", "trades.jsonl"])
+def test_reading_ends_soon_after_too_many_rows_are_rejected(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "_RECORDS_AT_A_TIME", 100)
+    monkeypatch.setattr(readers, "ROWS_PER_SPLIT", 200)
+    monkeypatch.setattr(RejectionLimit, "MARGIN", 500)
+    first, last = HEADER, "1,C,S,B,5"
+    if name.endswith(".jsonl"):
+        first, last = (
+            json.dumps({"id": id_, "client_code": "C", "symbol": "S", "side": "B", "quantity": 5})
+            for id_ in (1, 2)
+        )
+    content = "".join(f"{line}\n" for line in (first, *["x"] * 5_000, last)).encode()
+    Path(name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    outcome = run("--max-rejects=50", trades=name)
+    assert_refused(
+        outcome,
+        "nothing published: more than 550 rows rejected, and --max-rejects is 50",
+        f"{name} row 2 (",
+        f"{outcome.instance}/attempt-1/rejects-split-00000-00000.parquet",
+    )
+    # The rest of the file isn't read, and no component is executed on a part of its rows.
+    assert [row for _, row, _, _ in outcome.rejects] == list(range(2, len(outcome.rejects) + 2))
+    assert 550 < len(outcome.rejects) < 1_500
+    assert not list(outcome.instance.glob("*/part-*"))
+    assert f"the first {len(outcome.rejects):,} are in" in outcome.error
+    assert run("--max-rejects=5000", trades=name).json["counts"]["rejected"] == 5_000
 
 
 def test_rejects_of_many_files_formats_and_shards(run: Run) -> None:

@@ -16,11 +16,12 @@ from tests.support.reading import instance_uri
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.attempt.verify import verify
 from ledgerbeam.batch.cli.module import main
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.testing import run_components
 from ledgerbeam.io.commit.published import read_part, read_published
 from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import ParameterError, UserError
-from ledgerbeam.pipelines.comparison.compare import EXIT_DIFFERENT, Compare, CompareParameters
+from ledgerbeam.pipelines.comparison.compare import Compare, CompareParameters
 
 DAY = datetime.date(2026, 11, 20)
 Row = dict[str, Any]
@@ -323,7 +324,7 @@ def test_rows_that_one_side_lacks_can_be_known(tmp_path: Path) -> None:
 class TestExitStatus:
     def test_differences_and_none(self, tmp_path: Path) -> None:
         before, after = written(tmp_path / "b", BEFORE), written(tmp_path / "a", AFTER)
-        assert main(Compare, flags_of(process(before, after, tmp_path / "1"))) == EXIT_DIFFERENT
+        assert main(Compare, flags_of(process(before, after, tmp_path / "1"))) == Exit.DIFFERENT
         assert main(Compare, flags_of(process(before, before, tmp_path / "2"))) == 0
         everything = known(
             tmp_path / "known.csv",

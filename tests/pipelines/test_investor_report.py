@@ -430,3 +430,16 @@ def test_files_are_called_by_what_any_storage_takes() -> None:
     assert file_name("I0001") == "I0001"
     assert file_name("a/b c") != file_name("a b/c")
     assert re.fullmatch(r"[A-Za-z0-9._~-]+", file_name("a/b ç"))
+    ids = [
+        "投" * 45,
+        "投" * 46,
+        "A" * 120,
+        "A" * 121,
+        "A" * 300,
+        "/2f",
+        "//",
+        "é" + "a9",
+        "é" * 300,
+    ]
+    assert len({file_name(id_).lower() for id_ in ids}) == len(ids)
+    assert max(len(f"report-{file_name(id_)}.html".encode()) for id_ in ids) < 150

@@ -158,6 +158,33 @@ class TestMigration:
         run(process)
         assert_right(process, before, shop)
 
+    def test_products_that_come_and_go_between_two_attempts(
+        self, shop: sa.Engine, tmp_path: Path
+    ) -> None:
+        """Pages were written and not committed: each product of theirs is still raised once."""
+        before = prices(shop)
+        process = migration(shop, tmp_path, partitions=1)
+        with start(process, failpoint="commit: files written") as program:
+            program.communicate(timeout=TIMEOUT)
+        assert prices(shop) == raised(before)
+        with shop.connect() as connection:
+            connection.execute(sa.text("DELETE FROM product WHERE id IN (1, 400, 2500, 3600)"))
+            new = "(2, 'new', 3.50), (390, 'new', 4.50), (2501, 'new', 5.50), (3599, 'new', 6.50)"
+            connection.execute(sa.text(f"INSERT INTO product VALUES {new}"))
+        now = before | {
+            id_: Decimal(price)
+            for id_, price in ((2, "3.50"), (390, "4.50"), (2501, "5.50"), (3599, "6.50"))
+        }
+        now = {id_: now[id_] for id_ in sorted(now) if id_ not in (1, 400, 2500, 3600)}
+        with start(process, failpoint="commit: files written") as program:
+            program.communicate(timeout=TIMEOUT)
+        assert prices(shop) == raised(now)
+        with shop.connect() as connection:
+            connection.execute(sa.text("INSERT INTO product VALUES (3, 'newer', 7.50)"))
+        now = dict(sorted({**now, 3: Decimal("7.50")}.items()))
+        run(process)
+        assert_right(process, now, shop)
+
     def test_killed_between_two_pages(self, shop: sa.Engine, tmp_path: Path) -> None:
         before = prices(shop)
         process = migration(shop, tmp_path, page_rows=1, partitions=1)

@@ -10,6 +10,7 @@ SLOW = {
     "docs/a-bad-night.md",
     "docs/batch-processes.md",
     "docs/messages-to-the-future.md",
+    "docs/starting-a-project.md",
     "docs/your-first-batch-process.md",
 }
 WITH_DATABASE = {"docs/page-processes.md"}

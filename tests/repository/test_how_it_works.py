@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.repository.test_layout import LEVELS, graph, place_of
+from tests.repository.test_layout import DIVIDED, LEVELS, graph, place_of
 from tests.support.pages import ROOT
 
 SECTIONS = (ROOT / "docs" / "how-it-works.md").read_text().split("\n## ")
@@ -39,8 +39,7 @@ def test_the_table_of_folders_has_them_all_at_their_levels() -> None:
         (str(level), place)
         for level, places in enumerate(LEVELS)
         for place in places
-        if place in folders - {"batch", "io", "messages", "rules", "service", "transforms"}
-        and "/migrations" not in place
+        if place in folders - set(DIVIDED) and "/migrations" not in place
     }
     assert len(set(rows)) == len(rows)
     assert set(rows) == expected

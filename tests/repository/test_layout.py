@@ -12,10 +12,10 @@ LEVELS = [
     for level in (
         "rules/arrays rules/currency io/errors io/failpoints io/machine io/private io/shared "
         "batch/plain_text",
-        "rules/money rules/components io/storage io/arrow io/secrets batch/settings batch/clock "
-        "batch/interrupts",
-        "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs synthetic",
-        "rules/terms io/datasets",
+        "rules/money rules/components io/storage io/arrow io/secrets batch/clock batch/interrupts",
+        "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
+        "synthetic",
+        "rules/terms io/datasets batch/settings",
         "rules/schedules",
         "rules/loans",
         "rules/closing",
@@ -24,7 +24,7 @@ LEVELS = [
         "transforms/read transforms/execute",
         "transforms/shuffle",
         "transforms/publish transforms/rules",
-        "batch/model batch/runners messages/model",
+        "batch/model batch/runners batch/json_lines messages/model",
         "batch/define batch/observe batch/registry messages/store",
         "batch/registry/migrations batch/registry/migrations/versions batch/execute batch/alerts "
         "messages/store/migrations messages/store/migrations/versions messages/define "
@@ -37,7 +37,7 @@ LEVELS = [
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
         "service/problems service/store",
-        "service/client service/router service/node service/web",
+        "service/client service/lines service/router service/node service/web",
         "service/commands",
         "batch io rules transforms messages service",
     )

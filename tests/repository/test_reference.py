@@ -8,12 +8,13 @@ from typing import Any
 
 from tests.support.pages import ROOT
 
-from ledgerbeam.batch import logs, settings
+from ledgerbeam.batch import environments, interrupts, logs, settings
 from ledgerbeam.batch.alerts import listeners
 from ledgerbeam.batch.cli.verbs import app
 from ledgerbeam.batch.define.expect import Expect
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import BatchProcess, Retry
+from ledgerbeam.batch.model.exits import EXITS_OF_ERRORS, Exit
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.status import MOVES
 from ledgerbeam.io import errors, machine, private
@@ -92,6 +93,8 @@ def test_every_variable_is_there() -> None:
     assert dict(table("variable")).keys() == {
         settings.REGISTRY,
         settings.STATE,
+        environments.CONFIG,
+        environments.NAME,
         settings.LEASE,
         private.VARIABLE,
         machine.HOST,
@@ -109,6 +112,16 @@ def test_every_code_of_an_error_is_there() -> None:
     }
     shown = {(code, name, True) for code, name in table("code", ERRORS)}
     assert shown | {(code, name, False) for code, name in table("code of a call", ERRORS)} == codes
+
+
+def test_so_is_every_exit_status_with_the_codes_that_end_in_it() -> None:
+    rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \| (.*) \|$", ERRORS, re.MULTILINE)
+    assert {name: int(status) for status, name, _ in rows} == Exit.__members__
+    shown = {code: name for _, name, when in rows for code in re.findall(r"`([a-z][a-z-]+)`", when)}
+    del shown["compare"]
+    assert shown == {kind.code: status.name for kind, status in EXITS_OF_ERRORS.items()}
+    assert interrupts.status_of(KeyboardInterrupt()) == Exit.INTERRUPTED
+    assert interrupts.status_of(interrupts.Terminated()) == Exit.TERMINATED
 
 
 def test_what_the_table_of_errors_calls_an_attribute_is_one() -> None:

@@ -15,7 +15,7 @@ def read_whole(split: Split) -> SplitRows:
     batches = list(read_split(split))
     return SplitRows(
         pa.concat_tables([batch.table for batch in batches]),
-        [rejection for batch in batches for rejection in batch.rejections],
+        pa.concat_tables([batch.rejected for batch in batches]),
         sum(batch.line_count for batch in batches),
     )
 

@@ -1,8 +1,9 @@
 """Components that fail: found, tried again, listed, and no harm to their neighbours."""
 
+import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -22,8 +23,14 @@ from tests.support.execution_bench import (
 
 from ledgerbeam.io.errors import CanceledError, InputError, OverdueError, UserError
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.concurrency.executor import current_fence
-from ledgerbeam.transforms.concurrency.retry import Failure, Record, Retry
+from ledgerbeam.transforms.concurrency.executor import OnceCalled, current_fence
+from ledgerbeam.transforms.concurrency.retry import (
+    Failure,
+    Record,
+    Retry,
+    RetryAfter,
+    RetryMode,
+)
 from ledgerbeam.transforms.concurrency.throttle import Limits
 
 
@@ -152,6 +159,37 @@ class TestEach:
         failures = [*executed.recovered.values(), *executed.failed.values()]
         assert all(failure.error.startswith("OSError: busy (") for failure in failures)
         assert records_of(executed) == [square(0), square(1), square(2), None, square(4)]
+
+    @pytest.mark.parametrize("kind", ["second tries", "time limit", "at most once"])
+    def test_without_parallelism_a_shard_has_one_call_in_flight(self, kind: str) -> None:
+        def once(name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
+            return OnceCalled(call(), None)
+
+        bench = {
+            "second tries": lambda: Bench(),
+            "time limit": lambda: Bench(Retry(time_limit=60.0)),
+            "at most once": lambda: Bench(Retry(RetryMode.AT_MOST_ONCE), once=once),
+        }[kind]()
+        lock, meets = threading.Lock(), threading.Event()
+        tried: set[int] = set()
+        in_flight: list[int] = []
+
+        def call(unit: int) -> list[Record]:
+            if kind == "second tries" and unit not in tried:
+                tried.add(unit)
+                raise OSError("busy")
+            with lock:
+                in_flight.append(unit)
+                if len(in_flight) > 1:
+                    meets.set()
+            meets.wait(0.005)  # another call would begin meanwhile
+            with lock:
+                in_flight.remove(unit)
+            return square(unit)
+
+        executed = bench.each(range(20), call)
+        assert records_of(executed) == [square(unit) for unit in range(20)]
+        assert not meets.is_set()
 
     @pytest.mark.parametrize(
         "error", [ValueError, KeyError, TypeError, ZeroDivisionError, UserError]
@@ -307,10 +345,10 @@ class TestResults:
         ("value", "why"),
         [
             ("one", "results don't fit: square is str, not int64"),
-            (2**63, "results don't fit: Python int too large"),
+            (2**63, "results don't fit: square is 9223372036854775808, not int64"),
             (0.5, "results don't fit: square is float, not int64"),
             (Decimal("1.5"), "results don't fit: square is Decimal, not int64"),
-            (True, "results don't fit: Expected integer, got bool"),
+            (True, "results don't fit: square is True, not int64: Expected integer"),
             ({}, "results don't fit: square is dict, not int64"),
         ],
     )
@@ -343,7 +381,7 @@ class TestResults:
     def test_nothing_that_could_be_gone_through(self, bench: Bench) -> None:
         values, failed = self.executed(bench, lambda unit: None if unit == 1 else square(unit))
         assert values == [0, 4]
-        assert "TypeError: 'NoneType' object is not iterable" in failed[1].error
+        assert "DefinitionError: execute returned nothing: yield each row" in failed[1].error
 
     def test_an_error_half_way_through_a_generator(self, bench: Bench) -> None:
         def call(unit: int) -> Iterator[Record]:
@@ -379,3 +417,47 @@ def test_delays_double_up_to_the_longest_and_are_shortened_at_random() -> None:
     retry = Retry(first_delay=1.0, longest_delay=5.0)
     assert [retry.delay(tries, 0.0) for tries in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 5.0]
     assert [retry.delay(tries, 1.0) for tries in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, 2.5]
+
+
+class TestRetryAfter:
+    """A component asks that nothing begins for some time, and is tried again."""
+
+    def test_nothing_begins_before_it(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        held: list[float] = []
+        monkeypatch.setattr(bench.control.throttle, "hold", held.append)
+
+        def call(unit: int) -> list[Record]:
+            if unit == 3 and 3 not in bench.calls[:-1]:
+                raise RetryAfter(30, "too many requests")
+            return square(unit)
+
+        executed = bench.each(range(6), call)
+        assert held == [30.0]
+        assert records_of(executed) == [square(unit) for unit in range(6)]
+        (failure,) = executed.recovered.values()
+        assert failure.tries == 2
+        assert "RetryAfter: after 30 s: too many requests" in failure.error
+
+    def test_it_is_one_of_its_tries(self, bench: Bench) -> None:
+        def call(components: Components) -> pa.Table:
+            raise RetryAfter(0.001)
+
+        executed = bench.tables(2, call)
+        assert {failure.tries for failure in executed.failed.values()} == {3}
+
+    @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+    def test_it_takes_more_than_nothing(self, seconds: float) -> None:
+        with pytest.raises(ValueError, match="more than 0"):
+            RetryAfter(seconds)
+
+    def test_it_may_come_from_another_process(self) -> None:
+        error = RetryAfter(90_000, "later")
+        again = pickle.loads(pickle.dumps(error))
+        assert (
+            (again.seconds, str(again))
+            == (3600.0, "after 3600 s: later")
+            == (
+                error.seconds,
+                str(error),
+            )
+        )

@@ -332,3 +332,41 @@ class TestOpen:
     def test_limits_that_let_nothing_through_are_refused(self, make: Callable[[], object]) -> None:
         with pytest.raises(ValueError, match="not"):
             make()
+
+
+class TestHold:
+    """Nothing is admitted for a time, with and without limits."""
+
+    def test_it_ends_by_itself(self) -> None:
+        throttle = Simulated()
+        assert throttle.is_open
+        throttle.hold(30)
+        assert not throttle.is_open
+        assert throttle.admit_at(1) == 30
+        assert throttle.is_open
+        assert throttle.admit_at(1) == 30
+
+    def test_the_one_that_ends_later_counts(self) -> None:
+        throttle = Simulated()
+        throttle.hold(30)
+        throttle.hold(10)
+        throttle.clock.seconds = 5
+        throttle.set(Limits(parallelism=3))
+        assert throttle.admit_at(1) == 30
+        assert not throttle.is_open
+
+    def test_a_pause_and_a_rate_go_on_behind_it(self) -> None:
+        throttle = Simulated()
+        throttle.set(Limits(rate=2.0))
+        throttle.hold(10)
+        times = [throttle.admit_at(1) for _ in range(3)]
+        assert times == [10, 10.5, 11]
+
+    def test_who_waits_is_let_go_when_it_is_canceled(self, pool: ThreadPoolExecutor) -> None:
+        throttle = Throttle()
+        throttle.hold(3600)
+        waiting = pool.submit(throttle.acquire)
+        until(lambda: bool(throttle._queue))
+        throttle.cancel()
+        with pytest.raises(CanceledError):
+            waiting.result(30)

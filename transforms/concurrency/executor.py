@@ -9,10 +9,11 @@ of its components, until the failing ones are alone.
     executed.table, executed.failed
 """
 
+import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,14 +24,23 @@ import pyarrow as pa
 from ledgerbeam.io.errors import (
     CanceledError,
     ControlTotalMismatchError,
+    DefinitionError,
     FencedError,
     TooManyFailuresError,
     UserError,
 )
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.concurrency.calls import Fence, call_with_limit, shared_pool
-from ledgerbeam.transforms.concurrency.retry import Failure, Record, Retry, RetryMode, error_line
+from ledgerbeam.transforms.concurrency.retry import (
+    Failure,
+    Record,
+    Retry,
+    RetryAfter,
+    RetryMode,
+    error_line,
+)
 from ledgerbeam.transforms.concurrency.throttle import Throttle
+from ledgerbeam.transforms.concurrency.tracebacks import record_at_hand
 
 R = TypeVar("R")
 
@@ -98,6 +108,9 @@ class CallControl(Protocol):
     def waiting(self, shard: int, component: str, tries: int, error: str) -> None:
         """Called when a component has failed and will be tried again."""
 
+    def hold(self, seconds: float) -> None:
+        """Called when a component asks that nothing begins for so long."""
+
 
 @dataclass(frozen=True)
 class ThrottleOnly:
@@ -123,6 +136,10 @@ class ThrottleOnly:
 
     def waiting(self, shard: int, component: str, tries: int, error: str) -> None:
         """Do nothing."""
+
+    def hold(self, seconds: float) -> None:
+        """Admit nothing for so long."""
+        self.throttle.hold(seconds)
 
 
 class OnceCalled(NamedTuple):
@@ -324,7 +341,7 @@ class _Tables(Generic[R]):
             if error is None:
                 return
             if last - first == 1:
-                self.failed[first] = Failure.of(error, tries)
+                self.failed[first] = self._failure(first, error, tries)
                 self._executor.check_failures(self.failed, self._names)
                 return
             middle = (first + last) // 2
@@ -353,15 +370,23 @@ class _Tables(Generic[R]):
                     self.results.append(self._call(self._components.slice(first, last)))
             except NOT_OF_A_COMPONENT:
                 raise
+            except SystemExit as end:
+                error = ended(end)
+                break
             except Exception as caught:
                 error = caught
+                if isinstance(caught, RetryAfter):
+                    executor.control.hold(caught.seconds)
                 if executor.is_final(caught):
                     break
             else:
                 if tries > 1 and error is not None and is_alone:
-                    self.recovered[first] = Failure.of(error, tries)
+                    self.recovered[first] = self._failure(first, error, tries)
                 return tries, None
         return tries, error
+
+    def _failure(self, number: int, error: Exception, tries: int) -> Failure:
+        return Failure.of(error, tries, unit=self._components.slice(number, number + 1))
 
 
 class _Each:
@@ -421,7 +446,7 @@ class _Each:
                         records = self._checked(self._call(self._units[number]))
             except NOT_OF_A_COMPONENT:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if self._fail(number, tries, error):
                     again.append(number)
                 continue
@@ -441,7 +466,11 @@ class _Each:
                     self._records[number] = None
                     before = self._recovered.pop(number, None)
                     why = f"results don't fit: {' '.join(str(error).split())}"
-                    self._failed[number] = Failure(1 if before is None else before.tries, why)
+                    self._failed[number] = Failure(
+                        1 if before is None else before.tries,
+                        why,
+                        record=record_at_hand(self._units[number]),
+                    )
             table = self._table(self._records)
         counts = [0 if records is None else len(records) for records in self._records]
         return EachExecuted(table, counts, self._failed, self._recovered)
@@ -456,11 +485,9 @@ class _Each:
         again: list[int] = []
         running: dict[Future[bool], int] = {}
         pool = shared_pool()
-        throttle = self._executor.control.throttle
         try:
             for number in numbers:
-                # May exceed the parallelism, which the throttle enforces and which may be raised.
-                while len(running) >= max(throttle.limits.parallelism or 0, _POOLED):
+                while len(running) >= self._most_in_pool():
                     self._collect(running, again)
                 running[pool.submit(self._pooled, number, tries)] = number
             while running:
@@ -472,6 +499,15 @@ class _Each:
             wait([future for future in running if not future.cancelled()])
             raise
         return sorted(again)
+
+    def _most_in_pool(self) -> int:
+        """How many of the shard's calls may be in the pool, where the throttle admits them."""
+        executor = self._executor
+        parallelism = executor.control.throttle.limits.parallelism
+        if parallelism is None and not executor.pooled:
+            return 1  # as many as in the shard's own thread
+        # May exceed the parallelism, which the throttle enforces and which may be raised.
+        return max(parallelism or 0, _POOLED)
 
     def _collect(self, running: dict[Future[bool], int], again: list[int]) -> None:
         done, _ = wait(running, return_when="FIRST_COMPLETED")
@@ -497,7 +533,7 @@ class _Each:
                 self._records[number] = self._limited(number)
             except NOT_OF_A_COMPONENT:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return self._fail(number, tries, error)
         if before is not None:
             self._recovered[number] = before._replace(tries=tries)
@@ -517,12 +553,16 @@ class _Each:
             finally:
                 _current.fence = None
 
-        return call_with_limit(call, limit, fence=fence)
+        # The call's own log lines are told apart by this thread's context.
+        context = contextvars.copy_context()
+        return call_with_limit(context.run, limit, call, fence=fence)
 
     def _call_once(self, once: CallOnce, number: int, name: str) -> None:
         records, failure = once(name, lambda: self._limited(number))
         if records is None:
             assert failure is not None
+            if failure.record is None:
+                failure = failure._replace(record=record_at_hand(self._units[number]))
             self._give_up(number, failure)
             return
         self._records[number] = records
@@ -530,22 +570,16 @@ class _Each:
             self._recovered[number] = failure
 
     def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
-        # This runs once per component, up to millions of times, so it must be fast.
-        if type(records) is not list:
-            records = list(records)
-        columns = self._columns
-        for record in records:
-            if record.keys() != columns:
-                raise TypeError(
-                    f"execute gave the columns {', '.join(record)}, and results has "
-                    f"{', '.join(sorted(self._columns))}"
-                )
-        return records
+        return checked_rows(records, self._columns)
 
-    def _fail(self, number: int, tries: int, error: Exception) -> bool:
+    def _fail(self, number: int, tries: int, error: Exception | SystemExit) -> bool:
         """Record a failure, and return whether to try the unit again."""
+        if isinstance(error, SystemExit):
+            error = ended(error)
         executor = self._executor
-        failure = Failure.of(error, tries)
+        if isinstance(error, RetryAfter):
+            executor.control.hold(error.seconds)
+        failure = Failure.of(error, tries, unit=self._units[number])
         if tries >= executor.retry.tries or executor.is_final(error):
             self._give_up(number, failure)
             return False
@@ -556,6 +590,36 @@ class _Each:
     def _give_up(self, number: int, failure: Failure) -> None:
         self._failed[number] = failure
         self._executor.check_failures(self._failed, self._names)
+
+
+def checked_rows(records: Iterable[Record], columns: Collection[str]) -> Sequence[Record]:
+    """The rows that a component has given.
+
+    Raises:
+        DefinitionError: it has given something else.
+        TypeError: a row has other columns.
+    """
+    # This runs once per component, up to millions of times, so it must be fast.
+    if type(records) is not list:
+        if records is None or type(records) is dict:
+            raise DefinitionError(
+                f"execute returned {'nothing' if records is None else 'a single row'}: yield each "
+                "row, or return a list of rows"
+            )
+        records = list(records)
+    record: Any = None
+    try:
+        for record in records:
+            if record.keys() != columns:
+                raise TypeError(
+                    f"execute gave the columns {', '.join(record)}, and results has "
+                    f"{', '.join(sorted(columns))}"
+                )
+    except AttributeError:
+        raise DefinitionError(
+            f"execute gave {record!r}, which is no row: yield values by column, as a dictionary"
+        ) from None
+    return records
 
 
 def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
@@ -572,8 +636,28 @@ def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
             for kind in {*map(type, values)} - {type(None)}:
                 if not hasattr(kind, "__index__"):
                     raise TypeError(f"{column.name} is {kind.__name__}, not {column.type}")
-        array = pa.array(values, column.type)
+        try:
+            array = pa.array(values, column.type)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise _misfit(values, column, error) from error
         if array.null_count and not column.nullable:
             raise ValueError(f"{column.name} is None, and the column isn't nullable")
         arrays.append(array)
     return pa.table(arrays, schema=results)
+
+
+def _misfit(values: Sequence[Any], column: pa.Field, error: Exception) -> TypeError:
+    """What an array can't be made for, by the first value that doesn't fit."""
+    for value in values:
+        try:
+            pa.array([value], column.type)
+        except DOES_NOT_FIT as found:
+            return TypeError(f"{column.name} is {value!r}, not {column.type}: {found}")
+    return TypeError(f"{column.name}: {error}")
+
+
+def ended(end: SystemExit) -> DefinitionError:
+    """The error of user code that would end the program, and with it a worker."""
+    return DefinitionError(
+        f"sys.exit({end.code!r}) was called: raise an error in its place, which fails one component"
+    )

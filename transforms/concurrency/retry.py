@@ -1,7 +1,5 @@
 """How often a call is tried, and why one has failed."""
 
-import os
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +7,13 @@ from typing import Any, NamedTuple, Self
 
 from ledgerbeam.io.errors import LedgerbeamError
 from ledgerbeam.io.secrets import redact
+from ledgerbeam.transforms.concurrency.tracebacks import (
+    Values,
+    explanation,
+    own_place,
+    own_traceback,
+    record_at_hand,
+)
 
 Record = Mapping[str, Any]
 """A row of results: values by column, without the columns of the key."""
@@ -33,6 +38,9 @@ _NEVER = (
     ValueError,
 )
 _MAX_ERROR_LENGTH = 1_000
+
+MAX_HOLD_SECONDS = 3600.0
+"""For how long a component can keep others from beginning."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,44 @@ class Retry:
         return full * (1 - random / 2)
 
 
+class RetryAfter(Exception):  # noqa: N818 - said as it is raised: raise RetryAfter(30)
+    """Raised by a component whose service wants to be left alone for some time.
+
+        if answer.status_code == 429:
+            raise lb.RetryAfter(float(answer.headers["Retry-After"]))
+
+    No worker of the run begins another component before that. The component itself is then tried
+    again, if it has tries left; where it may be called once only, it has failed, without effect.
+
+    Attributes:
+        seconds: for how long nothing begins.
+    """
+
+    def __init__(self, seconds: float, why: str = "") -> None:
+        """Say for how long, and why.
+
+        Args:
+            seconds: more than 0; at most an hour counts.
+            why: for the record.
+
+        Raises:
+            ValueError: it is not more than 0.
+        """
+        if not seconds > 0:
+            raise ValueError(f"RetryAfter takes seconds, more than 0, not {seconds}")
+        self.seconds = min(float(seconds), MAX_HOLD_SECONDS)
+        super().__init__(f"after {self.seconds:g} s" + (f": {why}" if why else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _retry_after, (self.seconds, str(self))
+
+
+def _retry_after(seconds: float, message: str) -> RetryAfter:
+    error = RetryAfter(seconds)
+    error.args = (message,)
+    return error
+
+
 class Failure(NamedTuple):
     """Why a component failed in its last try, or in the one before if the last succeeded.
 
@@ -85,24 +131,34 @@ class Failure(NamedTuple):
         error: one line; see `error_line`.
         code: the code of the error if it is one of `ledgerbeam.io.errors`; else empty.
         is_unknown: whether it can't be known if the call has taken effect.
+        traceback: where it was raised; see `own_traceback`.
+        record: the record at hand, as text by column; None where that isn't known.
     """
 
     tries: int
     error: str
     code: str = ""
     is_unknown: bool = False
+    traceback: str = ""
+    record: Values | None = None
 
     @classmethod
-    def of(cls, error: BaseException, tries: int, is_unknown: bool = False) -> Self:
-        """The failure for an error that was raised."""
+    def of(
+        cls, error: BaseException, tries: int, is_unknown: bool = False, unit: object = None
+    ) -> Self:
+        """The failure for an error that was raised, by the call of a unit of work."""
         code = error.code if isinstance(error, LedgerbeamError) else ""
-        return cls(tries, error_line(error), code, is_unknown)
+        line, trace = error_line(error, unit), own_traceback(error)
+        return cls(tries, line, code, is_unknown, trace, record_at_hand(unit, error))
 
 
-def error_line(error: BaseException) -> str:
-    """An error as one line, with the file and line of code that raised it."""
-    text = redact(" ".join(str(error).split()))
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        place = f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
-    return f"{type(error).__name__}: {text}"[:_MAX_ERROR_LENGTH] + place
+def error_line(error: BaseException, unit: object = None) -> str:
+    """An error as one line, with the file and line of the user's code that led to it.
+
+    Args:
+        error: that was raised.
+        unit: that was executed; where an input has no row of its key, and that is why there was
+            nothing at an index, the line says so.
+    """
+    text = redact(" ".join((explanation(error, unit) or str(error)).split()))
+    return f"{type(error).__name__}: {text}"[:_MAX_ERROR_LENGTH] + own_place(error)

@@ -127,6 +127,7 @@ class Throttle:
         self._queue: deque[threading.Condition] = deque()
         self._in_flight = 0
         self._canceled = False
+        self._held_until = -math.inf
         self._limits = NO_LIMITS
         self._bucket: _Bucket | None = None
 
@@ -154,8 +155,14 @@ class Throttle:
             if limits.rate != self._limits.rate:
                 self._bucket = self._new_bucket(limits.rate)
             self._limits = limits
-            self.is_open = not self._canceled and limits == NO_LIMITS
+            self._open()
             self._wake_first()
+
+    def hold(self, seconds: float) -> None:
+        """Admit nothing for so long; what is in flight continues. A hold that ends later stays."""
+        with self._lock:
+            self._held_until = max(self._held_until, self._clock() + seconds)
+            self.is_open = False
 
     def cancel(self) -> None:
         """Admit nothing from now on; callers that wait get `CanceledError`."""
@@ -201,6 +208,10 @@ class Throttle:
             self._in_flight -= 1
             self._wake_first()
 
+    def _open(self) -> None:
+        is_free = not self._canceled and self._limits == NO_LIMITS
+        self.is_open = is_free and self._held_until <= self._clock()
+
     def _stand_in_line(self, units: float) -> None:
         turn = threading.Condition(self._lock)
         self._queue.append(turn)
@@ -218,6 +229,12 @@ class Throttle:
             raise CanceledError("the run is canceled: nothing new is begun")
         if self._limits.paused or (turn is not None and self._queue[0] is not turn):
             return None
+        if self._held_until > -math.inf:
+            held = self._held_until - self._clock()
+            if held > 0:
+                return held
+            self._held_until = -math.inf
+            self._open()
         parallelism = self._limits.parallelism
         if parallelism is not None and self._in_flight >= parallelism:
             return None

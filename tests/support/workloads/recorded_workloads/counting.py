@@ -7,11 +7,13 @@ FOLDER/slow            components take a tenth of a second
 FOLDER/fail-ACCOUNT    its component fails
 FOLDER/flaky-ACCOUNT   its component fails once; the file is removed
 FOLDER/kill-ACCOUNT    its component kills its process; the file is removed
+FOLDER/log             components log a line of two lines
 FOLDER/leak-ACCOUNT    its component fails with the secret in its error
 """
 
 import contextlib
 import datetime
+import logging
 import os
 import signal
 import time
@@ -62,6 +64,8 @@ class Counting(KeyedProcess[CountingParameters]):
     def _obey(self, account: str) -> None:
         while self._is("hold"):
             time.sleep(0.02)
+        if self._is("log"):
+            logging.getLogger(__name__).info("the account is\nbeing counted")
         if self._is("slow"):
             time.sleep(0.1)
         if self._is(f"leak-{account}"):

@@ -1,0 +1,77 @@
+"""What `--json` prints of messages: the models that its published schemas are made of."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from ledgerbeam.batch.json_lines import Line, line_of
+from ledgerbeam.messages.books.forecast import Hour, Standing
+from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
+from ledgerbeam.messages.consumer.dead_letters import DeadLetter
+from ledgerbeam.messages.store.derive import Move
+
+
+class Posted(Line):
+    """How many messages a scheduler has posted."""
+
+    posted: int
+
+
+class Handled(Line):
+    """How many messages a consumer's process has handled, and how many tries have failed."""
+
+    consumer: str
+    handled: int
+    failed: int
+
+
+class Topic(Line):
+    """A topic that is declared, and the field of its messages that names the customer."""
+
+    topic: str
+    customer: str
+
+
+class PausedConsumer(Line):
+    """Whether a consumer is paused from now on."""
+
+    consumer: str
+    paused: bool
+
+
+class LimitedConsumer(Line):
+    """Messages a second that a consumer handles at most; null for no limit."""
+
+    consumer: str
+    rate: float | None
+
+
+class LimitedTopic(Line):
+    """Messages a second that are posted of a topic at most; null for no limit."""
+
+    topic: str
+    rate: float | None
+
+
+class Redriven(Line):
+    """Numbers of the messages that are tried again."""
+
+    redriven: list[int]
+
+
+LINES: Mapping[str, type[BaseModel]] = {
+    "consumer": line_of(Standing),
+    "consumer-books": line_of(ConsumerBooks),
+    "dead-letter": line_of(DeadLetter),
+    "due-hour": line_of(Hour),
+    "handled-messages": Handled,
+    "limited-consumer": LimitedConsumer,
+    "limited-topic": LimitedTopic,
+    "moved-message": line_of(Move),
+    "paused-consumer": PausedConsumer,
+    "posted-messages": Posted,
+    "redriven": Redriven,
+    "topic": Topic,
+    "topic-day": line_of(TopicDay),
+    "unbalanced-messages": line_of(Difference),
+}

@@ -1,0 +1,109 @@
+"""A workload over a range of days: which days, how many at once, and where it goes on."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.support.recorded import NewPlace
+
+from ledgerbeam.batch.cli.backfill import days_between
+from ledgerbeam.batch.cli.filters import read_pairs, read_since
+from ledgerbeam.batch.model.run import AttemptKind
+from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.runs.backfill import Submission, backfill
+from ledgerbeam.io.errors import ParameterError
+
+
+def date(day: int, month: int = 12) -> datetime.date:
+    return datetime.date(2026, month, day)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "days"),
+    [
+        ("", [23, 24, 25, 28]),
+        ("XNYS", [23, 24, 28]),
+        ("none", [23, 24, 25, 26, 27, 28]),
+    ],
+)
+def test_business_days_of_a_range(calendar: str, days: Sequence[int]) -> None:
+    assert days_between(date(23), date(28), calendar) == [date(day) for day in days]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "calendar", "line"),
+    [
+        (28, 23, "", "there is no business day from 2026-12-28 to 2026-12-23"),
+        (26, 27, "", "there is no business day from 2026-12-26 to 2026-12-27"),
+        (25, 25, "XNYS", "there is no business day"),
+        (23, 28, "NOWHERE", "--calendar=NOWHERE: "),
+    ],
+)
+def test_a_range_without_any_is_a_mistake(first: int, last: int, calendar: str, line: str) -> None:
+    with pytest.raises(ParameterError, match=line):
+        days_between(date(first), date(last), calendar)
+
+
+def test_a_time_since_when() -> None:
+    midnight = datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC)
+    assert read_since("2026-11-20") == midnight
+    assert read_since("2026-11-20T09:00+09:00") == midnight
+    for text, line in {
+        "20 November": "give a date as YYYY-MM-DD",
+        "2026-11-20T08:00": "give its zone",
+        "2026-11-20T99:00Z": "--since=2026-11-20T99:00Z: ",
+    }.items():
+        with pytest.raises(ParameterError, match=line):
+            read_since(text)
+
+
+def test_pairs_are_names_and_values() -> None:
+    assert read_pairs(["bank=north", "max-rejects=3", "note=a=b"]) == {
+        "bank": "north",
+        "max_rejects": "3",
+        "note": "a=b",
+    }
+    with pytest.raises(ParameterError, match="--where=bank: give NAME=VALUE"):
+        read_pairs(["bank"])
+
+
+def test_runs_are_listed_by_time_and_parameters(new_place: NewPlace) -> None:
+    place = new_place()
+    one = place.record(business_date="2026-11-10", max_rejects=5)
+    other = place.record(business_date="2026-11-11")
+    listed = place.runs.list(where={"max_rejects": "3"})
+    assert [run.id for run in listed] == [other.id]
+    listed = place.runs.list(where={"business_date": "2026-11-10", "max_rejects": "5"})
+    assert [run.id for run in listed] == [one.id]
+    assert [run.id for run in place.runs.list(since=other.submitted_at)] == [other.id]
+    assert place.runs.list(where={"business_date": "2026-11-12"}) == []
+    assert place.runs.list("none", where={"bank": "x"}) == []
+    with pytest.raises(ParameterError, match="no run has a parameter business_dat"):
+        place.runs.list(where={"business_dat": "2026-11-10"})
+
+
+@pytest.mark.slow
+def test_it_stops_at_a_failure_and_goes_on_from_there(new_place: NewPlace, tmp_path: Path) -> None:
+    place = new_place()
+    days = [date(day, month=11) for day in (18, 19, 20)]
+    asked: list[datetime.date] = []
+
+    def submission_of(day: datetime.date) -> Submission:
+        asked.append(day)
+        return place.parameters(business_date=day.isoformat()), []
+
+    def ended() -> list[tuple[datetime.date, RunStatus]]:
+        runs = backfill(place.settings, place.runs, place.process, days, submission_of, 1)
+        return [(run.business_date, run.status) for run in runs]
+
+    place.set("fail-A7")
+    assert ended() == [(days[0], RunStatus.FAILURE)]
+    assert asked == days[:1]
+    place.unset("fail-A7")
+    assert ended() == [(day, RunStatus.SUCCESS) for day in days]
+    first = place.runs.registry.find(f"{place.process}/{days[0]}")
+    assert [attempt.kind for attempt in first.attempts] == [AttemptKind.FIRST, AttemptKind.RETRY]
+    attempts = [len(run.attempts) for run in place.runs.list()]
+    assert ended() == [(day, RunStatus.SUCCESS) for day in days]
+    assert [len(run.attempts) for run in place.runs.list()] == attempts
