@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 from pydantic import BaseModel, ConfigDict
 
+from ledgerbeam.batch.attempt.plan import RunPlan
 from ledgerbeam.batch.json_lines import Line, line_of
 from ledgerbeam.batch.model.outcomes import Outcome
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
@@ -66,6 +67,14 @@ class ResultFile(Line):
 
     rows: int
     output: str
+
+
+class InputFile(Line):
+    """A file that would be read, as it is now."""
+
+    uri: str
+    size: int
+    version: str
 
 
 class Result(BaseModel):
@@ -159,6 +168,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "limits": line_of(Steering),
     "listed-run": line_of(RunRecord, name=str),
     "log-line": LogLine,
+    "plan": line_of(RunPlan, inputs=list[InputFile]),
     "project": Project,
     "published": Published,
     "rejected-row": RejectedRow,

@@ -1,6 +1,5 @@
 """Printing what a run would do: `--plan`."""
 
-import json
 from typing import Any
 
 from rich.table import Table
@@ -8,6 +7,7 @@ from rich.table import Table
 from ledgerbeam.batch.attempt.plan import RunPlan, plan_run
 from ledgerbeam.batch.attempt.terminal import PlainConsole
 from ledgerbeam.batch.define.process import BatchProcess
+from ledgerbeam.batch.json_lines import print_record
 
 
 def print_plan(process: BatchProcess[Any], as_json: bool) -> None:
@@ -21,7 +21,7 @@ def print_plan(process: BatchProcess[Any], as_json: bool) -> None:
         inputs = [
             {"uri": file.uri, "size": file.size, "version": file.version} for file in plan.inputs
         ]
-        print(json.dumps(plan._asdict() | {"inputs": inputs}), flush=True)
+        print_record("plan", plan._asdict() | {"inputs": inputs})
         return
     console = PlainConsole()
     console = console if console.is_terminal else PlainConsole(width=10_000)
