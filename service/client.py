@@ -5,14 +5,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.client import RunView, Tracker
+from ledgerbeam.batch.runs.reading import RunView, Tracker
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
 from ledgerbeam.io.storage import uris
@@ -72,12 +71,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

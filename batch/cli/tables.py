@@ -16,7 +16,7 @@ from ledgerbeam.io.commit.amounts import label_of, shown
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress
-    from ledgerbeam.batch.runs.client import RunView
+    from ledgerbeam.batch.runs.reading import RunView
     from ledgerbeam.io.commit.control_log import Steering
 
 COLORS = {

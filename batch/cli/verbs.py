@@ -23,7 +23,8 @@ from ledgerbeam.io.errors import ParameterError, StorageError
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.run import RunRecord
-    from ledgerbeam.batch.runs.client import Runs, RunView
+    from ledgerbeam.batch.runs.client import Runs
+    from ledgerbeam.batch.runs.reading import RunView
     from ledgerbeam.io.commit.control_log import Steering
 
 app = typer.Typer()

@@ -26,6 +26,8 @@ def _problem_of(entry: Any) -> str:
     flag = flag_of(str(entry["loc"][0])) if entry["loc"] else "the flags"
     if entry["type"] == "missing":
         return f"{flag} is required: see --help"
+    if entry["type"] == "string_pattern_mismatch":
+        return f"{flag}={entry['input']}: it isn't of the form that --help gives"
     return f"{flag}={entry['input']}: {entry['msg']}"
 
 

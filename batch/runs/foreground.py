@@ -9,7 +9,8 @@ from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.launch.launcher import Launcher
 from ledgerbeam.batch.model.run import AttemptKind
 from ledgerbeam.batch.model.status import RunStatus
-from ledgerbeam.batch.runs.client import Runs, RunView
+from ledgerbeam.batch.runs.client import Runs
+from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.batch.runs.reconcile import see_to_launcher
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import LeaseLostError, RunFailedError

@@ -14,7 +14,6 @@ by which it can be read again.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -131,12 +130,7 @@ class SqlReader:
         self.schema = self._fetch.schema
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the reader's own connections."""
         self._close()
 

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -91,12 +90,7 @@ class Waiter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def found(self) -> None:

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.client import RunView
+from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.commit.amounts import label_of, shown
 from ledgerbeam.io.errors import LedgerbeamError, ParameterError, UserError
 from ledgerbeam.service.errors import (

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord, run_name
 from ledgerbeam.batch.model.status import MOVES, ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.client import RunView
+from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
 from ledgerbeam.io.storage import uris

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.model.status import RunStatus as RunStatus
     from ledgerbeam.batch.observe.progress import Progress as Progress
     from ledgerbeam.batch.runs.client import Runs as Runs
-    from ledgerbeam.batch.runs.client import RunView as RunView
+    from ledgerbeam.batch.runs.reading import RunView as RunView
     from ledgerbeam.batch.settings import Settings as Settings
     from ledgerbeam.batch.testing import Executed as Executed
     from ledgerbeam.batch.testing import RunProcess as RunProcess
@@ -246,7 +246,7 @@ _MODULES = {
     "RunProcess": "batch.testing",
     "RunRecord": "batch.model.run",
     "RunStatus": "batch.model.status",
-    "RunView": "batch.runs.client",
+    "RunView": "batch.runs.reading",
     "RunnerError": "io.errors",
     "RunnerUnavailableError": "io.errors",
     "Runs": "batch.runs.client",

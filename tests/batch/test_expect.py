@@ -207,7 +207,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (line,) = capsys.readouterr().err.splitlines()
     error = json.loads(line)["error"]
     assert error["code"] == "unexpected-rows"
-    assert main(Count, [*given, "--max-change=half"]) == 1
+    assert main(Count, [*given, "--max-change=half"]) == 2
     assert capsys.readouterr().err.startswith("count: --max-change=half: ")
     assert main(Count, [*given, "--min-rows=0"]) == 0
 

@@ -1,0 +1,341 @@
+"""What is read of runs: how they stand, what has become of their components, their results.
+
+Each method imports what it needs when it is called: most of them are asked for by short programs,
+which would else import Arrow for nothing.
+"""
+
+import datetime
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+
+from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.io.errors import IllegalMoveError, ParameterError, WaitTimeoutError
+from ledgerbeam.io.storage import uris
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
+    from ledgerbeam.batch.observe.progress import Progress, ProgressReader
+
+_POLL_SECONDS = 0.3
+_PAGE = 200
+
+
+class RunView(NamedTuple):
+    """A run as `get` shows it.
+
+    Attributes:
+        run: what the registry says, its attempts included.
+        progress: what object storage says.
+        code: code of the error by which the run has failed; None if it hasn't, or if that isn't
+            known.
+        failures: the components that failed or are unknown, by kind of error, most frequent first.
+            Views that a tracker is called with have them only when the run has ended.
+        rejected: rows that were rejected, as far as is known; as the failures, not in all views.
+    """
+
+    run: RunRecord
+    progress: "Progress"
+    code: str | None = None
+    failures: "Sequence[FailureGroup]" = ()
+    rejected: int = 0
+
+
+class Tracker(Protocol):
+    """Is called by `Runs.wait` with how a run goes."""
+
+    def __call__(self, view: RunView) -> None:
+        """Called at an interval, and once at the end."""
+
+
+class RunsReader:
+    """What can be read of the runs of a registry. `Runs` has these methods too."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        who: str | None = None,
+        now: Clock = utc_now,
+    ) -> None:
+        """Open the registry.
+
+        Args:
+            settings: where it is.
+            who: signs events; by default `user@host`.
+            now: the present time in UTC.
+
+        Raises:
+            UserError: it can't be opened.
+        """
+        self.registry = Registry.open(settings.registry_url)
+        self._settings = settings
+        self._who = who or whoami()
+        self._now = now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.registry.close()
+
+    def get(self, run: str) -> RunView:
+        """How a run stands.
+
+        Args:
+            run: its id, six or more characters of it, or `process/instance[/run-number]`.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        from ledgerbeam.batch.observe.progress import ProgressReader
+
+        record = self.registry.find(run)
+        return self._whole(self._view(record, ProgressReader(record.uri)))
+
+    def wait(
+        self,
+        run: str,
+        timeout: float | None = None,
+        tracker: Tracker | None = None,
+        interval: float = 1.0,
+    ) -> RunView:
+        """Wait until a run has ended.
+
+        Args:
+            run: which.
+            timeout: seconds to wait at most; None to wait without a limit.
+            tracker: called at the interval, and once at the end.
+            interval: seconds between two calls of the tracker.
+
+        Returns:
+            How the run stands at its end, whether or not that is a success.
+
+        Raises:
+            WaitTimeoutError: it hasn't ended within that time, and goes on.
+        """
+        from ledgerbeam.batch.observe.progress import ProgressReader
+
+        record = self.registry.find(run)
+        reader = ProgressReader(record.uri)
+        started = time.monotonic()
+        tracked_at = float("-inf")
+        while True:
+            record = self.registry.get(record.id)
+            is_late = timeout is not None and time.monotonic() - started >= timeout
+            if record.status.is_final or is_late or time.monotonic() - tracked_at >= interval:
+                tracked_at = time.monotonic()
+                view = self._view(record, reader)
+                if record.status.is_final:
+                    view = self._whole(view)
+                if tracker is not None:
+                    tracker(view)
+            if record.status.is_final:
+                return view
+            if is_late:
+                raise WaitTimeoutError(
+                    f"run {record.id} is {record.status} after {timeout:g} s: it goes on",
+                    run=record.id,
+                    status=record.status,
+                )
+            time.sleep(min(_POLL_SECONDS, interval))
+
+    def list(
+        self,
+        process: str | None = None,
+        status: RunStatus | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+        since: datetime.datetime | None = None,
+        where: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[RunRecord]:
+        """Runs, newest first.
+
+        Args:
+            process: only runs of that process.
+            status: only runs that have it.
+            limit: how many at most.
+            before: id of a run; only runs that were submitted before it, which is the next page.
+            since: only runs that were submitted at that time in UTC or later.
+            where: only runs that have these parameters, each as a text.
+
+        Raises:
+            ParameterError: none of the other runs has a parameter of that name.
+        """
+        if not where:
+            return self.registry.runs(process, status, limit, before, since)
+        found: list[RunRecord] = []
+        unknown = set(where)
+        # What JSON holds is compared differently by each database.
+        while page := self.registry.runs(process, status, _PAGE, before, since):
+            before = page[-1].id
+            unknown -= {name for run in page for name in run.all_parameters}
+            found += [run for run in page if _has(run, where)]
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        if unknown and before is not None:
+            name = min(unknown)
+            raise ParameterError(f"no run has a parameter {name}", parameter=name)
+        return found
+
+    def components(
+        self, run: str, status: ComponentStatus | None = None, after: str | None = None
+    ) -> "Iterator[Outcome]":
+        """How each of a run's components has ended, ordered by shard and then by name.
+
+        Args:
+            run: which.
+            status: only components that have it.
+            after: name of a component; only those that come after it.
+        """
+        from ledgerbeam.batch.observe.components import components_of
+
+        return components_of(self._uri(run), status, after)
+
+    def rejects(self, run: str) -> "Iterator[pa.Table]":
+        """The rows that were rejected, file by file: those found so far if nothing is published.
+
+        Each table has the columns `file`, `row` (line of text, or row, from 1), `raw` (the row as
+        it is in the source) and `reason`.
+
+        Raises:
+            DamagedFileError: a file of them isn't what was written.
+        """
+        from ledgerbeam.batch.observe.rejections import rejected_tables
+
+        return rejected_tables(self._uri(run))
+
+    def logs(self, run: str, component: str | None = None) -> Iterator[str]:
+        """The lines of a run's log on this machine: of launchers, attempts and their workers.
+
+        Workers of an engine, such as Dataflow's, log there.
+
+        Args:
+            run: which.
+            component: only messages that name this component, by its key as `components` gives it,
+                and then what has become of it, with its traceback.
+
+        Raises:
+            StorageError: the run has no log on this machine, or it can't be read.
+            ComponentNotFoundError: neither the log nor the outcomes know the component.
+        """
+        from ledgerbeam.batch.runs.log import log_lines
+
+        record = self.registry.find(run)
+        return log_lines(self._settings.log_of(record.id), record, component)
+
+    def results(self, run: str, table: str | None = None) -> "ds.Dataset":
+        """What a run has published.
+
+        Args:
+            run: which.
+            table: name of an extra table; by default the results.
+
+        Raises:
+            UserError: nothing is published, or no such table, or the results have expired.
+        """
+        from ledgerbeam.io.commit.published import read_published
+
+        return read_published(self._uri(run), table)
+
+    def reports(self, run: str) -> Sequence[str]:
+        """The URIs of the reports that a run has published.
+
+        Raises:
+            UserError: nothing is published, or the results have expired.
+        """
+        from ledgerbeam.io.commit.published import published_reports
+
+        uri = self._uri(run)
+        return [uris.inside(uri, file.name) for file in published_reports(uri).values()]
+
+    def copy_reports(self, run: str, folder: Path) -> Sequence[Path]:
+        """Copy the reports that a run has published, after checking their hashes.
+
+        Args:
+            run: which.
+            folder: to copy to; it is made if it isn't there.
+
+        Returns:
+            The paths of the copies.
+
+        Raises:
+            UserError: nothing is published, or a report differs from its record.
+        """
+        from ledgerbeam.io.commit.published import copy_reports
+
+        return copy_reports(self._uri(run), folder)
+
+    def events(self, run: str) -> Sequence[RecordedEvent]:
+        """All events of a run, in their order."""
+        return self.registry.events(self.registry.find(run).id)
+
+    def _view(self, record: RunRecord, reader: "ProgressReader") -> RunView:
+        if self._successor(record) is not None:
+            from ledgerbeam.batch.observe.progress import Progress
+
+            # What is in its folder is the other one's.
+            code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
+            return RunView(record, Progress(at=self._now()), code)
+        ended = record.attempts[-1].ended_at if record.attempts else None
+        progress = reader.read(ended or self._now(), is_live=ended is None)
+        code = self._failure_code(record) if record.status is RunStatus.FAILURE else None
+        return RunView(record, progress, code)
+
+    def _successor(self, record: RunRecord) -> str | None:
+        """Id of the run that was submitted in the place of this one; None if none was."""
+        if record.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
+            return None
+        return self.registry.successor(record.id)
+
+    def _uri(self, run: str) -> str:
+        """The folder of a run, whose content is its own."""
+        record = self.registry.find(run)
+        by = self._successor(record)
+        if by is not None:
+            raise IllegalMoveError(
+                f"run {record.name} was replaced by run {by}: what is stored is that one's",
+                run=record.id,
+                from_status=record.status,
+            )
+        return record.uri
+
+    def _whole(self, view: RunView) -> RunView:
+        """The view, with what isn't read each time that somebody looks."""
+        if self._successor(view.run) is not None:
+            return view
+        from ledgerbeam.batch.observe.rejections import rejected_rows
+
+        view = view._replace(rejected=rejected_rows(view.run.uri))
+        counts = view.progress.components
+        if not any(counts.get(each) for each in (ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)):
+            return view
+        from ledgerbeam.batch.observe.components import failures_of
+
+        return view._replace(failures=failures_of(view.run.uri))
+
+    def _failure_code(self, record: RunRecord) -> str | None:
+        """The code of the error by which a run has failed, where it is on record."""
+        ends = [event for event in self.registry.events(record.id) if event.to_status is not None]
+        return ends[-1].detail.get("code")
+
+
+def _has(run: RunRecord, where: Mapping[str, str]) -> bool:
+    given = run.all_parameters
+    return all(name in given and _text(given[name]) == text for name, text in where.items())
+
+
+def _text(value: object) -> str:
+    """A parameter as people write it: what is empty as nothing, truth as in JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
