@@ -28,10 +28,9 @@ from ledgerbeam.transforms.concurrency.executor import (
     Names,
     OnceCalled,
     TablesExecuted,
-    ended,
-    rows_table,
 )
 from ledgerbeam.transforms.concurrency.retry import Failure, RetryAfter
+from ledgerbeam.transforms.concurrency.rows import ended, rows_table
 
 IN_FLIGHT = 2
 """Shards that a worker process executes side by side, in threads."""

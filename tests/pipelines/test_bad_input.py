@@ -362,7 +362,7 @@ def test_required_flags(capsys: pytest.CaptureFixture[str], missing: str) -> Non
             DeliveryMarking,
             [f"--{name}={value}" for name, value in flags.items() if name != missing],
         )
-        == 1
+        == 2
     )
     streams = capsys.readouterr()
     assert streams.err == f"delivery-marking: --{missing} is required: see --help\n"

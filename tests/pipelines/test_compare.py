@@ -337,7 +337,7 @@ class TestExitStatus:
     def test_errors(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before, after = written(tmp_path / "b", BEFORE), written(tmp_path / "a", AFTER)
         flags = flags_of(process(before, after, tmp_path / "out"))
-        assert main(Compare, [*flags, "--keys=nothing"]) == 1
+        assert main(Compare, [*flags, "--keys=nothing"]) == 2
         assert "has no column nothing" in capsys.readouterr().err
 
 

@@ -464,7 +464,7 @@ def test_the_command_says_what_it_did(folder: Path, capsys: pytest.CaptureFixtur
     ]
     assert main(LoanCloseOfBusiness, flags) == 0
     assert f"published at {uri_of(folder)}" in capsys.readouterr().out
-    assert main(LoanCloseOfBusiness, [*flags, "--max-locked=many"]) == 1
+    assert main(LoanCloseOfBusiness, [*flags, "--max-locked=many"]) == 2
     assert "failure_limit must be a count or a share" in capsys.readouterr().err
 
 
