@@ -45,7 +45,7 @@ from ledgerbeam.transforms.columnar.components import (
     component_name,
     sort_components,
 )
-from ledgerbeam.transforms.concurrency.executor import checked_rows, rows_table
+from ledgerbeam.transforms.concurrency.rows import checked_rows, rows_table
 
 Rows = Sequence[Mapping[str, Any]]
 

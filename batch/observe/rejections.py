@@ -1,7 +1,7 @@
 """The rows of an instance that were rejected, whether it has published or not."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from ledgerbeam.io.commit.attempts import Attempt, attempts, find_manifest
 from ledgerbeam.io.errors import DamagedFileError
@@ -9,6 +9,8 @@ from ledgerbeam.io.storage import stores, uris
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 
 def rejected_tables(uri: str) -> Iterator["pa.Table"]:
@@ -23,8 +25,6 @@ def rejected_tables(uri: str) -> Iterator["pa.Table"]:
         DamagedFileError: a file isn't what was written.
     """
     # Verbs that only count need no Arrow.
-    import pyarrow as pa
-
     from ledgerbeam.io.commit.parquet import read_parquet
     from ledgerbeam.io.commit.published import read_part
 
@@ -35,11 +35,7 @@ def rejected_tables(uri: str) -> Iterator["pa.Table"]:
             yield read_part(uri, file)
         return
     for place in _unpublished(uri):
-        try:
-            with stores.open_input(place) as source:
-                yield read_parquet(source)
-        except pa.ArrowException as error:
-            raise _damaged(place, error) from error
+        yield _read(place, read_parquet)
 
 
 def rejected_rows(uri: str) -> int:
@@ -54,18 +50,22 @@ def rejected_rows(uri: str) -> int:
     manifest = find_manifest(uri)
     if manifest is not None:
         return manifest.counts.get("rejected", 0)
-    return sum(map(_rows_of, _unpublished(uri)))
-
-
-def _rows_of(place: str) -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    return sum(int(_read(place, pq.read_metadata).num_rows) for place in _unpublished(uri))
+
+
+def _read(place: str, read: Callable[[IO[bytes]], T]) -> T:
+    import pyarrow as pa
 
     try:
         with stores.open_input(place) as source:
-            return int(pq.read_metadata(source).num_rows)
+            return read(source)
     except pa.ArrowException as error:
-        raise _damaged(place, error) from error
+        how = " ".join(str(error).split())
+        raise DamagedFileError(
+            f"{place}: damaged: {how}: restore it from a copy", uri=place
+        ) from error
 
 
 def _unpublished(uri: str) -> list[str]:
@@ -80,8 +80,3 @@ def _unpublished(uri: str) -> list[str]:
             name = uris.base_name(file.uri)
             newest[name.partition(".")[0]] = uris.inside(folder, name)
     return [newest[name] for name in sorted(newest)]
-
-
-def _damaged(place: str, error: Exception) -> DamagedFileError:
-    how = " ".join(str(error).split())
-    return DamagedFileError(f"{place}: damaged: {how}: restore it from a copy", uri=place)

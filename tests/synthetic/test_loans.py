@@ -199,7 +199,7 @@ def test_the_command_says_what_it_made(tmp_path: Path) -> None:
         r"40 loans and \d+ transactions up to 2026-11-20 in 5 files at made\n", done.stdout
     )
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
+    assert again.returncode == 2, again.stderr
     assert "exists already" in again.stderr
 
 
