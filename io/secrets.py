@@ -39,6 +39,8 @@ _EMBEDDED = re.compile(rf"\$\{{({_REFERENCE})\}}")
 # What SQLAlchemy takes for the password of a URL.
 _PASSWORD = re.compile(r"[^:/]+://[^:/]*:([^@]*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)(?:password|passwd|pwd|secret|token)\s*=([^&;]*)")
+# A shorter one stands in ordinary words: without it they couldn't be read, and would show what it is.
+_SHORTEST = 4
 # Of fewer characters, what a secret gives in base64 may well be a part of a word.
 _SHORTEST_BASE64 = 8
 # Replaces each reference while a URL is parsed: no URL contains this character.
@@ -218,10 +220,13 @@ def remember(value: str) -> None:
     Those are the forms that it has in URLs, in JSON, in `repr` and in base64, where it may stand
     in the middle of what is encoded, as in a header of HTTP.
 
-    If a secret has several lines, as a private key has, each long line is redacted too.
+    If a secret has several lines, as a private key has, each long line is redacted too. One of fewer
+    than 4 characters is not redacted.
     """
     lines = [line.strip() for line in value.splitlines()]
-    parts = {value, *(line for line in lines if len(line) >= 16)} - {""}
+    parts = {line for line in lines if len(line) >= 16}
+    if len(value) >= _SHORTEST:
+        parts.add(value)
     if parts <= _remembered.values:
         return
     with _remembered.lock:

@@ -224,7 +224,7 @@ def test_a_secret_is_redacted_in_the_forms_that_it_takes(
         assert redact(f"bad line {'x' * 64}") == "bad line ***"
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.text(), st.text())
+@given(st.lists(st.text(min_size=4), min_size=1, max_size=4), st.text(), st.text())
 def test_no_secret_is_left_however_they_overlap(values: list[str], before: str, after: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secrets, "_remembered", secrets._Remembered())
@@ -233,6 +233,15 @@ def test_no_secret_is_left_however_they_overlap(values: list[str], before: str, 
         for value in values:
             left = redact(before + value + after).split("***")
             assert not any(value in part for part in left)
+
+
+def test_words_are_left_by_a_secret_that_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, redacted in (("x", "execute"), ("exe", "execute"), ("exec", "***ute")):
+        with monkeypatch.context() as patch:
+            patch.setattr(secrets, "_remembered", secrets._Remembered())
+            patch.setenv("KEY", value)
+            assert Secret("env:KEY").resolve() == value
+            assert redact("execute") == redacted
 
 
 class Recorder(logging.Handler):
