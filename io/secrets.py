@@ -39,7 +39,7 @@ _EMBEDDED = re.compile(rf"\$\{{({_REFERENCE})\}}")
 # What SQLAlchemy takes for the password of a URL.
 _PASSWORD = re.compile(r"[^:/]+://[^:/]*:([^@]*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)(?:password|passwd|pwd|secret|token)\s*=([^&;]*)")
-# A shorter one stands in ordinary words: without it they couldn't be read, and would show what it is.
+# A shorter one stands in ordinary words: they couldn't be read, and would show what it is.
 _SHORTEST = 4
 # Of fewer characters, what a secret gives in base64 may well be a part of a word.
 _SHORTEST_BASE64 = 8
@@ -220,8 +220,8 @@ def remember(value: str) -> None:
     Those are the forms that it has in URLs, in JSON, in `repr` and in base64, where it may stand
     in the middle of what is encoded, as in a header of HTTP.
 
-    If a secret has several lines, as a private key has, each long line is redacted too. One of fewer
-    than 4 characters is not redacted.
+    If a secret has several lines, as a private key has, each long line is redacted too. A secret of
+    fewer than 4 characters isn't redacted.
     """
     lines = [line.strip() for line in value.splitlines()]
     parts = {line for line in lines if len(line) >= 16}
