@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from ledgerbeam.batch.json_lines import Line, line_of
+from ledgerbeam.batch.json_schemas import Line, line_of
 from ledgerbeam.service.model import KeyRecord
 
 

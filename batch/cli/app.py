@@ -22,7 +22,7 @@ from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, Json, help_or_name
 from ledgerbeam.batch.cli.verbs import app as runs_app
 from ledgerbeam.batch.define.dates import read_date
 from ledgerbeam.batch.environments import FILE, NAME
-from ledgerbeam.batch.json_lines import json_schema, print_record
+from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import Exit, exit_of
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import ParameterError, UserError
@@ -141,6 +141,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of lines that `--json` prints; alone, list the kinds of lines."""
     from ledgerbeam.batch.cli.lines import all_lines
+    from ledgerbeam.batch.json_schemas import json_schema
 
     models = all_lines(COMMANDS)
     if kind is not None and kind not in models:

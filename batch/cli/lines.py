@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.plan import RunPlan
-from ledgerbeam.batch.json_lines import Line, line_of
+from ledgerbeam.batch.json_schemas import Line, line_of
 from ledgerbeam.batch.model.outcomes import Outcome
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from ledgerbeam.batch.json_lines import Line, line_of
+from ledgerbeam.batch.json_schemas import Line, line_of
 from ledgerbeam.messages.books.forecast import Hour, Standing
 from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
 from ledgerbeam.messages.consumer.dead_letters import DeadLetter

@@ -25,7 +25,7 @@ LEVELS = [
         "transforms/shuffle",
         "transforms/publish transforms/rules",
         "batch/model batch/runners batch/json_lines messages/model",
-        "batch/define batch/observe batch/registry messages/store",
+        "batch/define batch/observe batch/registry batch/json_schemas messages/store",
         "batch/registry/migrations batch/registry/migrations/versions batch/execute batch/alerts "
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",

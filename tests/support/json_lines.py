@@ -13,7 +13,8 @@ from tests.support.pages import ROOT
 
 from ledgerbeam.batch.cli.app import COMMANDS
 from ledgerbeam.batch.cli.lines import all_lines
-from ledgerbeam.batch.json_lines import json_schema, schema_name
+from ledgerbeam.batch.json_lines import schema_name
+from ledgerbeam.batch.json_schemas import json_schema
 
 SCHEMAS = ROOT / "docs" / "schemas"
 
