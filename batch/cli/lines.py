@@ -6,6 +6,7 @@ A command that stands in another room has its records in a module `lines` beside
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -157,6 +158,9 @@ class Error(Line):
     error: ErrorOfCommand
 
 
+_FAILURES: Any = line_of(Outcome, count=int)
+"""Components that failed in the same way, told by one of them."""
+
 LINES: Mapping[str, type[BaseModel]] = {
     "action": Action,
     "component": line_of(Outcome),
@@ -176,7 +180,14 @@ LINES: Mapping[str, type[BaseModel]] = {
     "resolution": Resolution,
     "result": Result,
     "result-file": ResultFile,
-    "run": line_of(RunRecord, name=str, code=str | None, progress=line_of(Progress, totals=Totals)),
+    "run": line_of(
+        RunRecord,
+        name=str,
+        code=str | None,
+        progress=line_of(Progress, totals=Totals),
+        failures=list[_FAILURES],
+        rejected=int,
+    ),
     "verified": Verified,
     "workload": Workload,
 }

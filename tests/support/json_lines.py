@@ -27,7 +27,7 @@ def lines_of(text: str) -> list[Any]:
 def _checked(line: dict[str, Any]) -> dict[str, Any]:
     validator = _validator(line["schema"])
     problems = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(line)]
-    assert not problems, line
+    assert not problems, (problems, line)
     return {name: value for name, value in line.items() if name != "schema"}
 
 
