@@ -12,6 +12,7 @@ from ledgerbeam.io.errors import ParameterError, StorageError
 from ledgerbeam.io.machine import host_name
 
 REGISTRY = "LEDGERBEAM_REGISTRY"
+SERVER = "LEDGERBEAM_SERVER"
 STATE = "LEDGERBEAM_STATE"
 LEASE = "LEDGERBEAM_LEASE_SECONDS"
 
@@ -92,6 +93,20 @@ class Settings:
         private.make_folder(self.state)
         private.make_folder(path.parent)
         return os.fdopen(private.open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
+def server_of(url: str | None) -> str | None:
+    """The URL of the service that commands are to use; None where it is a registry.
+
+    Args:
+        url: that was given; None for what the environment says.
+
+    Raises:
+        ParameterError: the configuration of environments isn't right.
+    """
+    found = url or os.environ.get(REGISTRY) or os.environ.get(SERVER)
+    found = found or chosen_environment().registry
+    return found if found.startswith(("http://", "https://")) else None
 
 
 def whoami(role: str = "") -> str:

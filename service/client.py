@@ -1,10 +1,12 @@
 """Runs of a service, from another machine: the methods of `Runs`, over REST."""
 
+import datetime
 import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -12,6 +14,7 @@ import httpx
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.reading import RunView, Tracker
+from ledgerbeam.batch.settings import SERVER
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
 from ledgerbeam.io.storage import uris
@@ -20,11 +23,11 @@ from ledgerbeam.service.model import RequestRecord, RequestState, Submission
 from ledgerbeam.service.problems import classes, error_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
     from ledgerbeam.batch.model.outcomes import Outcome
 
-SERVER = "LEDGERBEAM_SERVER"
 KEY = "LEDGERBEAM_KEY"
 
 _WAIT_SECONDS = 20
@@ -126,13 +129,23 @@ class Client:
     # The methods of `Runs`
 
     def submit(
-        self, process: str, parameters: Mapping[str, Any], timeout: float | None = None
+        self,
+        process: str,
+        parameters: Mapping[str, Any],
+        beam_flags: Sequence[str] = (),
+        *,
+        replace: bool = False,
+        why: str = "",
+        timeout: float | None = None,
     ) -> RunRecord:
         """Ask for a run, and wait until a node has begun it.
 
         Args:
             process: name of the workload.
             parameters: its parameters.
+            beam_flags: none: the nodes have theirs.
+            replace: False: give the run that there is the right parameters by `retry`.
+            why: for the record.
             timeout: seconds to wait at most; None to wait without a limit. The request stays.
 
         Raises:
@@ -140,7 +153,13 @@ class Client:
             WaitTimeoutError: no node has begun it within that time.
             UserError: the parameters don't fit.
         """
-        asked = self.request(process, parameters)
+        if beam_flags:
+            raise self._not_offered(f"flags for Beam ({' '.join(beam_flags)})", "nodes have theirs")
+        if replace:
+            raise self._not_offered(
+                "replacing a run", "cancel it, and retry it with the right parameters"
+            )
+        asked = self.request(process, parameters, why=why)
         deadline = None if timeout is None else time.monotonic() + timeout
         while asked.run_id is None:
             _check(asked)
@@ -152,6 +171,10 @@ class Client:
             time.sleep(_POLL_SECONDS)
             asked = self.get_request(asked.id)
         return self.get(asked.run_id).run
+
+    def find(self, run: str) -> RunRecord:
+        """What is on record of a run; see `Runs.find`."""
+        return self.get(run).run
 
     def get(self, run: str) -> RunView:
         """How a run stands; see `Runs.get`."""
@@ -192,37 +215,56 @@ class Client:
         status: RunStatus | None = None,
         limit: int | None = None,
         before: str | None = None,
+        since: datetime.datetime | None = None,
+        where: Mapping[str, str] = MappingProxyType({}),
     ) -> "list[RunRecord]":
         """Runs, newest first; see `Runs.list`."""
         from ledgerbeam.service.store.reading import cursor_of
 
-        cursor = None if before is None else cursor_of(self.get(before).run.id)
-        asked = {"kind": process, "status": status, "limit": min(limit or 200, 200)}
+        cursor = None if before is None else cursor_of(self.find(before).id)
+        asked = {
+            "kind": process,
+            "status": status,
+            "limit": min(limit or 200, 200),
+            "since": None if since is None else since.isoformat(),
+            "where": [f"{name}={value}" for name, value in where.items()],
+        }
         found: list[RunRecord] = []
-        while True:
-            page = self._get("/v1/runs", params={**asked, "cursor": cursor}).json()
-            found += [_record(item) for item in page["items"]]
-            cursor = page["next"]
-            if cursor is None or (limit is not None and len(found) >= limit):
-                return found[:limit]
+        for page in self._pages("/v1/runs", cursor, **asked):
+            found += [_record(item) for item in page]
+            if limit is not None and len(found) >= limit:
+                break
+        return found[:limit]
+
+    def rejects(self, run: str) -> "Iterator[pa.Table]":
+        """The rows that were rejected, page by page; see `Runs.rejects`."""
+        import pyarrow as pa
+
+        from ledgerbeam.io.datasets.rejections import REJECTS_SCHEMA
+
+        for page in self._pages(f"{self._path(run)}/rejects"):
+            yield pa.Table.from_pylist(page, REJECTS_SCHEMA)
+
+    def logs(self, run: str, component: str | None = None) -> Iterator[str]:
+        """Not offered: a log is on the machine of its launcher, and with its platform.
+
+        Raises:
+            ParameterError: always.
+        """
+        raise self._not_offered(
+            "logs", "call it on the node that has launched the run, or ask its platform"
+        )
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
     ) -> "Iterator[Outcome]":
         """How each of a run's components has ended; see `Runs.components`."""
-        from ledgerbeam.batch.model.outcomes import Outcome
         from ledgerbeam.service.store.reading import cursor_of
 
-        path = f"{self._path(run)}/components"
         cursor = None if after is None else cursor_of(after)
-        while True:
-            params = {"status": status, "limit": 200, "cursor": cursor}
-            page = self._get(path, params=params).json()
-            for item in page["items"]:
-                yield Outcome(**{**item, "status": ComponentStatus(item["status"])})
-            cursor = page["next"]
-            if cursor is None:
-                return
+        for page in self._pages(f"{self._path(run)}/components", cursor, status=status):
+            for item in page:
+                yield _outcome(item)
 
     def results(self, run: str, table: str | None = None) -> "ds.Dataset":
         """What a run has published, which is loaded into memory; see `Runs.results`."""
@@ -283,13 +325,28 @@ class Client:
         body = {"rate": rate, "ramp_from": ramp_from, "ramp_seconds": ramp_seconds, "why": why}
         return Steering.model_validate(self._post(f"{self._path(run)}/set-rate", body).json())
 
-    def retry(self, run: str, why: str = "") -> RunRecord:
+    def retry(
+        self,
+        run: str,
+        why: str = "",
+        components: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> RunRecord:
         """Execute failed and missing components, when a node is free; see `Runs.retry`."""
-        return self._again(run, "retry", why)
+        given = {"components": [*components], "parameters": dict(parameters or {})}
+        return self._again(run, "retry", {"why": why, **given})
 
-    def restart(self, run: str, why: str = "") -> RunRecord:
-        """Execute missing components, when a node is free; see `Runs.restart`."""
-        return self._again(run, "restart", why)
+    def restart(self, run: str, why: str = "", *, force: bool = False) -> RunRecord:
+        """Execute missing components, when a node is free; see `Runs.restart`.
+
+        An attempt whose machine is gone isn't given up by force: another node takes its request
+        over when its lease has run out.
+        """
+        if force:
+            raise self._not_offered(
+                "giving up an attempt", "another node takes it over when its lease has run out"
+            )
+        return self._again(run, "restart", {"why": why})
 
     def resolve(
         self,
@@ -314,10 +371,26 @@ class Client:
     def _act(self, run: str, verb: str, why: str) -> RunRecord:
         return _record(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
 
-    def _again(self, run: str, verb: str, why: str) -> RunRecord:
+    def _not_offered(self, what: str, advice: str) -> ParameterError:
+        return ParameterError(
+            f"{self.server}: a service doesn't offer {what}: {advice}", parameter=SERVER
+        )
+
+    def _pages(
+        self, path: str, cursor: str | None = None, **asked: Any
+    ) -> "Iterator[Sequence[dict[str, Any]]]":
+        """The items of a list, page by page."""
+        while True:
+            page = self._get(path, params={"limit": 200, **asked, "cursor": cursor}).json()
+            yield page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def _again(self, run: str, verb: str, body: Mapping[str, Any]) -> RunRecord:
         """Ask for another attempt; gives the run when a node has begun that."""
         path = self._path(run)
-        asked = self._ask(f"{path}/{verb}", {"why": why}, None)
+        asked = self._ask(f"{path}/{verb}", body, None)
         while not asked.state.is_final:
             record = self.get(str(asked.run_id)).run
             if not record.status.is_final:
@@ -399,6 +472,19 @@ def _record(body: Mapping[str, Any]) -> RunRecord:
 
 
 def _view(body: Mapping[str, Any]) -> RunView:
+    from ledgerbeam.batch.model.outcomes import FailureGroup
     from ledgerbeam.batch.observe.progress import Progress
 
-    return RunView(_record(body), Progress.model_validate(body["progress"]), body["code"])
+    failures = []
+    for group in body["failures"]:
+        size = group.pop("count")
+        first = _outcome(group)
+        failures.append(FailureGroup(first.status, size, first))
+    progress = Progress.model_validate(body["progress"])
+    return RunView(_record(body), progress, body["code"], failures, body["rejected"])
+
+
+def _outcome(body: Mapping[str, Any]) -> "Outcome":
+    from ledgerbeam.batch.model.outcomes import Outcome
+
+    return Outcome(**{**body, "status": ComponentStatus(body["status"])})

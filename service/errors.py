@@ -5,7 +5,7 @@ They belong to the tree of `io/errors.py`; `docs/running-the-service.md` lists t
 
 from dataclasses import dataclass
 
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import RegistryUnavailableError, UserError
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -119,7 +119,7 @@ class BodyTooLargeError(UserError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class ServiceUnavailableError(UserError):
+class ServiceUnavailableError(RegistryUnavailableError):
     """The service can't be reached, or fails.
 
     Attributes:

@@ -167,6 +167,15 @@ class RequestRecord(_Stored):
     version: int
 
 
+def again_of(request: RequestRecord) -> dict[str, Any]:
+    """What a request for another attempt says of it: components and parameters, for `reopen`."""
+    given = request.parameters
+    return {
+        "components": given.get("components", ()),
+        "parameters": given.get("parameters"),
+    }
+
+
 class KindRecord(_Stored):
     """A workload, as its router has published it.
 

@@ -31,7 +31,7 @@ from ledgerbeam.io.errors import IllegalMoveError, RegistryUnavailableError, Use
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
 from ledgerbeam.service.ahead import LaunchersAhead
-from ledgerbeam.service.model import RequestRecord, RequestState, Verb
+from ledgerbeam.service.model import RequestRecord, RequestState, Verb, again_of
 from ledgerbeam.service.store.dispatch import Dispatch
 from ledgerbeam.service.store.wake import Bell, Waiter
 
@@ -219,7 +219,8 @@ class Node:
         if any("kind" in event.detail and event.to_status is not None for event in moves):
             return run, False  # a node that was lost since has done so
         try:
-            return runs.reopen(run.id, _KINDS[request.verb], request.why), True
+            kind = _KINDS[request.verb]
+            return runs.reopen(run.id, kind, request.why, **again_of(request)), True
         except IllegalMoveError:
             if not self._runs.registry.get(run.id).status.is_final:
                 return run, False

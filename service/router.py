@@ -29,7 +29,14 @@ from ledgerbeam.io.errors import (
     WorkloadNotFoundError,
 )
 from ledgerbeam.io.secrets import redact
-from ledgerbeam.service.model import KindRecord, Problem, RequestRecord, RequestState, Verb
+from ledgerbeam.service.model import (
+    KindRecord,
+    Problem,
+    RequestRecord,
+    RequestState,
+    Verb,
+    again_of,
+)
 from ledgerbeam.service.store.dispatch import Dispatch
 from ledgerbeam.service.store.wake import Bell, Waiter
 
@@ -99,6 +106,10 @@ class Router:
             elif request.verb is Verb.RESOLVE:
                 self._resolve(request)
             else:
+                if request.verb is Verb.RETRY:
+                    runs = self._runs.signed_by(request.requester)
+                    record = runs.registry.get(str(request.run_id))
+                    runs.check_reopened(record, request.why, **again_of(request))
                 self._dispatch.admit(request.id, self._who, self._now())
         except RegistryUnavailableError:
             raise

@@ -107,6 +107,24 @@ def parse_arguments(
     return Arguments(parameters, wants_json, wants_plan, registry, beam_flags)
 
 
+def given_parameters(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parameters as they are given on the command line, for a workload that isn't installed here.
+
+    Raises:
+        ParameterError: something isn't a flag with its value.
+    """
+    given: dict[str, Any] = {}
+    left = list(arguments)
+    while left:
+        flag, has_value, value = left.pop(0).partition("=")
+        if not has_value and left:
+            has_value, value = "=", left.pop(0)
+        if not flag.startswith("--") or not has_value:
+            raise ParameterError(f"{flag}: give --NAME=VALUE", parameter=flag)
+        given[flag.removeprefix("--").replace("-", "_")] = value
+    return given
+
+
 def _read_date_words(
     process_type: type[BatchProcess[Any]], values: dict[str, Any], now: datetime.datetime
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ledgerbeam.batch.cli.verbs import Json, Registry, RunText, _runs
+from ledgerbeam.batch.cli.verbs import Json, RegistryOrServer, RunText, open_runs
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import plain_text, print_line
 
@@ -22,19 +22,19 @@ def logs(
     component: Annotated[
         str | None, typer.Option(help="only what names it, and what has become of it")
     ] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Print a run's log on this machine: launcher, attempts and their workers."""
     from ledgerbeam.batch.runs.log import where_workers_log
 
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         for line in runs.logs(run, component):
             if as_json:
                 print_record("log-line", {"line": line})
             else:
                 print_line(line)
-        elsewhere = where_workers_log(runs.registry.find(run))
+        elsewhere = where_workers_log(runs.find(run))
     if elsewhere:
         print_line(f"{run}: {elsewhere}", sys.stderr)
 
@@ -46,11 +46,11 @@ def rejects(
         bool, typer.Option("--csv", help="print all of them as CSV, as they are in the source")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="at most so many, unless as CSV")] = 50,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """List the rows that a run has rejected: file, row, reason, and the row as in the source."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         tables = runs.rejects(run)
         rows = (row for table in tables for row in table.to_pylist())
         if as_csv:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +18,9 @@ from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import EXITS_OF_RUNS, Exit
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.plain_text import print_line
-from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.batch.settings import REGISTRY, SERVER, Settings, server_of
 from ledgerbeam.io.commit.amounts import decimal_text, totals_json
-from ledgerbeam.io.errors import ParameterError, StorageError
+from ledgerbeam.io.errors import ParameterError, StorageError, WorkloadNotFoundError
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.model.run import RunRecord
@@ -35,6 +36,16 @@ RunText = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 Registry = Annotated[
     str | None,
     typer.Option("--registry", help=f"database of runs; by default {REGISTRY}, or a local file"),
+]
+RegistryOrServer = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        "--server",
+        metavar="URL",
+        help=f"database of runs, or a service (https://…); by default {REGISTRY}, {SERVER}, or a "
+        "local file",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, a line a record")]
 Why = Annotated[str, typer.Option(help="the reason, for the record")]
@@ -56,6 +67,9 @@ WorkloadName = Annotated[
     str,
     typer.Argument(help="name of a workload, as `workloads` prints it", callback=help_or_name),
 ]
+CLIENTS = "ledgerbeam.clients"
+"""Group of the entry points of classes with the methods of `Runs`, by the scheme of their URLs."""
+
 WITH_OWN_FLAGS = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
@@ -65,9 +79,15 @@ WITH_OWN_FLAGS = {
 
 
 @contextmanager
-def _runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
+def open_runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
+    """The runs of a registry, or those of a service, which has the same methods."""
     from ledgerbeam.batch.runs.client import Runs
 
+    if server := server_of(registry):
+        (client,) = entry_points(group=CLIENTS, name=server.partition(":")[0])
+        with client.load()(server) as runs:
+            yield runs
+        return
     if launches:
         from ledgerbeam.batch.alerts.configuration import check_configuration
 
@@ -85,14 +105,10 @@ def _view_json(view: "RunView") -> dict[str, Any]:
     progress = view.progress.model_dump(mode="json")
     progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
     run = view.run.model_dump(mode="json")
-    failures = [
-        {"count": group.size, **group.first._asdict(), "status": group.status}
-        for group in view.failures
-    ]
     others = {
         "code": view.code,
         "progress": progress,
-        "failures": failures,
+        "failures": [group.json_record for group in view.failures],
         "rejected": view.rejected,
     }
     return run | {"name": view.run.name} | others
@@ -135,7 +151,7 @@ def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: 
 def submit(
     context: typer.Context,
     workload: WorkloadName,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
     watch: Watch = False,
     replace: Annotated[
@@ -152,30 +168,43 @@ def submit(
 
     With `--plan` nothing is recorded: it prints what would be done.
     """
-    from ledgerbeam.batch.cli.arguments import parse_arguments
+    from ledgerbeam.batch.cli.arguments import given_parameters, parse_arguments
     from ledgerbeam.batch.define.workloads import load_workload
 
-    kind = load_workload(workload)
+    try:
+        kind = load_workload(workload)
+    except WorkloadNotFoundError:
+        if server_of(registry) is None:
+            raise
+        # The service has it, and checks what it is given.
+        with open_runs(registry) as runs:
+            run = runs.submit(workload, given_parameters(context.args), replace=replace, why=why)
+            _submitted(runs, run, as_json, watch)
+        return
     parsed = parse_arguments(kind, context.args)
     if parsed.plan:
         from ledgerbeam.batch.cli.plan import print_plan
 
         print_plan(kind(parsed.parameters), as_json or parsed.json)
         return
-    with _runs(registry, launches=True) as runs:
+    with open_runs(registry, launches=True) as runs:
         parameters = parsed.parameters.model_dump(mode="json")
         run = runs.submit(workload, parameters, parsed.beam_flags, replace=replace, why=why)
-        if watch:
-            raise typer.Exit(_follow(runs, run.id, as_json, None, live=True))
-        _show_run(runs, run, as_json)
+        _submitted(runs, run, as_json, watch)
+
+
+def _submitted(runs: "Runs", run: "RunRecord", as_json: bool, watch: bool) -> None:
+    if watch:
+        raise typer.Exit(_follow(runs, run.id, as_json, None, live=True))
+    _show_run(runs, run, as_json)
 
 
 @app.command()
 def get(
-    run: RunText, registry: Registry = None, as_json: Json = False, watch: Watch = False
+    run: RunText, registry: RegistryOrServer = None, as_json: Json = False, watch: Watch = False
 ) -> None:
     """Show how a run stands: status, progress, stuck components, attempts."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         if watch:
             raise typer.Exit(_follow(runs, run, as_json, None, live=True))
         _show(runs.get(run), as_json)
@@ -185,11 +214,11 @@ def get(
 def wait(
     run: RunText,
     timeout: Annotated[float | None, typer.Option(help="seconds to wait at most")] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Wait for a run's end; exit status 0 for SUCCESS, 1 FAILURE, 3 CANCELED, 4 timed out."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         raise typer.Exit(_follow(runs, run, as_json, timeout, live=False))
 
 
@@ -211,13 +240,12 @@ def list_runs(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="only those with that parameter; may be repeated"),
     ] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    with _runs(registry) as runs:
-        oldest = runs.registry.find(before).id if before is not None else None
-        found = runs.list(process, status, limit, oldest, since, read_pairs(where or []))
+    with open_runs(registry) as runs:
+        found = runs.list(process, status, limit, before, since, read_pairs(where or []))
     if as_json:
         for run in found:
             print_record("listed-run", run.model_dump(mode="json") | {"name": run.name})
@@ -233,11 +261,11 @@ def components(
     status: Annotated[ComponentStatus | None, typer.Option(help="only those that have it")] = None,
     limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 50,
     after: Annotated[str | None, typer.Option(help="only those behind this component")] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """List what became of a run's components; `--json` has tracebacks and records at hand too."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         found = list(itertools.islice(runs.components(run, status, after), limit))
     if as_json:
         for outcome in found:
@@ -254,7 +282,7 @@ def results(
     output: Annotated[Path | None, typer.Option(help="write them to this Parquet file")] = None,
     table: Annotated[str | None, typer.Option(help="an extra table in place of them")] = None,
     limit: Annotated[int, typer.Option(min=1, help="rows to print")] = 10,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Print what a run has published, or copy it into one file."""
@@ -263,7 +291,7 @@ def results(
 
     from ledgerbeam.batch.cli import tables
 
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         dataset = runs.results(run, table)
     if output is not None:
         try:
@@ -295,11 +323,11 @@ def results(
 def reports(
     run: RunText,
     output: Annotated[Path | None, typer.Option(help="copy them into this folder")] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Print where the reports are that a run has published, or copy them into one folder."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         places = runs.reports(run) if output is None else runs.copy_reports(run, output)
     if not places:
         print_line(f"{run}: its process gives no reports", sys.stderr)
@@ -311,23 +339,29 @@ def reports(
 
 
 @app.command()
-def cancel(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def cancel(
+    run: RunText, why: Why = "", registry: RegistryOrServer = None, as_json: Json = False
+) -> None:
     """Ask for a run to be stopped; it is CANCELED when nothing of it can commit any more."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         _show_run(runs, runs.cancel(run, why), as_json)
 
 
 @app.command()
-def pause(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def pause(
+    run: RunText, why: Why = "", registry: RegistryOrServer = None, as_json: Json = False
+) -> None:
     """Begin no more components; those in flight go on."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         _show_run(runs, runs.pause(run, why), as_json)
 
 
 @app.command()
-def resume(run: RunText, why: Why = "", registry: Registry = None, as_json: Json = False) -> None:
+def resume(
+    run: RunText, why: Why = "", registry: RegistryOrServer = None, as_json: Json = False
+) -> None:
     """Go on after a pause."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         _show_run(runs, runs.resume(run, why), as_json)
 
 
@@ -347,12 +381,12 @@ def retry(
         ),
     ] = None,
     why: Why = "",
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Try again what failed, as a new attempt with today's code."""
     parameters = dict(map(_parameter, changes or ()))
-    with _runs(registry, launches=True) as runs:
+    with open_runs(registry, launches=True) as runs:
         _show_run(runs, runs.retry(run, why, component or (), parameters), as_json)
 
 
@@ -373,11 +407,11 @@ def restart(
     force: Annotated[
         bool, typer.Option("--force", help="give up an attempt whose machine is gone; needs --why")
     ] = False,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Do whatever no attempt has committed."""
-    with _runs(registry, launches=True) as runs:
+    with open_runs(registry, launches=True) as runs:
         _show_run(runs, runs.restart(run, why, force=force), as_json)
 
 
@@ -395,11 +429,11 @@ def resolve(
     results: Annotated[
         str | None, typer.Option(help="file with the rows that the call would have given")
     ] = None,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Say how a call has ended of which nobody knew; the next `retry` goes by it."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         runs.resolve(run, component, status, why, results)
     if as_json:
         print_record("resolution", {"component": component, "status": status})
@@ -412,7 +446,7 @@ def set_parallelism(
     run: RunText,
     parallelism: Annotated[str, typer.Argument(help="components in flight, or `none`")],
     why: Why = "",
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Change how many components or pages may be in flight over the whole run."""
@@ -422,7 +456,7 @@ def set_parallelism(
             parameter="parallelism",
             value=parallelism,
         )
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         number = None if parallelism == "none" else int(parallelism)
         steering = runs.set_parallelism(run, number, why)
     _show_limits(steering, as_json)
@@ -437,7 +471,7 @@ def set_rate(
     ] = None,
     over: Annotated[float | None, typer.Option(help="seconds that the ramp takes")] = None,
     why: Why = "",
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Change how many components a second may be begun over the whole run."""
@@ -449,7 +483,7 @@ def set_rate(
             parameter="rate",
             value=rate,
         ) from None
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         steering = runs.set_rate(run, number, ramp_from, over, why)
     _show_limits(steering, as_json)
 
@@ -497,7 +531,7 @@ def _show_differences(registry: str | None, as_json: bool) -> bool:
     from ledgerbeam.batch.runs.scrub import scrub
 
     differs = False
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         for run, what in scrub(runs.list()):
             differs = True
             if as_json:
@@ -510,7 +544,7 @@ def _show_differences(registry: str | None, as_json: bool) -> bool:
 @app.command()
 def expire(registry: Registry = None, as_json: Json = False) -> None:
     """Delete results that are due; the records of runs stay."""
-    with _runs(registry) as runs:
+    with open_runs(registry) as runs:
         for run in runs.expire():
             if as_json:
                 print_record("expired", {"run": run.id, "name": run.name, "uri": run.uri})
@@ -519,10 +553,10 @@ def expire(registry: Registry = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def audit(run: RunText, registry: Registry = None, as_json: Json = False) -> None:
+def audit(run: RunText, registry: RegistryOrServer = None, as_json: Json = False) -> None:
     """Print the whole history of a run: who did what, when and why."""
-    with _runs(registry) as runs:
-        record = runs.registry.find(run)
+    with open_runs(registry) as runs:
+        record = runs.find(run)
         events = runs.events(record.id)
     if as_json:
         for event in events:

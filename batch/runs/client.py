@@ -410,20 +410,7 @@ class Runs(RunsReader):
                 "instance again with the next run number and a reason",
                 uri=record.uri,
             )
-        if record.status.is_final and components:
-            from ledgerbeam.batch.observe.components import check_retried
-
-            check_retried(record.uri, components)
-        changed: dict[str, Any] | None = None
-        if record.status.is_final and parameters:
-            if not why.strip():
-                raise ParameterError(
-                    f"run {record.name}: say why its parameters are changed (--why)",
-                    parameter="--why",
-                )
-            from ledgerbeam.batch.runs.correct import corrected
-
-            changed = corrected(record, parameters, self._who, self._now())
+        changed = self.check_reopened(record, why, components, parameters)
         if record.status.is_final and self.registry.move(
             record.id,
             RunStatus.EXECUTING,
@@ -445,6 +432,39 @@ class Runs(RunsReader):
             from_status=record.status,
             to_status=RunStatus.EXECUTING,
         )
+
+    def check_reopened(
+        self,
+        record: RunRecord,
+        why: str,
+        components: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any] | None:
+        """Check what `reopen` is given for a run that has ended.
+
+        Returns:
+            The parameters that change, as they are recorded; None where none do.
+
+        Raises:
+            ParameterError: a parameter doesn't fit, or can't be changed.
+            ComponentNotFoundError: one of these components hasn't failed.
+        """
+        if not record.status.is_final:
+            return None
+        if components:
+            from ledgerbeam.batch.observe.components import check_retried
+
+            check_retried(record.uri, components)
+        if not parameters:
+            return None
+        if not why.strip():
+            raise ParameterError(
+                f"run {record.name}: say why its parameters are changed (--why)",
+                parameter="--why",
+            )
+        from ledgerbeam.batch.runs.correct import corrected
+
+        return corrected(record, parameters, self._who, self._now())
 
     def _give_up(self, record: RunRecord, attempt: RunAttempt, why: str) -> None:
         """Have a live attempt fenced off and followed by another one."""

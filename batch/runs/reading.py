@@ -88,6 +88,17 @@ class RunsReader:
     def __exit__(self, *_: object) -> None:
         self.registry.close()
 
+    def find(self, run: str) -> RunRecord:
+        """What is on record of a run.
+
+        Args:
+            run: its id, six or more characters of it, or `process/instance[/run-number]`.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        return self.registry.find(run)
+
     def get(self, run: str) -> RunView:
         """How a run stands.
 
@@ -164,13 +175,15 @@ class RunsReader:
             process: only runs of that process.
             status: only runs that have it.
             limit: how many at most.
-            before: id of a run; only runs that were submitted before it, which is the next page.
+            before: only runs that were submitted before this one, which is the next page.
             since: only runs that were submitted at that time in UTC or later.
             where: only runs that have these parameters, each as a text.
 
         Raises:
             ParameterError: none of the other runs has a parameter of that name.
         """
+        if before is not None:
+            before = self.registry.find(before).id
         if not where:
             return self.registry.runs(process, status, limit, before, since)
         found: list[RunRecord] = []

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field, computed_field
+from pydantic import AwareDatetime, BaseModel, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord, run_name
@@ -69,11 +69,16 @@ class RunBody(RunSummary):
 
     Attributes:
         code: code of the error by which it has failed; None if it hasn't.
+        failures: the components that failed or are unknown, by kind of error, most frequent first:
+            `count` of them, and one that stands for all.
+        rejected: rows that were rejected, as far as is known.
         allowed: what can be done with it now.
         progress: how far it is.
     """
 
     code: str | None
+    failures: list[dict[str, Any]]
+    rejected: int
     allowed: list[str]
     progress: dict[str, Any]
 
@@ -87,6 +92,25 @@ class RunList(BaseModel):
 
 class ComponentList(BaseModel):
     """A page of components, ordered by shard and then by name."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+class Again(Reason):
+    """What another attempt tries again, and with which parameters.
+
+    Attributes:
+        components: which of the failed ones, by their keys; none for all.
+        parameters: new values of parameters that were wrong, by name; they need a reason.
+    """
+
+    components: list[str] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class RejectList(BaseModel):
+    """A page of rejected rows, file by file."""
 
     items: list[dict[str, Any]]
     next: str | None
@@ -151,6 +175,12 @@ def find(
     kind: str | None = None,
     status: RunStatus | None = None,
     name: Annotated[str | None, Query(description="`process/instance[/run-number]`")] = None,
+    since: Annotated[
+        AwareDatetime | None, Query(description="only those submitted at that time or later")
+    ] = None,
+    where: Annotated[
+        list[str] | None, Query(description="`NAME=VALUE`: only those with that parameter")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> RunList:
@@ -166,9 +196,17 @@ def find(
         )
     else:
         only = None if kinds is None else kinds[0]
-        found = front.runs.list(only, status, limit + 1, before)
+        pairs = dict(map(_pair, where or ()))
+        found = front.runs.list(only, status, limit + 1, before, since, pairs)
     items = [RunSummary.model_validate(run.model_dump()) for run in found[:limit]]
     return RunList(items=items, next=cursor_of(items[-1].id) if len(found) > limit else None)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, is_pair, value = text.partition("=")
+    if not is_pair:
+        raise ParameterError(f"where={text}: give NAME=VALUE", parameter="where", value=text)
+    return name, value
 
 
 @router.get("/{run}", response_model=RunBody)
@@ -242,12 +280,15 @@ def retry(
     front: AFront,
     caller: Caller,
     response: Response,
-    reason: Reason | None = None,
+    again: Again | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> RequestRecord:
     """Try again what failed, as a new attempt with today's code, in its turn of the queue."""
-    why = reason.why if reason is not None else ""
-    return ask_again(front, caller, record, response, Verb.RETRY, why, idempotency_key)
+    asked = again or Again()
+    given = asked.model_dump(exclude={"why"}, exclude_defaults=True)
+    return ask_again(
+        front, caller, record, response, Verb.RETRY, asked.why, idempotency_key, **given
+    )
 
 
 @router.post("/{run}/restart", status_code=202)
@@ -299,6 +340,19 @@ def components(
     more = len(items) > limit
     last = items[limit - 1]["component"] if more else None
     return ComponentList(items=items[:limit], next=cursor_of(last) if last else None)
+
+
+@router.get("/{run}/rejects")
+def rejects(record: Found, front: AFront, limit: Limit = 50, cursor: Cursor = None) -> RejectList:
+    """The rows that were rejected: those found so far if nothing is published."""
+    begin = first = 0 if cursor is None else int(place_of(cursor, int)[0])
+    items: list[dict[str, Any]] = []
+    for table in front.runs.rejects(record.id):
+        items += table.slice(first, limit + 1 - len(items)).to_pylist()
+        first = max(0, first - table.num_rows)
+        if len(items) > limit:
+            return RejectList(items=items[:limit], next=cursor_of(begin + limit))
+    return RejectList(items=items, next=None)
 
 
 @router.get("/{run}/results", response_class=JSONResponse)
@@ -468,8 +522,9 @@ def ask_again(
     verb: Verb,
     why: str,
     key: str | None = None,
+    **given: Any,
 ) -> RequestRecord:
-    """Ask for another attempt of a run, which a node begins.
+    """Ask for another attempt of a run, which a node begins; `given` are fields of `Again`.
 
     Raises:
         IllegalMoveError: the run goes on, or has published.
@@ -485,7 +540,7 @@ def ask_again(
             to_status=RunStatus.EXECUTING,
         )
     submission = Submission(
-        kind=record.process, parameters={"after": last_event(front, record.id)}, why=why
+        kind=record.process, parameters={"after": last_event(front, record.id), **given}, why=why
     )
     return accept(front, caller, submission, response, verb, record.id, key)
 
@@ -496,6 +551,8 @@ def body_of(view: RunView) -> dict[str, Any]:
     return {
         **view.run.model_dump(mode="json"),
         "code": view.code,
+        "failures": [group.json_record for group in view.failures],
+        "rejected": view.rejected,
         "allowed": allowed(view.run),
         "progress": {**progress, "total_decimals": view.progress.total_decimals},
     }

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tests.support.json_lines import lines_of
 from tests.support.recorded import NewPlace, goes_on, until
 from tests.support.service import Service, service_of, succeeded
 
+from ledgerbeam.batch.cli.app import main
+from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.errors import NotPublishedError, ParameterError, RunNotFoundError
 from ledgerbeam.service.client import Client
@@ -73,6 +78,75 @@ def test_a_request_becomes_a_run_that_is_watched_and_read(
     last = place.runs.registry.get(run.id)
     assert [attempt.kind for attempt in last.attempts] == ["first", "retry"]
     place.check_story()
+
+
+def test_the_command_line_takes_a_service(
+    service: Service, client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def verb(*arguments: str) -> tuple[int, str, str]:
+        status = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["ledgerbeam", *arguments, f"--server={client.server}"])
+            try:
+                status = main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    place = service.place
+    place.set("fail-A7")
+    place.set("fail-A9")
+    service.work()
+    # This process hasn't the workload: the service has it.
+    flags = [f"--{name.replace('_', '-')}={v}" for name, v in place.parameters().items()]
+    status, out, _ = verb("submit", "counting", *flags, "--json")
+    run, *_ = lines_of(out)
+    assert (status, run["name"]) == (0, f"counting/{place.day}")
+    assert verb("wait", run["id"])[0] == Exit.FAILURE
+    status, out, _ = verb("get", run["id"], "--json")
+    (shown,) = lines_of(out)
+    assert [group["count"] for group in shown["failures"]] == [2]
+    (listed,) = lines_of(verb("list", f"--where=business_date={place.day}", "--json")[1])
+    assert listed["id"] == run["id"]
+    assert verb("list", "--where=colour=red")[0] == Exit.USAGE
+    assert verb("list", "--since=2100-01-01", "--json")[1] == ""
+    place.unset("fail-A7")
+    status, _, err = verb("retry", run["id"], "--component=A1")
+    assert (status, "A1" in err) == (Exit.NOT_FOUND, True)
+    assert verb("retry", run["id"], "--component=A7", "--why=mended")[0] == 0
+    assert verb("wait", run["id"])[0] == Exit.FAILURE
+    (left,) = lines_of(verb("components", run["id"], "--status=FAILURE", "--json")[1])
+    assert left["component"] == "A9"
+    place.unset("fail-A9")
+    status, _, err = verb("retry", run["id"], "--set=shards=many", "--why=mended")
+    assert (status, "shards" in err) == (Exit.USAGE, True)
+    assert verb("retry", run["id"], "--set=max_rejects=5", "--why=mended")[0] == 0
+    assert verb("wait", run["id"])[0] == 0
+    assert place.runs.find(run["id"]).parameters["max_rejects"] == 5
+    assert verb("results", run["id"], f"--output={tmp_path}/rows.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "rows.parquet") == place.runs.results(run["id"]).to_table()
+    whys = [event["why"] for event in lines_of(verb("audit", run["id"], "--json")[1])]
+    assert whys.count("mended") == 2
+    for refused in (["logs", run["id"]], ["restart", run["id"], "--force", "--why=gone"]):
+        status, _, err = verb(*refused)
+        assert (status, "doesn't offer" in err) == (Exit.USAGE, True)
+    assert verb("get", "no-such-run")[0] == Exit.NOT_FOUND
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ledgerbeam", "list", "--server=http://127.0.0.1:9"])
+        assert main() == Exit.UNAVAILABLE
+
+
+def test_rejected_rows_are_read_page_by_page(service: Service, client: Client) -> None:
+    place = service.place
+    with (place.folder / "amounts.csv").open("a") as file:
+        file.writelines(f"A1,no number {number}\n" for number in range(450))
+    service.work()
+    run = client.submit("counting", place.parameters(max_rejects=500))
+    assert client.wait(run.id).run.status is RunStatus.SUCCESS
+    pages = list(client.rejects(run.id))
+    assert [page.num_rows for page in pages] == [200, 200, len(pages[2])]
+    assert pa.concat_tables(pages) == pa.concat_tables(place.runs.rejects(run.id))
+    assert client.get(run.id).rejected == sum(map(len, pages))
 
 
 def test_a_run_is_steered_and_canceled(service: Service, client: Client) -> None:
