@@ -148,6 +148,19 @@ def asked_again(place: Place, point: str) -> None:
     assert [a.kind for a in place.run().attempts] == [AttemptKind.FIRST, AttemptKind.RETRY]
 
 
+def replaced(place: Place, point: str) -> None:
+    """Who submits in the place of a run that goes on dies when that is canceled."""
+    place.set("hold")
+    launcher = place.launcher(place.record(max_rejects=0))
+    until(place.calls, "the first call")
+    command = ["submit", place.process, "--replace", "--why=mended", *place.flags()]
+    assert place.command(*command, failpoint=point).returncode == -signal.SIGKILL
+    assert launcher.wait() == 0, place.told()
+    place.unset("hold")
+    done = place.command(*command)
+    assert done.returncode == 0, done.stderr
+
+
 def resolved(place: Place, point: str) -> None:
     """Who settles a component dies, and does it again."""
     place.set("kill-A7")
@@ -244,6 +257,7 @@ SCENARIOS: dict[str, Scenario] = {
     "resume: recorded": asked_to_resume,
     **dict.fromkeys(["submit: recorded", "spawn: recorded", "spawn: started"], submitted),
     "again: recorded": asked_again,
+    "replace: canceled": replaced,
     "limits: told": limited,
     "resolve: decided": resolved,
     "reconcile: run seen to": reconciled,
