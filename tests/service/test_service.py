@@ -1,5 +1,6 @@
 """A service as its users have it: processes, a server's database, calls over HTTP."""
 
+import html
 import json
 import signal
 import subprocess
@@ -106,6 +107,9 @@ def test_the_command_line_takes_a_service(
     status, out, _ = verb("get", run["id"], "--json")
     (shown,) = lines_of(out)
     assert [group["count"] for group in shown["failures"]] == [2]
+    page = httpx.get(f"{client.server}/runs/{run['id']}").text
+    assert "Failures by kind of error" in page
+    assert shown["failures"][0]["traceback"].splitlines()[-1] in html.unescape(page)
     (listed,) = lines_of(verb("list", f"--where=business_date={place.day}", "--json")[1])
     assert listed["id"] == run["id"]
     assert verb("list", "--where=colour=red")[0] == Exit.USAGE
