@@ -428,6 +428,34 @@ class AmbiguousRunError(UserError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class ApprovalNeededError(UserError):
+    """It is on record, and is done when another person approves it.
+
+    Attributes:
+        run: id of the run.
+        approval: number of the event by which it was asked for.
+    """
+
+    code = "approval-needed"
+    run: str | None = None
+    approval: int | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SamePersonError(UserError):
+    """Who has asked for something can't approve it.
+
+    Attributes:
+        run: id of the run.
+        approval: number of the event by which it was asked for.
+    """
+
+    code = "same-person"
+    run: str | None = None
+    approval: int | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class IllegalMoveError(UserError):
     """A run can't move from its present status to the requested one.
 

@@ -363,6 +363,15 @@ class Client:
             asked = self.get_request(asked.id, wait=_WAIT_SECONDS)
         _check(asked)
 
+    def approve(self, run: str, number: int | None = None, why: str = "") -> RunRecord:
+        """Do what another person has asked for, when a node is free; see `Runs.approve`."""
+        return self._again(run, "approve", {"approval": number, "why": why})
+
+    def refuse(self, run: str, why: str, number: int | None = None) -> RunRecord:
+        """Refuse what another person has asked for; see `Runs.refuse`."""
+        body = {"approval": number, "why": why}
+        return _record(self._post(f"{self._path(run)}/refuse", body).json())
+
     def events(self, run: str) -> Sequence[RecordedEvent]:
         """All events of a run, in their order."""
         found = self._get(f"{self._path(run)}/audit").json()
@@ -472,6 +481,7 @@ def _record(body: Mapping[str, Any]) -> RunRecord:
 
 
 def _view(body: Mapping[str, Any]) -> RunView:
+    from ledgerbeam.batch.model.approval import Approval
     from ledgerbeam.batch.model.outcomes import FailureGroup
     from ledgerbeam.batch.observe.progress import Progress
 
@@ -481,7 +491,8 @@ def _view(body: Mapping[str, Any]) -> RunView:
         first = _outcome(group)
         failures.append(FailureGroup(first.status, size, first))
     progress = Progress.model_validate(body["progress"])
-    return RunView(_record(body), progress, body["code"], failures, body["rejected"])
+    waiting = [Approval.model_validate(asked) for asked in body["approvals"]]
+    return RunView(_record(body), progress, body["code"], failures, body["rejected"], waiting)
 
 
 def _outcome(body: Mapping[str, Any]) -> "Outcome":

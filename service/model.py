@@ -168,12 +168,9 @@ class RequestRecord(_Stored):
 
 
 def again_of(request: RequestRecord) -> dict[str, Any]:
-    """What a request for another attempt says of it: components and parameters, for `reopen`."""
+    """What a request for another attempt says of it: for `reopen`."""
     given = request.parameters
-    return {
-        "components": given.get("components", ()),
-        "parameters": given.get("parameters"),
-    }
+    return {name: given[name] for name in ("components", "parameters", "approval") if name in given}
 
 
 class KindRecord(_Stored):

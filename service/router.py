@@ -109,7 +109,7 @@ class Router:
                 if request.verb is Verb.RETRY:
                     runs = self._runs.signed_by(request.requester)
                     record = runs.registry.get(str(request.run_id))
-                    runs.check_reopened(record, request.why, **again_of(request))
+                    runs.check_retry(record, request.why, **again_of(request))
                 self._dispatch.admit(request.id, self._who, self._now())
         except RegistryUnavailableError:
             raise
@@ -124,14 +124,13 @@ class Router:
             self._reject(request, "bug", redact(f"{type(error).__name__}: {error}"))
 
     def _resolve(self, request: RequestRecord) -> None:
-        given = request.parameters
-        self._runs.signed_by(request.requester).resolve(
-            str(request.run_id),
-            given["component"],
-            ComponentStatus(given["status"]),
-            request.why,
-            given.get("results"),
-        )
+        given, run = request.parameters, str(request.run_id)
+        runs = self._runs.signed_by(request.requester)
+        if "approval" in given:
+            runs.approve(run, given["approval"], request.why)
+        else:
+            status = ComponentStatus(given["status"])
+            runs.resolve(run, given["component"], status, request.why, given.get("results"))
         self._dispatch.settle(request.id, RequestState.SUCCESS, self._who, self._now())
 
     def _reject(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.plan import RunPlan
 from ledgerbeam.batch.json_schemas import Line, line_of
+from ledgerbeam.batch.model.approval import Approval
 from ledgerbeam.batch.model.outcomes import Outcome
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus
@@ -187,6 +188,7 @@ LINES: Mapping[str, type[BaseModel]] = {
         progress=line_of(Progress, totals=Totals),
         failures=list[_FAILURES],
         rejected=int,
+        approvals=list[Approval],
     ),
     "verified": Verified,
     "workload": Workload,

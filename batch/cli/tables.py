@@ -45,6 +45,10 @@ def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
         grid.add_row("rejected", f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}")
     for name, value in _failure_rows(view.failures):
         grid.add_row(name, value)
+    for asked in view.approvals:
+        done_with = ", ".join(f"{name} {value}" for name, value in asked.arguments.items() if value)
+        text = f"{asked.number}: {asked.act}: {done_with}: asked by {asked.who}: {asked.why}"
+        grid.add_row("to be approved", text)
     if run.must_finish_by is not None:
         grid.add_row("must finish by", _time(run.must_finish_by))
     if run.error:

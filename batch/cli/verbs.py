@@ -110,6 +110,7 @@ def _view_json(view: "RunView") -> dict[str, Any]:
         "progress": progress,
         "failures": [group.json_record for group in view.failures],
         "rejected": view.rejected,
+        "approvals": [asked.model_dump(mode="json") for asked in view.approvals],
     }
     return run | {"name": view.run.name} | others
 
@@ -439,6 +440,38 @@ def resolve(
         print_record("resolution", {"component": component, "status": status})
     else:
         print_line(f"{component} {status}")
+
+
+Number = Annotated[
+    int | None,
+    typer.Argument(help="of what was asked for, as `get` prints it; needed where several wait"),
+]
+
+
+@app.command()
+def approve(
+    run: RunText,
+    number: Number = None,
+    why: Why = "",
+    registry: RegistryOrServer = None,
+    as_json: Json = False,
+) -> None:
+    """Do what another person has asked for, where the definition wants it approved."""
+    with open_runs(registry, launches=True) as runs:
+        _show_run(runs, runs.approve(run, number, why), as_json)
+
+
+@app.command()
+def refuse(
+    run: RunText,
+    why: Annotated[str, typer.Option(help="the reason, for the record")],
+    number: Number = None,
+    registry: RegistryOrServer = None,
+    as_json: Json = False,
+) -> None:
+    """Refuse what another person has asked for; it isn't done."""
+    with open_runs(registry) as runs:
+        _show_run(runs, runs.refuse(run, why, number), as_json)
 
 
 @app.command("set-parallelism")

@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema
 from ledgerbeam.batch.define.checks import check_class, guard_hooks
 from ledgerbeam.batch.define.dates import with_strict_dates
 from ledgerbeam.batch.define.expect import SHARE, Expect
+from ledgerbeam.batch.model.approval import Act
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
@@ -134,6 +135,8 @@ class BatchProcess(ABC, Generic[P]):
         attempt_deadline: how long one attempt may take before it is ended.
         lost_attempts: how many attempts of a run may be lost (their machine failed, or they were
             killed) before the run fails; after each of them but the last, another attempt starts.
+        approvals: what a second person has to approve: `"correct"` (a retry with other parameters),
+            `"replace"` (a submission in the place of a run), `"resolve"`.
         queue: how requests for runs wait for each other, where they are submitted to a service.
     """
 
@@ -153,6 +156,7 @@ class BatchProcess(ABC, Generic[P]):
     sla: ClassVar[Sla | None] = None
     attempt_deadline: ClassVar[datetime.timedelta] = datetime.timedelta(hours=24)
     lost_attempts: ClassVar[int] = 3
+    approvals: ClassVar[tuple[str, ...]] = ()
     queue: ClassVar[QueuePolicy] = QueuePolicy()
 
     def __init__(self, parameters: P) -> None:
@@ -167,6 +171,11 @@ class BatchProcess(ABC, Generic[P]):
             FailureLimit(cls.failure_limit)
         except ValueError as error:
             raise DefinitionError(f"{cls.__name__}: {error}") from None
+        for act in cls.approvals:
+            if act not in set(Act):
+                raise DefinitionError(
+                    f"{cls.__name__}: nobody can approve {act!r}: name {', '.join(Act)}"
+                )
         name = cls.__dict__.get("name")
         if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise DefinitionError(

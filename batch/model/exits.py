@@ -5,6 +5,7 @@ from enum import IntEnum
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.io.errors import (
     AmbiguousRunError,
+    ApprovalNeededError,
     CanceledError,
     ComponentNotFoundError,
     ParameterError,
@@ -31,6 +32,7 @@ class Exit(IntEnum):
     DIFFERENT = 5
     NOT_FOUND = 6
     UNAVAILABLE = 7
+    APPROVAL = 8
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -44,6 +46,7 @@ EXITS_OF_ERRORS: dict[type[UserError], Exit] = {
     ComponentNotFoundError: Exit.NOT_FOUND,
     WorkloadNotFoundError: Exit.NOT_FOUND,
     RegistryUnavailableError: Exit.UNAVAILABLE,
+    ApprovalNeededError: Exit.APPROVAL,
 }
 """Of each kind of error that doesn't end in `FAILURE`."""
 

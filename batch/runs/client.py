@@ -12,16 +12,13 @@ Each verb imports what it needs when it is called: most of them are asked for by
 which would else import Arrow for nothing.
 """
 
-import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from ledgerbeam.batch.launch.spawn import start_launcher
-from ledgerbeam.batch.model.events import Event
+from ledgerbeam.batch.model.approval import REFUSED, Act, Approval
 from ledgerbeam.batch.model.run import (
     AttemptKind,
     RunAttempt,
@@ -30,7 +27,13 @@ from ledgerbeam.batch.model.run import (
     run_name,
 )
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.reading import RunsReader
+from ledgerbeam.batch.runs.approvals import (
+    approved,
+    ask_approval,
+    check_other_person,
+    waiting_approval,
+)
+from ledgerbeam.batch.runs.steering import SteeredRuns
 from ledgerbeam.io.errors import (
     AlreadyPublishedError,
     IllegalMoveError,
@@ -41,10 +44,10 @@ from ledgerbeam.io.errors import (
 )
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.machine import ProcessId
+from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.runs.draft import Drafted
-    from ledgerbeam.io.commit.control_log import Steering
 
 _CANCEL_SECONDS = 120.0
 """How long a run that is replaced is given to end."""
@@ -52,7 +55,7 @@ _CANCEL_SECONDS = 120.0
 _log = logging.getLogger(__name__)
 
 
-class Runs(RunsReader):
+class Runs(SteeredRuns):
     """Runs of a registry, and all that can be done with them.
 
         with Runs(Settings.from_environment()) as runs:
@@ -68,12 +71,6 @@ class Runs(RunsReader):
     that takes one raises `RunNotFoundError` if there is no such run, `AmbiguousRunError` if several
     ids begin so, and `RegistryUnavailableError` if the registry can't be reached.
     """
-
-    def signed_by(self, who: str) -> Self:
-        """The same runs, for another person: `who` signs what is done with them."""
-        other = copy.copy(self)
-        other._who = who
-        return other
 
     def submit(
         self,
@@ -139,7 +136,13 @@ class Runs(RunsReader):
         except RunNotFoundError:
             return None
 
-    def _replace(self, before: RunRecord | None, drafted: "Drafted", why: str) -> RunRecord:
+    def _replace(
+        self,
+        before: RunRecord | None,
+        drafted: "Drafted",
+        why: str,
+        approval: Approval | None = None,
+    ) -> RunRecord:
         """Record a run in the place of another one, which is canceled if it goes on."""
         draft = drafted.run
         name = run_name(draft.process, draft.instance, draft.run_number)
@@ -152,6 +155,10 @@ class Runs(RunsReader):
             raise ParameterError(
                 f"run {name} ({before.id}) is to be replaced: say why (--why)", parameter="--why"
             )
+        if approval is None:
+            given = draft.parameters | {"run_number": draft.run_number, "reason": draft.reason}
+            arguments = {"parameters": given, "beam_flags": draft.beam_flags}
+            self._ask_approval(before, Act.REPLACE, arguments, why)
         if not before.status.is_final:
             if before.status is not RunStatus.CANCELING:
                 self.cancel(before.id, f"to be replaced: {why}")
@@ -164,103 +171,6 @@ class Runs(RunsReader):
             )
         failpoint("replace: canceled")
         return self.registry.replace(before.id, draft, drafted.schema, why)
-
-    def cancel(self, run: str, why: str = "") -> RunRecord:
-        """Ask for a run to be stopped.
-
-        Its status is `CANCELING` until nothing of it can be committed any more, then `CANCELED`.
-
-        Raises:
-            IllegalMoveError: the run has ended.
-        """
-        record = self.registry.find(run)
-        if not self._move(record, RunStatus.CANCELED, why, RunStatus.INITIATED):
-            if record.status is not RunStatus.CANCELING:
-                self._move(record, RunStatus.CANCELING, why)
-            failpoint("cancel: recorded")
-            self._steer(record, why, state="cancel")
-        return self.registry.get(record.id)
-
-    def pause(self, run: str, why: str = "") -> RunRecord:
-        """Begin no more components; those in flight go on.
-
-        Raises:
-            IllegalMoveError: the run has ended, or is being canceled.
-        """
-        record = self.registry.find(run)
-        if record.status is not RunStatus.PAUSED:
-            self._move(record, RunStatus.PAUSED, why)
-        failpoint("pause: recorded")
-        self._steer(record, why, state="pause")
-        return self.registry.get(record.id)
-
-    def resume(self, run: str, why: str = "") -> RunRecord:
-        """Go on after a pause.
-
-        Raises:
-            IllegalMoveError: the run isn't paused.
-        """
-        record = self.registry.find(run)
-        if record.status is not RunStatus.PAUSED:
-            raise IllegalMoveError(
-                f"run {record.name} is {record.status}, not PAUSED: nothing to resume",
-                run=record.id,
-                from_status=record.status,
-                to_status=RunStatus.EXECUTING,
-            )
-        self._move(record, RunStatus.EXECUTING, why, RunStatus.PAUSED)
-        failpoint("resume: recorded")
-        self._steer(record, why, state="run")
-        return self.registry.get(record.id)
-
-    def set_parallelism(self, run: str, parallelism: int | None, why: str = "") -> "Steering":
-        """How many components or pages may be in flight over the whole run; None for the default.
-
-        Raises:
-            ParameterError: it is less than 1.
-        """
-        return self._tell(run, "parallelism", why, parallelism=parallelism)
-
-    def set_rate(
-        self,
-        run: str,
-        rate: float | None,
-        ramp_from: float | None = None,
-        ramp_seconds: float | None = None,
-        why: str = "",
-    ) -> "Steering":
-        """How many components a second may be begun over the whole run.
-
-        Args:
-            run: which.
-            rate: components a second; None for no limit.
-            ramp_from: where a ramp up (or down) to `rate` begins, now.
-            ramp_seconds: how long it takes.
-            why: for the record.
-
-        Raises:
-            ParameterError: a value is out of range.
-        """
-        if ramp_from is None and ramp_seconds is None:
-            return self._tell(run, "rate", why, rate=rate, ramp=None)
-        if rate is None or ramp_from is None or ramp_seconds is None:
-            raise ParameterError(
-                "a ramp needs all three: where it begins, where it ends, how long", parameter="ramp"
-            )
-        from ledgerbeam.io.commit.control_log import Ramp
-
-        try:
-            ramp = Ramp(
-                from_rate=ramp_from, to_rate=rate, seconds=ramp_seconds, started_at=self._now()
-            )
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ParameterError(
-                f"ramp: {problem['loc'][0]}: {problem['msg']}",
-                parameter=str(problem["loc"][0]),
-                value=problem["input"],
-            ) from error
-        return self._tell(run, "rate", why, ramp=ramp)
 
     def retry(
         self,
@@ -282,8 +192,10 @@ class Runs(RunsReader):
         Raises:
             ComponentNotFoundError: a component that was named hasn't failed.
             ParameterError: a parameter doesn't fit, or can't be changed.
+            ApprovalNeededError: the definition wants another person to approve the parameters.
             UserError: the run goes on, or has published.
         """
+        self.check_retry(self.registry.find(run), why, components, parameters)
         record = self.reopen(run, AttemptKind.RETRY, why, components, parameters)
         self._launch(record)
         return record
@@ -331,13 +243,25 @@ class Runs(RunsReader):
             results: URI of a file with the rows that the call would have given, for `SUCCESS`.
 
         Raises:
+            ApprovalNeededError: the definition wants another person to approve it.
             UserError: the run goes on or has published, or the component isn't unknown.
         """
+        record = self.registry.find(run)
+        self._resolve(record, why, component, status, results)
+
+    def _resolve(
+        self,
+        record: RunRecord,
+        why: str,
+        component: str,
+        status: ComponentStatus,
+        results: str | None,
+        approval: Approval | None = None,
+    ) -> None:
         # Imports Beam, which the other verbs do without.
         from ledgerbeam.batch.define.workloads import load_workload
-        from ledgerbeam.batch.runs.resolve import resolve
+        from ledgerbeam.batch.runs.resolve import checked_decision, decide
 
-        record = self.registry.find(run)
         if record.status not in (RunStatus.FAILURE, RunStatus.CANCELED):
             raise IllegalMoveError(
                 f"run {record.name} is {record.status}: a component is resolved when its run has "
@@ -346,9 +270,82 @@ class Runs(RunsReader):
                 from_status=record.status,
             )
         kind = load_workload(record.process)
-        resolve(record.uri, kind, component, status, results, self._who, why, self._now())
+        call, decision = checked_decision(
+            record.uri, kind, component, status, results, self._who, why, self._now()
+        )
+        if approval is None:
+            place = None if results is None else uris.absolute(results)
+            arguments = {"component": component, "status": status, "results": place}
+            self._ask_approval(record, Act.RESOLVE, arguments, why)
+        decide(call, decision)
         failpoint("resolve: decided")
-        self._append(record, "resolved", why, {"component": component, "status": status})
+        detail = {"component": component, "status": status, **approved(approval)}
+        self._append(record, "resolved", why, detail)
+
+    def approve(self, run: str, number: int | None = None, why: str = "") -> RunRecord:
+        """Do what another person has asked for, where the definition wants it approved.
+
+        Args:
+            run: which.
+            number: of what was asked for, as `RunView.approvals` has it; None for the only one.
+            why: for the record; by default the reason of who has asked.
+
+        Returns:
+            The run, or the one that has taken its place.
+
+        Raises:
+            IllegalMoveError: nothing of that number waits, or several do and none is named.
+            SamePersonError: who approves has asked for it.
+            UserError: it can't be done any more.
+        """
+        record = self.registry.find(run)
+        asked = self.to_be_approved(record, number)
+        why = why or asked.why
+        if asked.act is Act.RESOLVE:
+            given = asked.arguments | {"status": ComponentStatus(asked.arguments["status"])}
+            self._resolve(record, why, **given, approval=asked)
+            return record
+        if asked.act is Act.CORRECT:
+            record = self.reopen(record.id, AttemptKind.RETRY, why, approval=asked.number)
+        else:
+            from ledgerbeam.batch.runs.draft import draft_run
+
+            drafted = draft_run(record.process, **asked.arguments, who=self._who, at=self._now())
+            record = self._replace(record, drafted, why, asked)
+        self._launch(record)
+        return record
+
+    def refuse(self, run: str, why: str, number: int | None = None) -> RunRecord:
+        """Refuse what was asked for, which isn't done then; who has asked may take it back so.
+
+        Args:
+            run: which.
+            why: for the record.
+            number: of what was asked for, as `RunView.approvals` has it; None for the only one.
+
+        Raises:
+            IllegalMoveError: nothing of that number waits, or several do and none is named.
+        """
+        record = self.registry.find(run)
+        asked = waiting_approval(self.registry, record, number)
+        self._append(record, REFUSED, why, {"approval": asked.number})
+        return record
+
+    def to_be_approved(self, record: RunRecord, number: int | None) -> Approval:
+        """What was asked for, once it is sure that it waits, and that another person approves it.
+
+        Raises:
+            IllegalMoveError: nothing of that number waits, or several do and none is named.
+            SamePersonError: who approves has asked for it.
+        """
+        asked = waiting_approval(self.registry, record, number)
+        check_other_person(record, asked, self._who)
+        return asked
+
+    def _ask_approval(
+        self, record: RunRecord, act: Act, arguments: Mapping[str, Any], why: str
+    ) -> None:
+        ask_approval(self.registry, self._append, record, act, arguments, self._who, why)
 
     def expire(self) -> Sequence[RunRecord]:
         """Delete results whose time is over; manifests, markers and outcomes stay.
@@ -381,6 +378,7 @@ class Runs(RunsReader):
         why: str,
         components: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
+        approval: int | None = None,
     ) -> RunRecord:
         """Have a run that ended without success executed again, by a launcher yet to be started.
 
@@ -390,6 +388,7 @@ class Runs(RunsReader):
             why: for the record.
             components: for `RETRY`, which of the failed ones; none for all.
             parameters: new values of parameters that were wrong, by name.
+            approval: number of what another person has asked for, which says both.
 
         Raises:
             ParameterError: a parameter doesn't fit, or can't be changed.
@@ -410,7 +409,12 @@ class Runs(RunsReader):
                 "instance again with the next run number and a reason",
                 uri=record.uri,
             )
-        changed = self.check_reopened(record, why, components, parameters)
+        asked = None
+        if approval is not None:
+            asked = self.to_be_approved(record, approval)
+            components, parameters = asked.arguments["components"], asked.arguments["parameters"]
+        changed = self._corrected(record, why, components, parameters)
+        detail = {"components": [*components]} if components else {}
         if record.status.is_final and self.registry.move(
             record.id,
             RunStatus.EXECUTING,
@@ -419,7 +423,7 @@ class Runs(RunsReader):
             why=why,
             expected=record.status,
             next_kind=kind,
-            detail={"components": [*components]} if components else None,
+            detail=detail | approved(asked),
             parameters=changed,
         ):
             failpoint("again: recorded")
@@ -433,22 +437,36 @@ class Runs(RunsReader):
             to_status=RunStatus.EXECUTING,
         )
 
-    def check_reopened(
+    def check_retry(
         self,
         record: RunRecord,
         why: str,
         components: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any] | None:
-        """Check what `reopen` is given for a run that has ended.
-
-        Returns:
-            The parameters that change, as they are recorded; None where none do.
+        approval: int | None = None,
+    ) -> None:
+        """Check what `reopen` is to be given for a retry of a run that has ended.
 
         Raises:
             ParameterError: a parameter doesn't fit, or can't be changed.
             ComponentNotFoundError: one of these components hasn't failed.
+            ApprovalNeededError: the definition wants another person to approve the parameters.
+            SamePersonError: who approves has asked for it.
         """
+        if approval is not None:
+            self.to_be_approved(record, approval)
+        elif self._corrected(record, why, components, parameters):
+            arguments = {"components": [*components], "parameters": dict(parameters or {})}
+            self._ask_approval(record, Act.CORRECT, arguments, why)
+
+    def _corrected(
+        self,
+        record: RunRecord,
+        why: str,
+        components: Sequence[str],
+        parameters: Mapping[str, Any] | None,
+    ) -> dict[str, Any] | None:
+        """The parameters that change, as they are recorded; None where none do."""
         if not record.status.is_final:
             return None
         if components:
@@ -501,43 +519,3 @@ class Runs(RunsReader):
 
     def _launch(self, record: RunRecord) -> None:
         start_launcher(self.registry, self._settings, record, self._now())
-
-    def _move(
-        self, record: RunRecord, to: RunStatus, why: str, expected: RunStatus | None = None
-    ) -> bool:
-        return self.registry.move(
-            record.id, to, who=self._who, at=self._now(), why=why, expected=expected
-        )
-
-    def _steer(self, record: RunRecord, why: str, **changes: Any) -> "Steering":
-        from ledgerbeam.io.commit import control_log
-
-        return control_log.steer(record.uri, self._now(), self._who, why, **changes)
-
-    def _tell(self, run: str, what: str, why: str, **changes: Any) -> "Steering":
-        record = self.registry.find(run)
-        if record.status.is_final:
-            raise IllegalMoveError(
-                f"run {record.name} is {record.status}: there is nothing to steer",
-                run=record.id,
-                from_status=record.status,
-            )
-        steering = self._steer(record, why, **changes)
-        failpoint("limits: told")
-        limits = steering.model_dump(mode="json", include={"parallelism", "rate", "ramp"})
-        self._append(record, what, why, limits)
-        return steering
-
-    def _append(self, record: RunRecord, what: str, why: str, detail: dict[str, Any]) -> None:
-        self.registry.append(
-            Event(
-                run=record.id,
-                process=record.process,
-                instance=record.instance,
-                at=self._now(),
-                who=self._who,
-                type=what,
-                why=why,
-                detail=detail,
-            )
-        )

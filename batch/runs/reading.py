@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    from ledgerbeam.batch.model.approval import Approval
     from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress, ProgressReader
 
@@ -42,6 +43,7 @@ class RunView(NamedTuple):
         failures: the components that failed or are unknown, by kind of error, most frequent first.
             Views that a tracker is called with have them only when the run has ended.
         rejected: rows that were rejected, as far as is known; as the failures, not in all views.
+        approvals: what waits for a second person; as the failures.
     """
 
     run: RunRecord
@@ -49,6 +51,7 @@ class RunView(NamedTuple):
     code: str | None = None
     failures: "Sequence[FailureGroup]" = ()
     rejected: int = 0
+    approvals: "Sequence[Approval]" = ()
 
 
 class Tracker(Protocol):
@@ -326,9 +329,11 @@ class RunsReader:
         """The view, with what isn't read each time that somebody looks."""
         if self._successor(view.run) is not None:
             return view
+        from ledgerbeam.batch.model.approval import open_approvals
         from ledgerbeam.batch.observe.rejections import rejected_rows
 
-        view = view._replace(rejected=rejected_rows(view.run.uri))
+        waiting = open_approvals(self.registry.events(view.run.id))
+        view = view._replace(rejected=rejected_rows(view.run.uri), approvals=waiting)
         counts = view.progress.components
         if not any(counts.get(each) for each in (ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)):
             return view

@@ -9,13 +9,13 @@ from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.model.outcomes import call_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.batch.observe.components import unknown_component
-from ledgerbeam.io.commit.claims import Decision, Resolution
+from ledgerbeam.io.commit.claims import Call, Decision, Resolution
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.datasets.readers import read_whole
 from ledgerbeam.io.errors import AlreadyResolvedError, ParameterError
 
 
-def resolve(
+def checked_decision(
     instance_uri: str,
     kind: type[BatchProcess[Any]],
     component: str,
@@ -24,10 +24,8 @@ def resolve(
     who: str,
     why: str,
     at: datetime.datetime,
-) -> None:
-    """Record what a person has found out about a component that is `UNKNOWN`.
-
-    It takes effect with the next attempt that retries.
+) -> tuple[Call, Decision]:
+    """What a person has found out about the call of a component that is `UNKNOWN`.
 
     Args:
         instance_uri: of the component's instance.
@@ -41,8 +39,7 @@ def resolve(
         at: time in UTC.
 
     Raises:
-        UserError: the component isn't unknown, or was resolved otherwise before, or the rows don't
-            fit.
+        UserError: the component isn't unknown, or the rows don't fit.
     """
     from ledgerbeam.batch.execute.rows import text_of
 
@@ -67,13 +64,22 @@ def resolve(
             "resolving needs a reason: say what was found, and where", parameter="why"
         )
     decision = Decision(component=component, resolution=resolution, who=who, why=why, at=at)
-    stands = call_of(instance_uri, shard, outcome).decide(decision)
-    if stands.resolution != resolution:
+    return call_of(instance_uri, shard, outcome), decision
+
+
+def decide(call: Call, decision: Decision) -> None:
+    """Record a decision; it takes effect with the next attempt that retries.
+
+    Raises:
+        AlreadyResolvedError: the component was resolved otherwise before.
+    """
+    stands = call.decide(decision)
+    if stands.resolution != decision.resolution:
         raise AlreadyResolvedError(
-            f"component {component} was resolved as {stands.resolution.status} by {stands.who} at "
-            f"{stands.at:%Y-%m-%d %H:%M:%S} UTC: {stands.why}: that stands, `ledgerbeam retry` "
-            "goes by it",
-            component=component,
+            f"component {decision.component} was resolved as {stands.resolution.status} by "
+            f"{stands.who} at {stands.at:%Y-%m-%d %H:%M:%S} UTC: {stands.why}: that stands, "
+            "`ledgerbeam retry` goes by it",
+            component=decision.component,
             status=stands.resolution.status,
         )
 

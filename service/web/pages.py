@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -26,7 +27,7 @@ from ledgerbeam.service.errors import (
     ChangedMeanwhileError,
 )
 from ledgerbeam.service.model import Principal, RequestState, Role, Submission, Verb
-from ledgerbeam.service.web import requests, runs
+from ledgerbeam.service.web import approvals, requests, runs
 from ledgerbeam.service.web.forms import fields_of, parameters_of
 from ledgerbeam.service.web.front import (
     COOKIE,
@@ -208,8 +209,10 @@ def act_on_run(
             f"run {record.name} is {record.status} now: load its page again, and decide anew",
             etag=record.status,
         )
-    demand(caller, Role.OPERATOR, record.process)
     why = form.get("why", "")
+    if verb in ("approve", "refuse"):
+        return _answered(front, caller, record, verb, response, form)
+    demand(caller, Role.OPERATOR, record.process)
     if verb in ("cancel", "pause", "resume"):
         runs.act(front, caller, record, verb, why)
     elif verb in ("retry", "restart"):
@@ -229,6 +232,27 @@ def act_on_run(
     else:
         raise BadRequestError(f"a run has no verb {verb}")
     return RedirectResponse(f"/runs/{record.id}", 303)
+
+
+def _answered(
+    front: Front,
+    caller: Principal,
+    record: RunRecord,
+    verb: str,
+    response: Response,
+    form: Mapping[str, str],
+) -> Response:
+    """Approve or refuse what another person has asked for."""
+    demand(caller, Role.APPROVER, record.process)
+    number = form.get("number", "")
+    if not number.isdecimal():
+        raise BadRequestError("the form lacks the number of what was asked for")
+    given = approvals.Answer(approval=int(number), why=form.get("why", ""))
+    if verb == "refuse":
+        approvals.refuse(record, front, caller, response, given)
+        return RedirectResponse(f"/runs/{record.id}", 303)
+    asked = approvals.approve(record, front, caller, response, given)
+    return RedirectResponse(f"/requests/{asked.id}", 303)
 
 
 @router.get("/requests")

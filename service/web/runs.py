@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
+from ledgerbeam.batch.model.approval import Approval
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord, run_name
 from ledgerbeam.batch.model.status import MOVES, ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.reading import RunView
@@ -72,6 +73,7 @@ class RunBody(RunSummary):
         failures: the components that failed or are unknown, by kind of error, most frequent first:
             `count` of them, and one that stands for all.
         rejected: rows that were rejected, as far as is known.
+        approvals: what waits for a second person.
         allowed: what can be done with it now.
         progress: how far it is.
     """
@@ -79,6 +81,7 @@ class RunBody(RunSummary):
     code: str | None
     failures: list[dict[str, Any]]
     rejected: int
+    approvals: list[Approval]
     allowed: list[str]
     progress: dict[str, Any]
 
@@ -218,7 +221,7 @@ async def get(
     while not record.status.is_final and time.monotonic() < deadline:
         await asyncio.sleep(_POLL_SECONDS)
         record = await run_in_threadpool(front.runs.registry.get, record.id)
-    return await run_in_threadpool(_answer, front, record, response)
+    return await run_in_threadpool(answer, front, record, response)
 
 
 @router.post("/{run}/cancel", response_model=RunBody)
@@ -553,12 +556,14 @@ def body_of(view: RunView) -> dict[str, Any]:
         "code": view.code,
         "failures": [group.json_record for group in view.failures],
         "rejected": view.rejected,
+        "approvals": [asked.model_dump(mode="json") for asked in view.approvals],
         "allowed": allowed(view.run),
         "progress": {**progress, "total_decimals": view.progress.total_decimals},
     }
 
 
-def _answer(front: Front, record: RunRecord, response: Response) -> dict[str, Any]:
+def answer(front: Front, record: RunRecord, response: Response) -> dict[str, Any]:
+    """A run as it stands, with its `ETag`."""
     response.headers["ETag"] = f'"{last_event(front, record.id)}"'
     return body_of(front.runs.get(record.id))
 
@@ -572,7 +577,7 @@ def _changed(
     reason: Reason | None,
 ) -> dict[str, Any]:
     why = reason.why if reason is not None else ""
-    return _answer(front, act(front, caller, record, verb, why), response)
+    return answer(front, act(front, caller, record, verb, why), response)
 
 
 def _arrow(dataset: Any) -> Any:

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import AlreadyPublishedError as AlreadyPublishedError
     from ledgerbeam.io.errors import AlreadyResolvedError as AlreadyResolvedError
     from ledgerbeam.io.errors import AmbiguousRunError as AmbiguousRunError
+    from ledgerbeam.io.errors import ApprovalNeededError as ApprovalNeededError
     from ledgerbeam.io.errors import AttemptLostError as AttemptLostError
     from ledgerbeam.io.errors import BugError as BugError
     from ledgerbeam.io.errors import CanceledError as CanceledError
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import RunnerError as RunnerError
     from ledgerbeam.io.errors import RunnerUnavailableError as RunnerUnavailableError
     from ledgerbeam.io.errors import RunNotFoundError as RunNotFoundError
+    from ledgerbeam.io.errors import SamePersonError as SamePersonError
     from ledgerbeam.io.errors import SchemaError as SchemaError
     from ledgerbeam.io.errors import SecretError as SecretError
     from ledgerbeam.io.errors import ShardTooLargeError as ShardTooLargeError
@@ -162,6 +164,7 @@ _MODULES = {
     "AlreadyResolvedError": "io.errors",
     "AmbiguousRunError": "io.errors",
     "AttemptKind": "batch.model.run",
+    "ApprovalNeededError": "io.errors",
     "AttemptLostError": "io.errors",
     "AttemptOutcome": "batch.model.run",
     "BatchProcess": "batch.define.process",
@@ -253,6 +256,7 @@ _MODULES = {
     "SIGNATURE_HEADER": "batch.alerts.webhook",
     "SchemaError": "io.errors",
     "Secret": "io.secrets",
+    "SamePersonError": "io.errors",
     "SecretError": "io.errors",
     "ServiceUnavailableError": "service.errors",
     "Settings": "batch.settings",

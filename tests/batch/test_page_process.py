@@ -44,7 +44,7 @@ from ledgerbeam.batch.define.page_process import Page, PageProcess
 from ledgerbeam.batch.define.process import Retry, RetryMode, instance_uri
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.batch.observe.components import components_of
-from ledgerbeam.batch.runs.resolve import resolve
+from ledgerbeam.batch.runs.resolve import checked_decision, decide
 from ledgerbeam.io.commit.attempts import attempts, commits, fence, load_manifest
 from ledgerbeam.io.commit.published import read_published
 from ledgerbeam.io.commit.records import Fence
@@ -483,14 +483,18 @@ class TestRestart:
         run(undisturbed)
         calls.names.clear()
         now = datetime.datetime.now(datetime.UTC)
-        resolve(uri, type(process), again, ComponentStatus.FAILURE, None, "me", "no call", now)
+        decide(
+            *checked_decision(
+                uri, type(process), again, ComponentStatus.FAILURE, None, "me", "no call", now
+            )
+        )
         published = read_published(instance_uri(undisturbed)).to_table()
         for component in unknown[1:]:
             of_page = pc.equal(published["page"], component)
             rows_of_page = tmp_path / f"{component}.parquet"
             pq.write_table(published.filter(of_page), rows_of_page)
             given = (ComponentStatus.SUCCESS, str(rows_of_page), "me", "a call", now)
-            resolve(uri, type(process), component, *given)
+            decide(*checked_decision(uri, type(process), component, *given))
         run(process)
         assert calls.names == [again]
         assert part_bytes(process) == part_bytes(undisturbed)

@@ -7,7 +7,7 @@ import pytest
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.service.client import Client
 
-OF_THE_REGISTRY = {"check_reopened", "expire", "record", "reopen", "signed_by"}
+OF_THE_REGISTRY = {"check_retry", "expire", "record", "reopen", "signed_by", "to_be_approved"}
 """What those who run a registry do with it."""
 
 METHODS = sorted(

@@ -1,5 +1,6 @@
 """A service as its users have it: processes, a server's database, calls over HTTP."""
 
+import dataclasses
 import html
 import json
 import signal
@@ -17,12 +18,20 @@ from tests.support.recorded import NewPlace, goes_on, until
 from tests.support.service import Service, service_of, succeeded
 
 from ledgerbeam.batch.cli.app import main
+from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
-from ledgerbeam.io.errors import NotPublishedError, ParameterError, RunNotFoundError
+from ledgerbeam.io.errors import (
+    ApprovalNeededError,
+    NotPublishedError,
+    ParameterError,
+    RunNotFoundError,
+    SamePersonError,
+)
 from ledgerbeam.service.client import Client
-from ledgerbeam.service.errors import ServiceUnavailableError
-from ledgerbeam.service.model import RequestState
+from ledgerbeam.service.errors import AccessDeniedError, ServiceUnavailableError
+from ledgerbeam.service.model import RequestState, Role
+from ledgerbeam.service.store.keys import Keys
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +147,40 @@ def test_the_command_line_takes_a_service(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["ledgerbeam", "list", "--server=http://127.0.0.1:9"])
         assert main() == Exit.UNAVAILABLE
+
+
+def test_a_second_person_approves(service: Service, client: Client) -> None:
+    place = dataclasses.replace(service.place, process="approved")
+    keys = Keys(place.runs.registry.database)
+    roles = {"ann": Role.OPERATOR, "bob": Role.APPROVER}
+    given = {n: keys.create(n, {"*": r}, who="root", at=utc_now()) for n, r in roles.items()}
+    service.work("--kinds=approved")
+    with Client(client.server, given["ann"]) as ann, Client(client.server, given["bob"]) as bob:
+        run = ann.submit("approved", place.parameters(max_rejects=0))
+        assert ann.wait(run.id).run.status is RunStatus.FAILURE
+        with pytest.raises(ApprovalNeededError, match="another person approves it") as caught:
+            ann.retry(run.id, "a typing error", parameters={"max_rejects": 3})
+        (waiting,) = bob.get(run.id).approvals
+        assert str(waiting.number) in str(caught.value)
+        with pytest.raises(AccessDeniedError):
+            ann.approve(run.id)
+        headers = {"Authorization": f"Bearer {given['bob']}"}
+        page = httpx.get(f"{client.server}/runs/{run.id}", headers=headers).text
+        assert "To be approved by another person" in page
+        bob.refuse(run.id, "three or four?", waiting.number)
+        with pytest.raises(ApprovalNeededError):
+            bob.retry(run.id, "three", parameters={"max_rejects": 3})
+        with pytest.raises(SamePersonError):
+            bob.approve(run.id)
+        bob.refuse(run.id, "ann is to ask")
+        with pytest.raises(ApprovalNeededError):
+            ann.retry(run.id, "three", parameters={"max_rejects": 3})
+        assert bob.approve(run.id, why="three it is").id == run.id
+        assert bob.wait(run.id).run.status is RunStatus.SUCCESS
+        moves = [event for event in bob.events(run.id) if "asked_by" in event.detail]
+        assert [(e.who, e.detail["asked_by"], e.why) for e in moves] == [
+            ("bob", "ann", "three it is")
+        ]
 
 
 def test_rejected_rows_are_read_page_by_page(service: Service, client: Client) -> None:

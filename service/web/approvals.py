@@ -1,0 +1,74 @@
+"""`/v1/runs/{run}/approve` and `/refuse`: what a second person says of what somebody asked for."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import Field
+
+from ledgerbeam.batch.model.approval import Act
+from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.io.errors import IllegalMoveError
+from ledgerbeam.service.model import RequestRecord, Role, Submission, Verb
+from ledgerbeam.service.web.front import AFront, Caller, demand
+from ledgerbeam.service.web.requests import IdempotencyKey, Reason, accept
+from ledgerbeam.service.web.runs import Found, RunBody, answer, ask_again
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+
+class Answer(Reason):
+    """What is answered, and why.
+
+    Attributes:
+        approval: number of what was asked for, as the run's `approvals` have it; None for the only
+            thing that waits.
+    """
+
+    approval: int | None = Field(default=None, ge=1)
+
+
+def _approver(record: Found, caller: Caller) -> RunRecord:
+    """The run that a path names, for a caller who may approve what is done with it."""
+    demand(caller, Role.APPROVER, record.process)
+    return record
+
+
+Approved = Annotated[RunRecord, Depends(_approver)]
+
+
+@router.post("/{run}/approve", status_code=202)
+def approve(
+    record: Approved,
+    front: AFront,
+    caller: Caller,
+    response: Response,
+    given: Answer | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> RequestRecord:
+    """Have done what another person has asked for, where the definition wants it approved."""
+    given = given or Answer()
+    asked = front.runs.signed_by(caller.name).to_be_approved(record, given.approval)
+    why = given.why or asked.why
+    if asked.act is Act.CORRECT:
+        number = asked.number
+        return ask_again(
+            front, caller, record, response, Verb.RETRY, why, idempotency_key, approval=number
+        )
+    if asked.act is Act.REPLACE:
+        raise IllegalMoveError(
+            f"run {record.name}: a service replaces no runs: approve {asked.number} by `ledgerbeam "
+            "approve` where the registry can be reached",
+            run=record.id,
+            from_status=record.status,
+        )
+    submission = Submission(kind=record.process, parameters={"approval": asked.number}, why=why)
+    return accept(front, caller, submission, response, Verb.RESOLVE, record.id, idempotency_key)
+
+
+@router.post("/{run}/refuse", response_model=RunBody)
+def refuse(
+    record: Approved, front: AFront, caller: Caller, response: Response, given: Answer
+) -> dict[str, Any]:
+    """Refuse what another person has asked for; it isn't done."""
+    front.runs.signed_by(caller.name).refuse(record.id, given.why, given.approval)
+    return answer(front, record, response)
