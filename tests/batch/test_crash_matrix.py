@@ -242,7 +242,9 @@ SCENARIOS: dict[str, Scenario] = {
     "steer: made": asked_to_pause,
     "pause: recorded": asked_to_pause,
     "resume: recorded": asked_to_resume,
-    **dict.fromkeys(["submit: recorded", "spawn: recorded", "spawn: started"], submitted),
+    **dict.fromkeys(
+        ["submit: recorded", "record: marked", "spawn: recorded", "spawn: started"], submitted
+    ),
     "again: recorded": asked_again,
     "limits: told": limited,
     "resolve: decided": resolved,
