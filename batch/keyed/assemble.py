@@ -54,8 +54,9 @@ def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]])
     try:
         first, rejected = assemble(batches, plan.inputs, process.key, judges, process.is_outer)
     except MemoryError as error:
+        what = str(error) or "no more is given"
         raise MemoryError(
-            f"shard {shard} of {plan.shards}, which has {size >> 20} MiB: {error}"
+            f"shard {shard} of {plan.shards}, which has {size >> 20} MiB: {what}"
         ) from error
     related = {
         rows.name: _as_asked(first.related[rows.name], rows.row_locations)
