@@ -19,6 +19,7 @@
     │   ├── ControlTotalMismatchError
     │   ├── NotPublishedError
     │   ├── AlreadyPublishedError
+    │   ├── OnRecordError
     │   ├── ResultsExpiredError
     │   ├── DamagedFileError
     │   ├── StorageError
@@ -38,6 +39,7 @@
     │   ├── FencedError
     │   ├── DeadlinePassedError
     │   ├── AttemptLostError
+    │   │   └── OutOfMemoryError
     │   └── BugError
     ├── LeaseLostError
     ├── TimeLimitExceededError            these four end a single call of a component
@@ -306,6 +308,20 @@ class AlreadyPublishedError(UserError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class OnRecordError(UserError):
+    """The instance is on record, and only runs of its registry may publish it.
+
+    Attributes:
+        uri: URI of the instance.
+        run: id of the run by which it was put on record.
+    """
+
+    code = "on-record"
+    uri: str | None = None
+    run: str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class ResultsExpiredError(UserError):
     """The results have expired and were deleted.
 
@@ -555,6 +571,12 @@ class AttemptLostError(UserError):
     """The attempt ended because its processes or the engine failed; another one may succeed."""
 
     code = "attempt-lost"
+
+
+class OutOfMemoryError(AttemptLostError, MemoryError):
+    """The kernel has ended a process of the attempt because memory ran out, or gave it no more."""
+
+    code = "out-of-memory"
 
 
 class BugError(UserError):

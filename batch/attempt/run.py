@@ -25,6 +25,7 @@ from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prep
 from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.model.outcomes import outcomes_of
 from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline
+from ledgerbeam.batch.runners.failures import memory_refused
 from ledgerbeam.batch.runners.jobs import runner_job
 from ledgerbeam.batch.runners.names import labels_of_job, name_of_job
 from ledgerbeam.io.arrow.spill import SpillDirectory
@@ -40,6 +41,7 @@ from ledgerbeam.io.commit.attempts import (
     start_attempt,
 )
 from ledgerbeam.io.commit.claims import decided_shards
+from ledgerbeam.io.commit.on_record import refuse_if_on_record
 from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import AttemptRecord, Manifest, ShardCommit
 from ledgerbeam.io.errors import (
@@ -47,15 +49,19 @@ from ledgerbeam.io.errors import (
     AttemptLostError,
     FencedError,
     InputChangedError,
+    OutOfMemoryError,
     ParameterError,
 )
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.memory import WHAT_HELPS, memory_limit
 from ledgerbeam.io.secrets import redact, remember_all
+from ledgerbeam.io.temporary import temporary_folder
 
 # Parameters that don't change the result.
 _EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change"}
 
 
+@temporary_folder()
 def run(
     process: BatchProcess[Any],
     beam_flags: Sequence[str] = (),
@@ -85,7 +91,8 @@ def run(
         The manifest of the published instance.
 
     Raises:
-        UserError: something that the user can fix; nothing is published.
+        OnRecordError: the instance is on record, and this run isn't.
+        UserError: something else that the user can fix; nothing is published.
     """
     pipeline = make_pipeline(beam_flags)
     is_local = isinstance(pipeline.runner, FnApiRunner)
@@ -96,14 +103,20 @@ def run(
             f"--run-number={parameters.run_number} needs a --reason", parameter="--reason"
         )
     uri = instance_uri(process)
+    if not run_id:
+        refuse_if_on_record(uri)
     earlier = attempts(uri)
     published = _published(process, earlier)
     if published is not None:
         return _published_before(
             uri, published, draft_attempt(process, kind_of(process).prepare(process), earlier)
         )
+    for record in earlier:
+        control_log.forget_workers(Attempt(uri, record).uri, utc_now(), only_silent=True)
     prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
+        if not run_id:
+            refuse_if_on_record(uri)  # it may have been recorded since
         spills = _spills(process, is_local)
         spill = stack.enter_context(SpillDirectory()).path if spills else None
         fingerprint = attempt.record.fingerprint
@@ -124,6 +137,8 @@ def run(
         run_pipeline(pipeline, process.name, batch, job)
         failpoint("run: published")
         manifest = load_manifest(uri)
+        for record in earlier:
+            control_log.forget_workers(Attempt(uri, record).uri, utc_now())
         process.after(manifest)
     return manifest
 
@@ -140,8 +155,11 @@ def _begin(
         if not earlier:
             _limit(process)
         return prepared, start_attempt(instance_uri(process), draft)
-    except BaseException:
+    except BaseException as error:
         process.cleanup()
+        refused = _out_of_memory(error)
+        if refused is not None:
+            raise refused from error
         raise
 
 
@@ -223,10 +241,21 @@ def _ending(process: BatchProcess[Any], attempt: Attempt) -> Iterator[None]:
         interruption = interruption_in(error)
         if interruption is not None:
             raise interruption from None
-        attempt.fail(redact(str(error)) or type(error).__name__, utc_now())
+        refused = _out_of_memory(error)
+        attempt.fail(redact(str(refused or error)) or type(error).__name__, utc_now())
+        if refused is not None:
+            raise refused from error
         raise
     finally:
         clean_up(process, attempt)
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemoryError | None:
+    """The error for one that was raised for want of memory; None for all others."""
+    refused = memory_refused(error)
+    if refused is None:
+        return None
+    return OutOfMemoryError(f"out of memory: there are {memory_limit()}: {refused}: {WHAT_HELPS}")
 
 
 def clean_up(process: BatchProcess[Any], attempt: Attempt) -> bool:

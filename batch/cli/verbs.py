@@ -565,7 +565,7 @@ def _show_differences(registry: str | None, as_json: bool) -> bool:
 
     differs = False
     with open_runs(registry) as runs:
-        for run, what in scrub(runs.list()):
+        for run, what in scrub(runs.registry, runs.list()):
             differs = True
             if as_json:
                 print_record("difference", {"run": run.id, "name": run.name, "difference": what})

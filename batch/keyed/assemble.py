@@ -1,19 +1,27 @@
 """Assembling a shard's batches into components to execute and rejected rows."""
 
-import os
+import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+
+import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import is_overridden
 from ledgerbeam.batch.execute.executor import IN_FLIGHT
 from ledgerbeam.batch.keyed.plan import Plan, row_totals
-from ledgerbeam.io.arrow.spill import Batch, batch_bytes
+from ledgerbeam.io.arrow.spill import Batch, batch_bytes, load_batch
 from ledgerbeam.io.datasets.readers import ROW_LOCATION
 from ledgerbeam.io.errors import ShardTooLargeError
+from ledgerbeam.io.memory import PROGRAM_BYTES, MemoryLimit, memory_limit
 from ledgerbeam.rules.components import Components
+from ledgerbeam.transforms.columnar.components import component_name
 from ledgerbeam.transforms.columnar.totals import NO_ROWS, TableTotals
 from ledgerbeam.transforms.shuffle import Assembled, RejectedRowsOfShard, assemble
+
+_TIMES = 5
+"""How many times its bytes a shard takes while it is sorted, executed and written."""
 
 
 def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]]) -> Assembled:
@@ -26,15 +34,16 @@ def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]])
 
     Raises:
         ShardTooLargeError: the shard is larger than the memory limit.
+        MemoryError: there was less memory than that.
     """
     process = plan.process
     size = sum(batch_bytes(batch) for _, batch in batches)
-    limit = plan.memory_limit or _memory_per_shard()
+    memory = memory_limit()
+    limit = plan.memory_limit or _memory_per_shard(memory)
     if size > limit:
         raise ShardTooLargeError(
-            f"shard {shard} of {plan.shards} has {size >> 20} MiB, and "
-            f"{limit >> 20} MiB fit into memory: give more --shards, or "
-            "workers with more memory where a single component is that large",
+            f"shard {shard} of {plan.shards} has {size >> 20} MiB, and {limit >> 20} MiB fit into "
+            f"memory, of which there are {memory}: {_advice(plan, batches, size, limit)}",
             shard=shard,
             size=size,
             limit=limit,
@@ -42,7 +51,13 @@ def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]])
     judges = {}
     if is_overridden(type(process), KeyedProcess, "rejections"):
         judges = {n: partial(process.rejections, i.name) for n, i in enumerate(process.inputs)}
-    first, rejected = assemble(batches, plan.inputs, process.key, judges, process.is_outer)
+    try:
+        first, rejected = assemble(batches, plan.inputs, process.key, judges, process.is_outer)
+    except MemoryError as error:
+        what = str(error) or "no more is given"
+        raise MemoryError(
+            f"shard {shard} of {plan.shards}, which has {size >> 20} MiB: {what}"
+        ) from error
     related = {
         rows.name: _as_asked(first.related[rows.name], rows.row_locations)
         for rows in process.inputs
@@ -67,10 +82,45 @@ def _as_asked(components: Components, with_locations: bool) -> Components:
     return components._replace(table=components.table.drop_columns(ROW_LOCATION))
 
 
-def _memory_per_shard() -> int:
+def _memory_per_shard(memory: MemoryLimit) -> int:
     """Bytes that a shard's batches may have: sorting and writing take about five times as much.
 
     The limit is never above 2 GiB, the most text that one Arrow array can hold.
     """
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(physical // (5 * IN_FLIGHT), 2**31 - 1)
+    free = memory.size - (memory.taken or PROGRAM_BYTES)
+    return min(max(free // (_TIMES * IN_FLIGHT), 0), 2**31 - 1)
+
+
+def _advice(plan: Plan, batches: Sequence[tuple[int, Batch]], size: int, limit: int) -> str:
+    """What helps: more shards, or more memory where one component is too large by itself."""
+    component, rows, of_all = _largest_component(plan, batches)
+    own = size * rows // max(of_all, 1)
+    if own <= limit:
+        shards = math.ceil(plan.shards * size / max(limit, 1)) + 1
+        return f"give more --shards, such as {shards}, or more memory"
+    needed = PROGRAM_BYTES + _TIMES * IN_FLIGHT * own
+    return (
+        f"its component {component} alone has {rows} rows and about {own >> 20} MiB, so that more "
+        f"--shards don't help: give it {(needed >> 20) + 1} MiB of memory"
+    )
+
+
+def _largest_component(plan: Plan, batches: Sequence[tuple[int, Batch]]) -> tuple[str, int, int]:
+    """The component that is the largest of most batches, rows of it, and of the whole shard.
+
+    Of many components of about the same size it counts too few rows, which changes no advice.
+    """
+    of_all, found = 0, Counter[str]()
+    for _, batch in batches:
+        keys = load_batch(batch).select(plan.process.key)
+        of_all += keys.num_rows
+        for index, column in enumerate(keys.columns):
+            if pa.types.is_dictionary(column.type):
+                plain = column.cast(column.type.value_type)
+                keys = keys.set_column(index, keys.column_names[index], plain)
+        counts = keys.group_by(keys.column_names).aggregate([([], "count_all")])
+        for row in counts.sort_by([("count_all", "descending")]).slice(0, 1).to_pylist():
+            rows = row.pop("count_all")
+            found[component_name(tuple(row.values()))] += rows
+    [(component, rows)] = found.most_common(1) or [("", 0)]
+    return component, rows, of_all

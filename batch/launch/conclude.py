@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ledgerbeam.batch.launch.job import Job, JobResult
 from ledgerbeam.batch.model.run import AttemptOutcome, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.attempts import (
     Attempt,
     attempts,
@@ -16,8 +17,11 @@ from ledgerbeam.io.commit.attempts import (
     find_manifest,
 )
 from ledgerbeam.io.commit.records import AttemptRecord, Fence
-from ledgerbeam.io.errors import AttemptLostError, UserError
+from ledgerbeam.io.errors import AttemptLostError, OutOfMemoryError, UserError
 from ledgerbeam.io.failpoints import failpoint
+
+_OUT_OF_MEMORY = 2
+"""With so many attempts lost, the run fails where the last one was for want of memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ def conclude(
         complete_publication(run.uri, ending)
         error = error or ending.error
         is_lost = is_lost and ending.outcome == "fenced"
+        control_log.forget_workers(stored.uri, at)
         warning = _clean_up(run, stored)
     manifest = find_manifest(run.uri)
     if manifest is not None:
@@ -86,18 +91,22 @@ def conclude(
     if is_canceled:
         return Conclusion(AttemptOutcome.CANCELED, RunStatus.CANCELED, warning=warning)
     if is_lost:
-        return _lost(run, attempt, result.lost or "its process is gone")._replace(warning=warning)
-    code = result.code if result.error else None
+        return _lost(run, attempt, result)._replace(warning=warning)
+    code = result.code if result.error or result.code == OutOfMemoryError.code else None
     if ended_by is not None:
         error, code = str(ended_by), ended_by.code
     return Conclusion(AttemptOutcome.FAILURE, RunStatus.FAILURE, error, code, warning)
 
 
-def _lost(run: RunRecord, attempt: RunAttempt, why: str) -> Conclusion:
-    why = f"attempt {attempt.number}: {why}"
+def _lost(run: RunRecord, attempt: RunAttempt, result: JobResult) -> Conclusion:
+    why = f"attempt {attempt.number}: {result.lost or 'its process is gone'}"
     lost = 1 + sum(earlier.outcome is AttemptOutcome.LOST for earlier in run.request)
     code = AttemptLostError.code
-    if lost < run.options.lost_attempts:
+    most = run.options.lost_attempts
+    if result.code == OutOfMemoryError.code:
+        # Maybe others have taken the memory; if not, each further attempt would end like this one.
+        code, most = OutOfMemoryError.code, min(most, _OUT_OF_MEMORY)
+    if lost < most:
         return Conclusion(AttemptOutcome.LOST, None, why, code)
     return Conclusion(
         AttemptOutcome.LOST, RunStatus.FAILURE, f"{why}, and {lost} attempts got lost", code

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ from typing import IO
 
 from ledgerbeam.batch.launch.driver import START, AttemptMessage, AttemptRequest
 from ledgerbeam.batch.launch.job import Job, JobId, JobResult
-from ledgerbeam.io.errors import AttemptLostError
+from ledgerbeam.io.errors import AttemptLostError, OutOfMemoryError
 from ledgerbeam.io.machine import ProcessId
+from ledgerbeam.io.memory import KernelKills
 
 START_SECONDS = 300.0
 """How long a driver may take to read its request; on a busy machine its imports take a minute."""
@@ -38,6 +40,7 @@ class StartedJob(Job):
             folder: that it works in, if that is there.
             driver: a process of `start_driver` that waits for a request; None to start one.
         """
+        self._kernel_kills = KernelKills()
         self._process = driver or start_driver(environment, folder)
         super().__init__(JobId(ProcessId.of(self._process.pid)), request.beam_flags)
         self._end = JobResult()
@@ -80,8 +83,14 @@ class StartedJob(Job):
                     self._end = JobResult(message.error, message.lost, message.code or None)
 
     def result(self) -> JobResult:
-        """What the driver has said of its end; where it died before, what the engine says."""
-        return self._end if any(self._end) else super().result()
+        """What the driver has said of its end; where it died before, what others say of that."""
+        if any(self._end):
+            return self._end
+        if self._process.wait() == -signal.SIGKILL and not self._was_stopped:
+            told = self._kernel_kills.told("its process")
+            if told:
+                return JobResult(lost=told, code=OutOfMemoryError.code)
+        return super().result()
 
     def has_published(self) -> bool:
         """Whether the driver has ended well."""

@@ -78,6 +78,7 @@ class Job:
     def __init__(self, id: JobId, beam_flags: Sequence[str]) -> None:  # noqa: A002
         """Hold a job that the flags lead to."""
         self._beam_flags = beam_flags
+        self._was_stopped = False
         self._hold(id)
 
     def _hold(self, id: JobId) -> None:  # noqa: A002
@@ -99,6 +100,7 @@ class Job:
         """
         if self.id.driver.is_here:
             if self._is_driven():
+                self._was_stopped = True
                 self._signal(signal.SIGCONT)  # a stopped one would not notice
                 self._signal(signal.SIGTERM)
                 deadline = time.monotonic() + grace

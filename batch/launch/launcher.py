@@ -39,6 +39,7 @@ from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.attempts import attempts
 from ledgerbeam.io.commit.control_log import State, Steering
+from ledgerbeam.io.commit.on_record import put_on_record
 from ledgerbeam.io.errors import (
     CanceledError,
     DeadlinePassedError,
@@ -48,6 +49,7 @@ from ledgerbeam.io.errors import (
 )
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.machine import ProcessId
+from ledgerbeam.io.temporary import remove_left_behind
 
 GRACE_SECONDS = 5.0
 """How long a job that is to stop is given to do so by itself."""
@@ -108,6 +110,7 @@ class Launcher:
         Raises:
             LeaseLostError: another launcher has taken it over.
         """
+        remove_left_behind()
         watcher = AlertWatcher(self._registry, self._run_id, self._who, self._now)
         with watcher.watching(_POLL_SECONDS):
             status = self._launch()
@@ -153,6 +156,8 @@ class Launcher:
             failpoint("launcher: taken over")
 
     def _claim(self, run: RunRecord, why: str) -> None:
+        # Whoever submitted it may have died before that.
+        put_on_record(run.uri, run.id, run.name, run.submitted_by, self._now())
         # Looked up first: once the claim is lost to a silent launcher's successor, a later number
         # would cancel that one's attempt.
         stored = 1 + max((record.number for record in attempts(run.uri)), default=0)

@@ -44,6 +44,20 @@ def user_error_in(text: str) -> UserError | None:
     return error
 
 
+def memory_refused(error: BaseException) -> str | None:
+    """What couldn't be allocated, in a line; None if an error isn't for want of memory.
+
+    The error of a worker process has come as a text.
+    """
+    if isinstance(error, MemoryError):
+        lines = [str(error)]
+    else:
+        lines = re.findall(r"^(?:[\w.]*\.)?\w*MemoryError\b:? ?(.*)", str(error), re.MULTILINE)
+    if not lines:
+        return None
+    return " ".join(without_step(lines[-1]).split()) or "no more is given"
+
+
 def _classes(kind: type[UserError]) -> Iterator[type[UserError]]:
     yield kind
     for derived in kind.__subclasses__():

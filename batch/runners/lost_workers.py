@@ -20,7 +20,8 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
 )
 
 from ledgerbeam.batch import interrupts
-from ledgerbeam.io.errors import AttemptLostError
+from ledgerbeam.io.errors import AttemptLostError, OutOfMemoryError
+from ledgerbeam.io.memory import KernelKills
 
 START_SECONDS = 300.0
 """How long a worker process may take to connect; on a busy machine its imports take a minute."""
@@ -57,7 +58,7 @@ def interrupted_by_lost_workers() -> Iterator[None]:
         # Whatever Beam has made of the interruption.
         if not workers.lost:
             raise
-        raise AttemptLostError(workers.lost) from None
+        raise workers.kind(workers.lost) from None
     finally:
         signal.signal(_SIGNAL, handler)
 
@@ -67,10 +68,13 @@ class _Workers:
 
     Attributes:
         lost: what became of the first one that was lost; empty while all is well.
+        kind: of the error for that.
     """
 
     def __init__(self) -> None:
         self.lost = ""
+        self.kind: type[AttemptLostError] = AttemptLostError
+        self._kernel_kills = KernelKills()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._started: list[tuple[Any, float]] = []
@@ -117,7 +121,7 @@ class _Workers:
                 ]
                 # How one ends whose work is done is of no matter.
                 if states != [BeamFnControlServicer.DONE_STATE]:
-                    self._lose(_end_of(int(found[1])))
+                    self._lose(_end_of(int(found[1])), self._by_kernel(int(found[1])))
 
         return handle
 
@@ -131,11 +135,19 @@ class _Workers:
                 elif time.monotonic() - since > START_SECONDS:
                     self._lose(f"a worker process has not connected for {START_SECONDS:g} s")
 
-    def _lose(self, what: str) -> None:
+    def _by_kernel(self, code: int) -> str:
+        return (
+            self._kernel_kills.told("a worker process")
+            if _signal_of(code) == signal.SIGKILL
+            else ""
+        )
+
+    def _lose(self, what: str, by_kernel: str = "") -> None:
         with self._lock:
             if self.lost:
                 return
-            self.lost = f"{what}: nothing is lost: run again"
+            self.lost = by_kernel or f"{what}: nothing is lost: run again"
+            self.kind = OutOfMemoryError if by_kernel else AttemptLostError
         threading.Thread(target=self._interrupt, daemon=True).start()
 
     def _interrupt(self) -> None:
@@ -160,11 +172,16 @@ def _end_other_workers() -> None:
 
 
 def _end_of(code: int) -> str:
-    number = -code if code < 0 else code - 128  # a shell in between adds 128
+    number = _signal_of(code)
     if number <= 0:
         return f"a worker process ended by itself (exit status {code}), before its work was done"
     why = "maybe because memory ran out"
     return f"a worker process was killed (signal {number}, {_name(number)}), {why}"
+
+
+def _signal_of(code: int) -> int:
+    """The signal that has ended a process, from its exit status; not positive if none has."""
+    return -code if code < 0 else code - 128  # a shell in between adds 128
 
 
 def _name(number: int) -> str:

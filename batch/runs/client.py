@@ -37,6 +37,7 @@ from ledgerbeam.batch.runs.steering import SteeredRuns
 from ledgerbeam.io.errors import (
     AlreadyPublishedError,
     IllegalMoveError,
+    OnRecordError,
     ParameterError,
     ResultsExpiredError,
     RunNotFoundError,
@@ -101,6 +102,7 @@ class Runs(SteeredRuns):
         from ledgerbeam.batch.runs.draft import draft_run
 
         drafted = draft_run(process, parameters, beam_flags, self._who, self._now())
+        self._refuse_other_registry(drafted.run)
         before = self._recorded(drafted.run)
         if before is None or replace:
             from ledgerbeam.batch.attempt.plan import check_input
@@ -113,6 +115,7 @@ class Runs(SteeredRuns):
         failpoint("submit: recorded")
         if is_new or run.status is RunStatus.INITIATED:
             # Whoever submitted it first may have died before this.
+            self._put_on_record(run)
             self._launch(run)
         return run
 
@@ -127,7 +130,35 @@ class Runs(SteeredRuns):
         from ledgerbeam.batch.runs.draft import draft_run
 
         drafted = draft_run(process, parameters, beam_flags, self._who, self._now())
-        return self.registry.submit(drafted.run, drafted.schema)
+        self._refuse_other_registry(drafted.run)
+        run, is_new = self.registry.submit(drafted.run, drafted.schema)
+        if is_new or run.status is RunStatus.INITIATED:
+            self._put_on_record(run)
+        return run, is_new
+
+    def _refuse_other_registry(self, draft: RunDraft) -> None:
+        """Let an instance be on record in one registry only, which knows all of it."""
+        from ledgerbeam.io.commit.on_record import MARK, find_mark
+
+        mark = find_mark(draft.uri)
+        if mark is None:
+            return
+        try:
+            self.registry.get(mark.run)
+        except RunNotFoundError:
+            raise OnRecordError(
+                f"{draft.uri}: on record in another registry, as run {mark.run} that {mark.who} "
+                f"submitted: use that one; if it is lost for good, delete {MARK} there and submit "
+                "again",
+                uri=draft.uri,
+                run=mark.run,
+            ) from None
+
+    def _put_on_record(self, run: RunRecord) -> None:
+        # Imports Arrow, which most verbs do without.
+        from ledgerbeam.io.commit.on_record import put_on_record
+
+        put_on_record(run.uri, run.id, run.name, run.submitted_by, self._now())
 
     def _recorded(self, draft: RunDraft) -> RunRecord | None:
         """The run of the draft's instance and number, if there is one."""

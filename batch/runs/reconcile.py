@@ -12,6 +12,7 @@
 | the last attempt got lost, no launcher came after it | a launcher |
 | results due to expire | deleted |
 | events that listeners weren't notified of | notified |
+| temporary files of this user's processes on this machine that were killed | deleted |
 """
 
 import datetime
@@ -28,6 +29,7 @@ from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings, whoami
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.temporary import remove_left_behind
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
         now: the present time.
     """
     actions = []
+    remove_left_behind()
     for run in runs.registry.open_runs():
         # One run whose records or storage fail is no reason to leave the others alone.
         try:

@@ -6,14 +6,11 @@ through GroupByKey.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple, Self, TypeAlias
 
 import pyarrow as pa
@@ -21,8 +18,7 @@ import pyarrow as pa
 from ledgerbeam.io.arrow.stream import read_stream, write_stream
 from ledgerbeam.io.errors import StorageError, UserError
 
-_PREFIX = "ledgerbeam-spill-"
-_LOCK = "lock"
+_PREFIX = "spill-"
 _BUFFER_BYTES = 1 << 18
 
 
@@ -75,11 +71,7 @@ def batch_bytes(batch: Batch) -> int:
 
 
 class SpillDirectory:
-    """A folder for spilled batches that doesn't outlive its run.
-
-    It is removed at the end of the `with`. A process that is killed can't do that, but the kernel
-    releases its lock, and the next process that makes a spill directory removes unlocked ones.
-    """
+    """A folder for spilled batches, which is removed at the end of the `with`."""
 
     def __init__(self, parent: str | None = None) -> None:
         """Choose the parent folder; by default the one for temporary files (`TMPDIR`)."""
@@ -87,48 +79,13 @@ class SpillDirectory:
 
     def __enter__(self) -> Self:
         try:
-            self._sweep()
-            self.path, self._lock = self._make()
+            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent)
         except OSError as error:
             raise _spill_error(self._parent, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-    def _make(self) -> tuple[str, int]:
-        """A new folder, and the file descriptor of its lock, which is held."""
-        while True:
-            path = tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent)
-            # Until the folder is locked, another process's sweep may remove it.
-            try:
-                lock = os.open(os.path.join(path, _LOCK), os.O_CREAT | os.O_RDWR)
-            except FileNotFoundError:
-                continue
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), os.stat(os.path.join(path, _LOCK))):
-                    return path, lock
-            os.close(lock)
-
-    def _sweep(self) -> None:
-        """Remove this user's folders whose processes are gone."""
-        for folder in Path(self._parent).glob(f"{_PREFIX}*"):
-            try:
-                if folder.lstat().st_uid != os.getuid():
-                    continue
-                # Its process may have died before it created the lock.
-                lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
-            except OSError:
-                continue  # removed just now
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:
-                pass  # in use
-            finally:
-                os.close(lock)
 
 
 def _spill_error(directory: str, error: OSError) -> UserError:

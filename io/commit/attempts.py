@@ -12,6 +12,7 @@
       attempt-1/cleaned.json                  the clean-up is done, if the definition has a hook
       claims/00007-….json                     calls that may be made only once: see `claims`
       pages/….json                            where pages of a table begin and end
+      on-record.json                          only recorded runs publish: see `on_record`
       manifest.json                           the instance's result
 
 Every object is created once, whole, and only if no object of its name exists (`storage.create`);

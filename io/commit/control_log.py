@@ -316,6 +316,21 @@ def heartbeats(
     return [heartbeat for heartbeat in found if heartbeat is not None]
 
 
+def forget_workers(attempt_uri: str, now: datetime.datetime, *, only_silent: bool = False) -> None:
+    """Delete heartbeats of workers that didn't live to do so.
+
+    Args:
+        attempt_uri: the attempt's folder.
+        now: the present time.
+        only_silent: whether workers may be alive, so that only heartbeats of those are deleted that
+            have sent none for long.
+    """
+    oldest = now.timestamp() - MISSED_HEARTBEATS * HEARTBEAT_SECONDS
+    for _, at, uri in _signs(attempt_uri):
+        if not only_silent or at < oldest:
+            stores.delete(uri)
+
+
 def _newest(attempt_uri: str, worker: str) -> Heartbeat | None:
     """The worker's latest heartbeat, or None if it has stopped."""
     while True:

@@ -92,7 +92,9 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import MixedCurrenciesError as MixedCurrenciesError
     from ledgerbeam.io.errors import NoThreadFreeError as NoThreadFreeError
     from ledgerbeam.io.errors import NotPublishedError as NotPublishedError
+    from ledgerbeam.io.errors import OnRecordError as OnRecordError
     from ledgerbeam.io.errors import OutcomeUnknownError as OutcomeUnknownError
+    from ledgerbeam.io.errors import OutOfMemoryError as OutOfMemoryError
     from ledgerbeam.io.errors import OverdueError as OverdueError
     from ledgerbeam.io.errors import PageFetchError as PageFetchError
     from ledgerbeam.io.errors import ParameterError as ParameterError
@@ -217,6 +219,8 @@ _MODULES = {
     "NoThreadFreeError": "io.errors",
     "NotPublishedError": "io.errors",
     "Outcome": "batch.model.outcomes",
+    "OnRecordError": "io.errors",
+    "OutOfMemoryError": "io.errors",
     "OutcomeUnknownError": "io.errors",
     "OverdueError": "io.errors",
     "Page": "batch.define.page_process",

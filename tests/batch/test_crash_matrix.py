@@ -255,7 +255,9 @@ SCENARIOS: dict[str, Scenario] = {
     "steer: made": asked_to_pause,
     "pause: recorded": asked_to_pause,
     "resume: recorded": asked_to_resume,
-    **dict.fromkeys(["submit: recorded", "spawn: recorded", "spawn: started"], submitted),
+    **dict.fromkeys(
+        ["submit: recorded", "record: marked", "spawn: recorded", "spawn: started"], submitted
+    ),
     "again: recorded": asked_again,
     "replace: canceled": replaced,
     "limits: told": limited,

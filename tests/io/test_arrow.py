@@ -1,13 +1,10 @@
 """How tables travel between the steps: encoded, or by way of the disk."""
 
 import datetime
-import fcntl
 import os
 import resource
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
@@ -148,30 +145,7 @@ def rows_by_key(key: int, tables: Iterable[pa.Table]) -> tuple[int, str]:
 
 
 def folders(parent: Path) -> list[str]:
-    return [str(path) for path in parent.glob("ledgerbeam-spill-*")]
-
-
-@contextmanager
-def holder(parent: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process with a spill directory, and the folder's path."""
-    script = (
-        "import sys\n"
-        "from ledgerbeam.io.arrow.spill import SpillDirectory\n"
-        "with SpillDirectory(sys.argv[1]) as directory:\n"
-        "    print(directory.path, flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(parent)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+    return [str(path) for path in parent.glob("spill-*")]
 
 
 @contextmanager
@@ -220,40 +194,6 @@ class TestSpill:
             raise KeyboardInterrupt
         assert folders(tmp_path) == []
 
-    def test_the_living_are_left_alone_and_the_dead_are_swept(self, tmp_path: Path) -> None:
-        with holder(tmp_path) as (other, path):
-            with SpillDirectory(str(tmp_path)) as own:
-                assert sorted(folders(tmp_path)) == sorted([path, own.path])
-            assert folders(tmp_path) == [path]
-            other.send_signal(signal.SIGKILL)
-            other.wait(SECONDS)
-            assert folders(tmp_path) == [path]
-            with SpillDirectory(str(tmp_path)) as own:
-                assert folders(tmp_path) == [own.path]
-
-    def test_a_folder_whose_process_died_before_it_locked_is_swept(self, tmp_path: Path) -> None:
-        (tmp_path / "ledgerbeam-spill-x").mkdir()
-        with SpillDirectory(str(tmp_path)) as own:
-            assert folders(tmp_path) == [own.path]
-
-    @pytest.mark.parametrize("name", ["open", "flock"])
-    def test_a_sweep_just_before_the_lock(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-    ) -> None:
-        """Another process may sweep between any two steps in which a folder is made."""
-        module: Any = os if name == "open" else fcntl
-        real: Callable[..., Any] = getattr(module, name)
-
-        def sweep_first(*arguments: Any) -> Any:
-            monkeypatch.setattr(module, name, real)
-            SpillDirectory(str(tmp_path))._sweep()
-            return real(*arguments)
-
-        monkeypatch.setattr(module, name, sweep_first)
-        with SpillDirectory(str(tmp_path)) as directory:
-            assert folders(tmp_path) == [directory.path]
-            spill.spill(directory.path, [(0, table_of_all_types())])
-
     def test_many_at_once(self, tmp_path: Path) -> None:
         def spill_and_load(number: int) -> list[int]:
             with SpillDirectory(str(tmp_path)) as directory:
@@ -265,16 +205,6 @@ class TestSpill:
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(spill_and_load, range(200))) == [[i] for i in range(200)]
         assert folders(tmp_path) == []
-
-    def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
-        target = tmp_path / "somewhere else"
-        target.mkdir()
-        (tmp_path / "ledgerbeam-spill-file").write_text("")
-        (tmp_path / "ledgerbeam-spill-link").symlink_to(target)
-        with SpillDirectory(str(tmp_path)):
-            pass
-        assert target.exists()
-        assert (tmp_path / "ledgerbeam-spill-file").exists()
 
     def test_a_full_disk(self, tmp_path: Path) -> None:
         numbers = np.random.default_rng(7).integers(0, 2**63, 20_000)

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -33,7 +34,7 @@ from ledgerbeam.io.commit.attempts import load_manifest, start_attempt
 from ledgerbeam.io.commit.published import read_part, read_published
 from ledgerbeam.io.commit.records import AttemptRecord, Manifest
 from ledgerbeam.io.datasets.inputs import plan_input
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import ShardTooLargeError, UserError
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking, DeliveryParameters
 
 DAY = datetime.date(2026, 11, 20)
@@ -484,9 +485,26 @@ class TestMemory:
     @pytest.mark.parametrize("spills", [True, False])
     def test_a_shard_larger_than_memory(self, tmp_path: Path, spills: bool) -> None:
         definition = process(variant(tmp_path, BASE), tmp_path / "o", shards=2)
-        with pytest.raises(UserError, match=r"shard [01] of 2 has 0 MiB, .* give more --shards"):
-            run_by_hand(definition, spill_directory=tmp_path if spills else None, memory_limit=1000)
+        told = r"shard [01] of 2 has 0 MiB, and 0 MiB fit into memory, .*: give more --shards, such"
+        with pytest.raises(ShardTooLargeError, match=told) as raised:
+            run_by_hand(definition, spill_directory=tmp_path if spills else None, memory_limit=5000)
+        assert raised.value.code == "shard-too-large"
         assert not list(tmp_path.glob("o/**/manifest.json"))
+
+    @pytest.mark.parametrize("spills", [True, False])
+    def test_a_component_larger_than_memory(self, tmp_path: Path, spills: bool) -> None:
+        """It is named, with its rows, since more shards would change nothing."""
+        huge = {**BASE[0], "client_code": "HUGE"}
+        rows = [{**huge, "id": 10_000 + number} for number in range(3000)]
+        definition = process(variant(tmp_path, BASE + rows), tmp_path / "o", shards=2)
+        told = (
+            r"its component \S*HUGE\S* alone has (\d+) rows and about 0 MiB, so that more --shards"
+        )
+        with pytest.raises(ShardTooLargeError, match=told) as raised:
+            run_by_hand(definition, spill_directory=tmp_path if spills else None, memory_limit=9000)
+        found = re.search(told, str(raised.value))
+        assert found is not None
+        assert found[1] == "3000"
 
 
 class TestRejects:

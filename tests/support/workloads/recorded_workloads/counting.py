@@ -7,6 +7,7 @@ FOLDER/slow            components take a tenth of a second
 FOLDER/fail-ACCOUNT    its component fails
 FOLDER/flaky-ACCOUNT   its component fails once; the file is removed
 FOLDER/kill-ACCOUNT    its component kills its process; the file is removed
+FOLDER/grow-ACCOUNT    its component takes more and more memory as long as it is there
 FOLDER/log             components log a line of two lines
 FOLDER/leak-ACCOUNT    its component fails with the secret in its error
 """
@@ -79,6 +80,9 @@ class Counting(KeyedProcess[CountingParameters]):
         with contextlib.suppress(FileNotFoundError):
             (self.parameters.folder / f"kill-{account}").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        hoard = []
+        while self._is(f"grow-{account}"):
+            hoard.append(b"\1" * (32 << 20))
         while self._is(f"hold-{account}"):
             time.sleep(0.02)
 
