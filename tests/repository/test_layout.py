@@ -158,3 +158,11 @@ def test_business_code_never_asks_for_the_time() -> None:
                 if isinstance(node, ast.Attribute)
             }
             assert not calls & {"now", "today", "utcnow"}, file
+
+
+def test_what_git_ignores_is_kept_out_of_the_image_too() -> None:
+    ignored, kept_out = (
+        {line.rstrip("/").removeprefix("**/") for line in (ROOT / name).read_text().splitlines()}
+        for name in (".gitignore", ".dockerignore")
+    )
+    assert ignored | {".git"} <= kept_out
