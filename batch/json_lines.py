@@ -24,6 +24,18 @@ class Line(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Money(Line):
+    """An amount; `currency` is null where the total names none."""
+
+    amount: str
+    currency: str | None
+    scale: int
+
+
+TotalsJson = dict[str, int | Money]
+"""Totals by name, as `ledgerbeam.io.commit.amounts.totals_json` gives them."""
+
+
 def line_of(kind: type[Any], **more: Any) -> type[Line]:
     """The model of a line that has the fields of a model or a named tuple, and more of its own."""
     if issubclass(kind, BaseModel):
@@ -64,8 +76,9 @@ def print_record(kind: str, record: Mapping[str, Any]) -> None:
         record: its fields, as the model of the kind has them.
     """
     line = {"schema": schema_name(kind), **record}
-    print(json.dumps(line, default=_text_of), flush=True)
+    print(json.dumps(line, default=text_of), flush=True)
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value that JSON has no form for, as text: an amount with all its digits."""
     return decimal_text(value) if isinstance(value, Decimal) else str(value)

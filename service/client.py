@@ -12,6 +12,7 @@ import httpx
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs.body import record_of, view_of
 from ledgerbeam.batch.runs.client import RunView, Tracker
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
@@ -161,7 +162,7 @@ class Client:
 
     def get(self, run: str) -> RunView:
         """How a run stands; see `Runs.get`."""
-        return _view(self._get(self._path(run)).json())
+        return view_of(self._get(self._path(run)).json())
 
     def wait(
         self,
@@ -178,7 +179,7 @@ class Client:
             left = patience
             if deadline is not None:
                 left = int(min(patience, max(0.0, deadline - time.monotonic())))
-            view = _view(self._get(path, headers={"Prefer": f"wait={left}"}).json())
+            view = view_of(self._get(path, headers={"Prefer": f"wait={left}"}).json())
             if tracker is not None:
                 tracker(view)
             if view.run.status.is_final:
@@ -207,7 +208,7 @@ class Client:
         found: list[RunRecord] = []
         while True:
             page = self._get("/v1/runs", params={**asked, "cursor": cursor}).json()
-            found += [_record(item) for item in page["items"]]
+            found += [record_of(item) for item in page["items"]]
             cursor = page["next"]
             if cursor is None or (limit is not None and len(found) >= limit):
                 return found[:limit]
@@ -318,7 +319,7 @@ class Client:
         return [RecordedEvent.model_validate(event) for event in found]
 
     def _act(self, run: str, verb: str, why: str) -> RunRecord:
-        return _record(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
+        return record_of(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
 
     def _again(self, run: str, verb: str, why: str) -> RunRecord:
         """Ask for another attempt; gives the run when a node has begun that."""
@@ -398,13 +399,3 @@ def _check(request: RequestRecord) -> None:
         state=request.state,
         cause=request.code,
     )
-
-
-def _record(body: Mapping[str, Any]) -> RunRecord:
-    return RunRecord.model_validate({n: v for n, v in body.items() if n in RunRecord.model_fields})
-
-
-def _view(body: Mapping[str, Any]) -> RunView:
-    from ledgerbeam.batch.observe.progress import Progress
-
-    return RunView(_record(body), Progress.model_validate(body["progress"]), body["code"])

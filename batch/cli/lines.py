@@ -10,23 +10,12 @@ from importlib.metadata import entry_points
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.plan import RunPlan
-from ledgerbeam.batch.json_lines import Line, line_of
+from ledgerbeam.batch.json_lines import Line, TotalsJson, line_of
 from ledgerbeam.batch.model.outcomes import Outcome
-from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
+from ledgerbeam.batch.model.run import RecordedEvent
 from ledgerbeam.batch.model.status import ComponentStatus
-from ledgerbeam.batch.observe.progress import Progress
+from ledgerbeam.batch.runs.body import ListedRun, RunBody
 from ledgerbeam.io.commit.control_log import Steering
-
-
-class Money(Line):
-    """An amount; `currency` is null where the total names none."""
-
-    amount: str
-    currency: str | None
-    scale: int
-
-
-Totals = dict[str, int | Money]
 
 
 class Published(Line):
@@ -35,7 +24,7 @@ class Published(Line):
     published: str
     attempt: int
     counts: dict[str, int]
-    totals: Totals
+    totals: TotalsJson
     seconds: float
 
 
@@ -51,7 +40,7 @@ class Verified(Line):
 
     uri: str
     parts: int
-    controls: Totals
+    controls: TotalsJson
 
 
 class Generated(Line):
@@ -166,7 +155,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "expired": Expired,
     "generated": Generated,
     "limits": line_of(Steering),
-    "listed-run": line_of(RunRecord, name=str),
+    "listed-run": ListedRun,
     "log-line": LogLine,
     "plan": line_of(RunPlan, inputs=list[InputFile]),
     "project": Project,
@@ -176,7 +165,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "resolution": Resolution,
     "result": Result,
     "result-file": ResultFile,
-    "run": line_of(RunRecord, name=str, code=str | None, progress=line_of(Progress, totals=Totals)),
+    "run": RunBody,
     "verified": Verified,
     "workload": Workload,
 }
