@@ -45,9 +45,14 @@ install: $(VENV)/dev.stamp ## make .venv with everything that development needs
 
 demo: $(VENV)/core.stamp ## generate a day of trades, mark their deliveries, show the result
 	@rm -rf demo
+	@echo 'a million trades are generated, which takes some seconds'
 	@$(BIN)/ledgerbeam generate trades --output=demo/trades --count=1000000
+	@echo 'their deliveries are marked'
 	@$(BIN)/ledgerbeam run delivery-marking --trades='demo/trades/*.parquet' \
 		--trade-date=2026-11-20 --output=demo/results
+	@echo 'next: . $(BIN)/activate'
+	@echo '      ledgerbeam verify demo/results/delivery-marking/2026-11-20'
+	@echo 'and then: docs/your-first-batch-process.md'
 
 up: $(VENV)/service.stamp ## run the service on this machine: http://localhost:8017, or PORT
 	@$(BIN)/ledgerbeam up --port=$(PORT)

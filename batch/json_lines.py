@@ -24,8 +24,9 @@ def print_record(kind: str, record: Mapping[str, Any]) -> None:
         record: its fields, as the model of the kind has them.
     """
     line = {"schema": schema_name(kind), **record}
-    print(json.dumps(line, default=_text_of), flush=True)
+    print(json.dumps(line, default=text_of), flush=True)
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value that JSON has no form for, as text: an amount with all its digits."""
     return decimal_text(value) if isinstance(value, Decimal) else str(value)

@@ -18,6 +18,18 @@ class Line(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Money(Line):
+    """An amount; `currency` is null where the total names none."""
+
+    amount: str
+    currency: str | None
+    scale: int
+
+
+TotalsJson = dict[str, int | Money]
+"""Totals by name, as `ledgerbeam.io.commit.amounts.totals_json` gives them."""
+
+
 def line_of(kind: type[Any], **more: Any) -> type[Line]:
     """The model of a line that has the fields of a model or a named tuple, and more of its own."""
     if issubclass(kind, BaseModel):

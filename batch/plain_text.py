@@ -7,6 +7,7 @@ escaped.
 """
 
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 
@@ -25,8 +26,16 @@ def plain_text(value: object) -> str:
 
 def print_line(line: object, file: TextIO | None = None) -> None:
     """Print one line for people, on standard output by default."""
+    print_fields([line], file)
+
+
+def print_fields(fields: Iterable[object], file: TextIO | None = None) -> None:
+    """Print one line of fields with tabs between them, on standard output by default.
+
+    A tab in a field is escaped, as other control characters are.
+    """
     stream = sys.stdout if file is None else file
     encoding = stream.encoding or "utf-8"
     # A terminal that isn't UTF-8 shows the rest escaped, too.
-    shown = plain_text(line).encode(encoding, "backslashreplace").decode(encoding)
-    print(shown, file=stream, flush=True)
+    line = "\t".join(map(plain_text, fields)).encode(encoding, "backslashreplace")
+    print(line.decode(encoding), file=stream, flush=True)

@@ -7,16 +7,20 @@ The table `product` has the columns `id` and `price numeric(12, 2)`. A page of p
 one transaction, which also notes every change in the table `price_change`. What has been raised is
 read as it was before, so that a page that is tried again, in this attempt or in a later one, gives
 the same results and raises nothing twice. The rule is in `ledgerbeam.rules.prices`.
+
+With `--dry-run` the results and their totals are the same, and the database stays as it is; the
+run is an instance of its own, such as 2026-11-20-dry-run.
 """
 
 import datetime
 import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from typing import Self
 
 import pyarrow as pa
 import sqlalchemy as sa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ledgerbeam.batch.cli.module import main
 from ledgerbeam.batch.define.page_process import Page, PageProcess, SqlPages, SqlParameters
@@ -55,11 +59,26 @@ class PriceParameters(SqlParameters):
 
     business_date: datetime.date = Field(description="the day that the prices are for")
     percent: Decimal = Field(description="by how much prices are raised, as 2.5")
+    max_percent: Decimal = Field(
+        default=Decimal(20),
+        ge=0,
+        description="a percent above it, or as far below 0, is refused: a slip of the pen",
+    )
+    dry_run: bool = Field(default=False, description="only give what the new prices would be")
     floor: Decimal = Field(
         default=Decimal("0.01"), ge=0, decimal_places=2, description="the least new price"
     )
     partitions: int = Field(default=8, ge=1, description="how many the table is cut into")
     page_rows: int = Field(default=1_000, ge=1, description="products raised in one transaction")
+
+    @model_validator(mode="after")
+    def _check_percent(self) -> Self:
+        if abs(self.percent) > self.max_percent:
+            raise ValueError(
+                f"percent {self.percent} is more than max_percent {self.max_percent}: correct it, "
+                "or give both if it is meant so"
+            )
+        return self
 
 
 class PriceMigration(PageProcess[PriceParameters]):
@@ -69,15 +88,25 @@ class PriceMigration(PageProcess[PriceParameters]):
     results = pa.schema([("product_id", pa.int64()), ("old_price", PRICE), ("new_price", PRICE)])
 
     @property
+    def instance_name(self) -> str:
+        """The business date; a dry run of it is another instance."""
+        return super().instance_name + ("-dry-run" if self.parameters.dry_run else "")
+
+    @property
     def source(self) -> SqlPages:
         """The products with the prices that they had before this instance."""
+        # The instance is a date, perhaps with a run number: it holds no quotes.
+        query = (
+            "SELECT product.id AS product_id, coalesce(old_price, price) AS price "  # noqa: S608
+            "FROM product LEFT JOIN price_change "
+            f"ON instance = '{self.instance}' AND price_change.product_id = product.id"
+        )
+        if self.parameters.dry_run:
+            query = "SELECT id AS product_id, price FROM product"
         return SqlPages(
             SqlQuery(
                 self.parameters.database,
-                # The instance is a date, perhaps with a run number: it holds no quotes.
-                "SELECT product.id AS product_id, coalesce(old_price, price) AS price "  # noqa: S608
-                "FROM product LEFT JOIN price_change "
-                f"ON instance = '{self.instance}' AND price_change.product_id = product.id",
+                query,
                 key=("product_id",),
                 types={"product_id": pa.int64(), "price": PRICE},
             ),
@@ -87,7 +116,9 @@ class PriceMigration(PageProcess[PriceParameters]):
         )
 
     def before(self) -> None:
-        """Create the table of changes if it doesn't exist."""
+        """Create the table of changes if it doesn't exist; a dry run needs none."""
+        if self.parameters.dry_run:
+            return
         engine = open_engine(resolve_url(self.parameters.database))
         try:
             what = f"table {PRICE_CHANGE.name}"
@@ -108,7 +139,8 @@ class PriceMigration(PageProcess[PriceParameters]):
             }
             for item in page.items
         ]
-        self._raise(page, changes)
+        if not self.parameters.dry_run:
+            self._raise(page, changes)
         yield from changes
 
     def _raise(self, page: Page, changes: Sequence[Record]) -> None:

@@ -13,6 +13,7 @@ import httpx
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs.body import record_of, view_of
 from ledgerbeam.batch.runs.reading import RunView, Tracker
 from ledgerbeam.batch.settings import SERVER
 from ledgerbeam.io.commit.control_log import Steering
@@ -178,7 +179,7 @@ class Client:
 
     def get(self, run: str) -> RunView:
         """How a run stands; see `Runs.get`."""
-        return _view(self._get(self._path(run)).json())
+        return view_of(self._get(self._path(run)).json())
 
     def wait(
         self,
@@ -195,7 +196,7 @@ class Client:
             left = patience
             if deadline is not None:
                 left = int(min(patience, max(0.0, deadline - time.monotonic())))
-            view = _view(self._get(path, headers={"Prefer": f"wait={left}"}).json())
+            view = view_of(self._get(path, headers={"Prefer": f"wait={left}"}).json())
             if tracker is not None:
                 tracker(view)
             if view.run.status.is_final:
@@ -231,7 +232,7 @@ class Client:
         }
         found: list[RunRecord] = []
         for page in self._pages("/v1/runs", cursor, **asked):
-            found += [_record(item) for item in page]
+            found += [record_of(item) for item in page]
             if limit is not None and len(found) >= limit:
                 break
         return found[:limit]
@@ -370,7 +371,7 @@ class Client:
     def refuse(self, run: str, why: str, number: int | None = None) -> RunRecord:
         """Refuse what another person has asked for; see `Runs.refuse`."""
         body = {"approval": number, "why": why}
-        return _record(self._post(f"{self._path(run)}/refuse", body).json())
+        return record_of(self._post(f"{self._path(run)}/refuse", body).json())
 
     def events(self, run: str) -> Sequence[RecordedEvent]:
         """All events of a run, in their order."""
@@ -378,7 +379,7 @@ class Client:
         return [RecordedEvent.model_validate(event) for event in found]
 
     def _act(self, run: str, verb: str, why: str) -> RunRecord:
-        return _record(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
+        return record_of(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
 
     def _not_offered(self, what: str, advice: str) -> ParameterError:
         return ParameterError(
@@ -474,25 +475,6 @@ def _check(request: RequestRecord) -> None:
         state=request.state,
         cause=request.code,
     )
-
-
-def _record(body: Mapping[str, Any]) -> RunRecord:
-    return RunRecord.model_validate({n: v for n, v in body.items() if n in RunRecord.model_fields})
-
-
-def _view(body: Mapping[str, Any]) -> RunView:
-    from ledgerbeam.batch.model.approval import Approval
-    from ledgerbeam.batch.model.outcomes import FailureGroup
-    from ledgerbeam.batch.observe.progress import Progress
-
-    failures = []
-    for group in body["failures"]:
-        size = group.pop("count")
-        first = _outcome(group)
-        failures.append(FailureGroup(first.status, size, first))
-    progress = Progress.model_validate(body["progress"])
-    waiting = [Approval.model_validate(asked) for asked in body["approvals"]]
-    return RunView(_record(body), progress, body["code"], failures, body["rejected"], waiting)
 
 
 def _outcome(body: Mapping[str, Any]) -> "Outcome":

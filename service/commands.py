@@ -26,6 +26,7 @@ from ledgerbeam.batch.settings import REGISTRY, Settings, whoami
 from ledgerbeam.io.errors import ParameterError, RunnerError
 
 if TYPE_CHECKING:
+    from ledgerbeam.service.model import KeyRecord
     from ledgerbeam.service.store.keys import Keys
 
 PORT = 8017
@@ -221,15 +222,26 @@ def create_key(
 def list_keys(registry: Registry = None, as_json: Json = False) -> None:
     """Print all API keys, without their secrets."""
     with _keys(registry) as opened:
-        for key in opened.list():
-            roles = ",".join(f"{kind}={role}" for kind, role in key.roles.items())
-            state = "valid"
-            if key.expires_at is not None:
-                state = f"until {key.expires_at:%Y-%m-%d}"
-                if key.expires_at <= utc_now():
-                    state = "expired"
-            line = f"{key.id} {key.name} {roles} {'revoked' if key.revoked_at else state}"
-            _tell(as_json, line, "key", **key.model_dump(mode="json"))
+        found = opened.list()
+    if as_json:
+        for key in found:
+            print_record("key", key.model_dump(mode="json"))
+        return
+    from ledgerbeam.batch.attempt.terminal import print_table
+
+    rows = (
+        (key.id, key.name, ",".join(map("=".join, key.roles.items())), _state_of(key))
+        for key in found
+    )
+    print_table(("key", "name", "roles", "state"), rows)
+
+
+def _state_of(key: "KeyRecord") -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is None:
+        return "valid"
+    return "expired" if key.expires_at <= utc_now() else f"until {key.expires_at:%Y-%m-%d}"
 
 
 @keys.command("revoke")

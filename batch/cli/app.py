@@ -86,17 +86,17 @@ def run(
 ) -> None:
     """Run WORKLOAD with its own flags, which `run WORKLOAD --help` shows; alone, list workloads."""
     interrupts.catch()
+    from ledgerbeam.batch.attempt.terminal import print_table
     from ledgerbeam.batch.cli.module import main as run_main
     from ledgerbeam.batch.define.workloads import descriptions, load_workload
 
     if workload is None or workload == "--json":
         found = descriptions()
-        width = max(map(len, found))
+        if workload is None:
+            print_table(("workload", "what it does"), found.items())
+            return
         for name, description in found.items():
-            if workload is None:
-                print_line(f"{name:{width}}  {description}")
-            else:
-                print_record("workload", {"name": name, "description": description})
+            print_record("workload", {"name": name, "description": description})
         return
     raise typer.Exit(run_main(load_workload(workload), context.args))
 

@@ -1,7 +1,7 @@
 """The command `backfill`: a workload over a range of days."""
 
 import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -66,6 +66,7 @@ def backfill(
     from ledgerbeam.batch.define.workloads import load_workload
     from ledgerbeam.batch.runs.backfill import Submission
     from ledgerbeam.batch.runs.backfill import backfill as backfill_days
+    from ledgerbeam.batch.runs.body import listed
     from ledgerbeam.batch.runs.client import Runs
 
     if server := server_of(registry):
@@ -96,8 +97,7 @@ def backfill(
             for run in backfill_days(settings, runs, workload, days, submission_of, in_flight):
                 failed += run.status is not RunStatus.SUCCESS
                 if as_json:
-                    record: dict[str, Any] = run.model_dump(mode="json") | {"name": run.name}
-                    print_record("listed-run", record)
+                    print_record("listed-run", listed(run).model_dump(mode="json"))
                 else:
                     error = f": {run.error}" if run.error else ""
                     print_line(f"{run.name} {run.id} {run.status}{error}")

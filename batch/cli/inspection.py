@@ -66,8 +66,8 @@ def rejects(
         for row in found[:limit]:
             print_record("rejected-row", row)
         return
-    from ledgerbeam.batch.cli.tables import console, rejects_table
+    from ledgerbeam.batch.cli.tables import print_rejects
 
-    console().print(rejects_table(found[:limit]))
+    print_rejects(found[:limit])
     if len(found) > limit:
         print_line("and more: --limit=NUMBER shows them, --csv prints them all", sys.stderr)

@@ -11,24 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.plan import RunPlan
-from ledgerbeam.batch.json_schemas import Line, line_of
-from ledgerbeam.batch.model.approval import Approval
+from ledgerbeam.batch.json_schemas import Line, TotalsJson, line_of
 from ledgerbeam.batch.model.outcomes import Outcome
-from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
+from ledgerbeam.batch.model.run import RecordedEvent
 from ledgerbeam.batch.model.status import ComponentStatus
-from ledgerbeam.batch.observe.progress import Progress
+from ledgerbeam.batch.runs.body import ListedRun, RunBody
 from ledgerbeam.io.commit.control_log import Steering
-
-
-class Money(Line):
-    """An amount; `currency` is null where the total names none."""
-
-    amount: str
-    currency: str | None
-    scale: int
-
-
-Totals = dict[str, int | Money]
 
 
 class Published(Line):
@@ -37,7 +25,7 @@ class Published(Line):
     published: str
     attempt: int
     counts: dict[str, int]
-    totals: Totals
+    totals: TotalsJson
     seconds: float
 
 
@@ -53,7 +41,7 @@ class Verified(Line):
 
     uri: str
     parts: int
-    controls: Totals
+    controls: TotalsJson
 
 
 class Generated(Line):
@@ -171,7 +159,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "expired": Expired,
     "generated": Generated,
     "limits": line_of(Steering),
-    "listed-run": line_of(RunRecord, name=str),
+    "listed-run": ListedRun,
     "log-line": LogLine,
     "plan": line_of(RunPlan, inputs=list[InputFile]),
     "project": Project,
@@ -181,15 +169,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "resolution": Resolution,
     "result": Result,
     "result-file": ResultFile,
-    "run": line_of(
-        RunRecord,
-        name=str,
-        code=str | None,
-        progress=line_of(Progress, totals=Totals),
-        failures=list[_FAILURES],
-        rejected=int,
-        approvals=list[Approval],
-    ),
+    "run": RunBody,
     "verified": Verified,
     "workload": Workload,
 }

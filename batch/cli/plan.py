@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from rich.table import Table
-
 from ledgerbeam.batch.attempt.plan import RunPlan, plan_run
-from ledgerbeam.batch.attempt.terminal import PlainConsole
+from ledgerbeam.batch.attempt.terminal import print_pairs, print_table
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.json_lines import print_record
 
@@ -23,23 +21,12 @@ def print_plan(process: BatchProcess[Any], as_json: bool) -> None:
         ]
         print_record("plan", plan._asdict() | {"inputs": inputs})
         return
-    console = PlainConsole()
-    console = console if console.is_terminal else PlainConsole(width=10_000)
     if plan.inputs:
-        files = Table("input", "bytes", "version", box=None, pad_edge=False)
-        for file in plan.inputs:
-            files.add_row(file.uri, f"{file.size:,}", file.version)
-        console.print(files)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    if plan.rows is not None:
-        table.add_row("rows", f"about {plan.rows:,}")
+        files = ((file.uri, f"{file.size:,}", file.version) for file in plan.inputs)
+        print_table(("input", "bytes", "version"), files)
+    pairs = [] if plan.rows is None else [("rows", f"about {plan.rows:,}")]
     shards = "known only at the end" if plan.shards is None else f"{plan.shards:,}"
-    table.add_row("shards", shards)
-    for name, text in _earlier(plan):
-        table.add_row(name, text)
-    table.add_row("published at", plan.uri)
-    console.print(table)
+    print_pairs([*pairs, ("shards", shards), *_earlier(plan), ("published at", plan.uri)])
 
 
 def _earlier(plan: RunPlan) -> list[tuple[str, str]]:

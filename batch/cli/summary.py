@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
-
-from ledgerbeam.batch.attempt.terminal import PlainConsole
+from ledgerbeam.batch.attempt.terminal import PlainConsole, print_pairs
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.io.commit.amounts import label_of, shown
 from ledgerbeam.io.commit.records import Manifest
@@ -20,8 +18,6 @@ def print_summary(
     values = [(rows_label, rows), (process.results_label, counts.pop("rows_out"))]
     # A list, since an amount may have the name of a count.
     values += [*counts.items(), *manifest.totals.items()]
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
     lines = [
         (label_of(name), shown(name, value, manifest.attempt.total_decimals))
         for name, value in values
@@ -32,11 +28,15 @@ def print_summary(
         ("seconds", f"{seconds:,.1f}"),
         (f"{rows_label} a second", f"{rows / seconds:,.0f}"),
     ]
-    # Numbers are aligned at their ends, with the codes of currencies after them.
-    width = max(len(text.partition(" ")[0]) for _, text in lines)
-    for label, text in lines:
-        number, _, currency = text.partition(" ")
-        table.add_row(label, f"{number:>{width}} {currency}".rstrip())
     console = PlainConsole()
-    console.print(table)
-    console.print(f"published at {published}", soft_wrap=True)
+    if console.is_terminal:
+        # Numbers are aligned at their ends, with the codes of currencies after them.
+        width = max(len(text.partition(" ")[0]) for _, text in lines)
+        for number, (label, text) in enumerate(lines):
+            value, _, currency = text.partition(" ")
+            lines[number] = label, f"{value:>{width}} {currency}".rstrip()
+    print_pairs(lines)
+    if console.is_terminal:
+        console.print(f"published at {published}", soft_wrap=True)
+    else:
+        print_pairs([("published at", published)])

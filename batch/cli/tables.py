@@ -1,16 +1,25 @@
-"""Tables of runs, for people at a terminal."""
+"""Tables of runs, for people."""
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from ledgerbeam.batch.attempt.terminal import PlainConsole, styled
+from ledgerbeam.batch.attempt.terminal import (
+    Cell,
+    PlainConsole,
+    grid_of,
+    print_pairs,
+    print_table,
+    styled,
+    table_of,
+)
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.commit.amounts import label_of, shown
 
 if TYPE_CHECKING:
@@ -26,49 +35,67 @@ COLORS = {
     RunStatus.CANCELING: "magenta",
     RunStatus.PAUSED: "yellow",
 }
+_ATTEMPT = ("attempt", "kind", "runner", "started", "took", "outcome", "error")
 _MAX_STUCK = 5
 _MAX_FAILURES = 10
 
 
+def print_view(view: "RunView", now: datetime.datetime) -> None:
+    """Print a run with its progress and its attempts."""
+    output = PlainConsole()
+    if output.is_terminal:
+        output.print(view_table(view, now))
+        return
+    print_pairs(_view_rows(view))
+    if view.run.attempts:
+        print_line("")
+        print_table(_ATTEMPT, _attempt_rows(view.run, now))
+
+
 def view_table(view: "RunView", now: datetime.datetime) -> RenderableType:
-    """A run with its progress and its attempts."""
-    run, progress = view.run, view.progress
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column()
-    grid.add_row("run", run.id)
-    grid.add_row("name", run.name)
-    grid.add_row("status", styled(run.status, COLORS.get(run.status, "cyan")))
-    for name, value in _progress_rows(progress, run.status.is_final):
-        grid.add_row(name, value)
-    if view.rejected:
-        grid.add_row("rejected", f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}")
-    for name, value in _failure_rows(view.failures):
-        grid.add_row(name, value)
-    for asked in view.approvals:
-        done_with = ", ".join(f"{name} {value}" for name, value in asked.arguments.items() if value)
-        text = f"{asked.number}: {asked.act}: {done_with}: asked by {asked.who}: {asked.why}"
-        grid.add_row("to be approved", text)
-    if run.must_finish_by is not None:
-        grid.add_row("must finish by", _time(run.must_finish_by))
-    if run.error:
-        grid.add_row("error", styled(run.error, "red"))
-    if run.status is RunStatus.SUCCESS:
-        expired = f", results deleted {_time(run.results_expired_at)}"
-        grid.add_row("published at", run.uri + (expired if run.results_expired_at else ""))
-    parts: list[RenderableType] = [grid]
-    if run.attempts:
-        parts.append(_attempts(run, now))
+    """A run with its progress and its attempts, for a terminal."""
+    done, total = view.progress.shards_done, view.progress.shards_total
+    rows: list[Sequence[RenderableType]] = []
+    for name, value in _view_rows(view):
+        if name == "shards" and total is not None:
+            bar = ProgressBar(total=max(total, 1), completed=done, width=30)
+            with_bar = Table.grid(padding=(0, 1))
+            with_bar.add_row(value, bar)
+            rows.append((name, with_bar))
+        else:
+            rows.append((name, value))
+    parts: list[RenderableType] = [grid_of(rows)]
+    if view.run.attempts:
+        parts.append(table_of(_ATTEMPT, _attempt_rows(view.run, now)))
     return Group(*parts)
 
 
-def _progress_rows(progress: "Progress", is_final: bool) -> Iterable[tuple[str, RenderableType]]:
+def _view_rows(view: "RunView") -> Iterator[tuple[str, Cell]]:
+    run = view.run
+    yield "run", run.id
+    yield "name", run.name
+    yield "status", styled(run.status, COLORS.get(run.status, "cyan"))
+    yield from _progress_rows(view.progress, run.status.is_final)
+    if view.rejected:
+        yield "rejected", f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}"
+    yield from _failure_rows(view.failures)
+    for asked in view.approvals:
+        done_with = ", ".join(f"{name} {value}" for name, value in asked.arguments.items() if value)
+        text = f"{asked.number}: {asked.act}: {done_with}: asked by {asked.who}: {asked.why}"
+        yield "to be approved", text
+    if run.must_finish_by is not None:
+        yield "must finish by", _time(run.must_finish_by)
+    if run.error:
+        yield "error", styled(run.error, "red")
+    if run.status is RunStatus.SUCCESS:
+        expired = f", results deleted {_time(run.results_expired_at)}"
+        yield "published at", run.uri + (expired if run.results_expired_at else "")
+
+
+def _progress_rows(progress: "Progress", is_final: bool) -> Iterator[tuple[str, str]]:
     total = progress.shards_total
     if total is not None:
-        of_total = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(total, 1), completed=progress.shards_done, width=30)
-        of_total.add_row(f"{progress.shards_done:,} of {total:,}", bar)
-        yield "shards", of_total
+        yield "shards", f"{progress.shards_done:,} of {total:,}"
     elif progress.shards_done:
         yield "shards", f"{progress.shards_done:,}"
     if progress.components:
@@ -94,7 +121,7 @@ def _progress_rows(progress: "Progress", is_final: bool) -> Iterable[tuple[str, 
         yield "stuck", f"{stuck.component}: {stuck.tries} tries: {stuck.error}"
 
 
-def _failure_rows(groups: "Sequence[FailureGroup]") -> Iterable[tuple[str, RenderableType]]:
+def _failure_rows(groups: "Sequence[FailureGroup]") -> Iterator[tuple[str, str]]:
     """A row for each kind of error, with the first one of its kind."""
     for group in groups[:_MAX_FAILURES]:
         first = group.first
@@ -121,11 +148,10 @@ def limits_text(steering: "Steering") -> str:
     return ", ".join(limits)
 
 
-def _attempts(run: RunRecord, now: datetime.datetime) -> Table:
-    table = Table("attempt", "kind", "runner", "started", "took", "outcome", "error", box=None)
+def _attempt_rows(run: RunRecord, now: datetime.datetime) -> Iterator[Sequence[str]]:
     for attempt in run.attempts:
         took = (attempt.ended_at or now) - attempt.started_at
-        table.add_row(
+        yield (
             str(attempt.number),
             attempt.kind,
             attempt.runner,
@@ -134,47 +160,51 @@ def _attempts(run: RunRecord, now: datetime.datetime) -> Table:
             attempt.outcome or "",
             attempt.error or "",
         )
-    return table
 
 
-def runs_table(runs: Sequence[RunRecord]) -> Table:
-    """A table of runs, one per line."""
-    table = Table("run", "name", "status", "attempts", "submitted", "by", box=None)
-    for run in runs:
-        status = styled(run.status, COLORS.get(run.status, "cyan"))
-        submitted = _time(run.submitted_at)
-        attempts = str(len(run.attempts))
-        table.add_row(run.id[:8], run.name, status, attempts, submitted, run.submitted_by)
-    return table
+def print_runs(runs: Iterable[RunRecord]) -> None:
+    """Print runs, one a line."""
+    rows = (
+        (
+            run.id[:8],
+            run.name,
+            styled(run.status, COLORS.get(run.status, "cyan")),
+            str(len(run.attempts)),
+            _time(run.submitted_at),
+            run.submitted_by,
+        )
+        for run in runs
+    )
+    print_table(("run", "name", "status", "attempts", "submitted", "by"), rows)
 
 
-def outcomes_table(outcomes: "Iterable[Outcome]") -> Table:
-    """A table of components, one per line."""
-    table = Table("component", "status", "tries", "error", box=None)
-    for outcome in outcomes:
-        table.add_row(outcome.component, outcome.status, str(outcome.tries), outcome.error)
-    return table
+def print_outcomes(outcomes: "Iterable[Outcome]") -> None:
+    """Print components, one a line."""
+    rows = ((each.component, each.status, str(each.tries), each.error) for each in outcomes)
+    print_table(("component", "status", "tries", "error"), rows)
 
 
-def rejects_table(rows: "Iterable[Mapping[str, Any]]") -> Table:
-    """A table of rejected rows, one per line."""
-    table = Table("file", "row", "reason", "as in the source", box=None)
-    for row in rows:
-        table.add_row(row["file"], str(row["row"]), row["reason"], row["raw"])
-    return table
+def print_rejects(rows: "Iterable[Mapping[str, Any]]") -> None:
+    """Print rejected rows, one a line."""
+    cells = ((row["file"], str(row["row"]), row["reason"], row["raw"]) for row in rows)
+    print_table(("file", "row", "reason", "as in the source"), cells)
 
 
-def history(run: RunRecord, events: Sequence[RecordedEvent]) -> RenderableType:
-    """The whole history of a run."""
-    table = Table("time", "attempt", "who", "what", "why", box=None)
-    for event in events:
-        what = event.type
-        if event.to_status is not None:
-            what = f"{event.from_status or 'new'} → {event.to_status}"
-        details = " ".join(_detail(k, v) for k, v in event.detail.items() if v is not None)
-        why = " ".join(part for part in (event.why, details) if part)
-        table.add_row(_time(event.at), str(event.attempt or ""), event.who, what, why)
-    return Group(styled(f"{run.name}  {run.id}  {run.status}", "bold"), table)
+def print_history(run: RunRecord, events: Iterable[RecordedEvent]) -> None:
+    """Print the whole history of a run, below its name if that is to a terminal."""
+    output = PlainConsole()
+    if output.is_terminal:
+        output.print(styled(f"{run.name}  {run.id}  {run.status}", "bold"))
+    print_table(("time", "attempt", "who", "what", "why"), map(_event_row, events))
+
+
+def _event_row(event: RecordedEvent) -> Sequence[str]:
+    what = event.type
+    if event.to_status is not None:
+        what = f"{event.from_status or 'new'} → {event.to_status}"
+    details = " ".join(_detail(k, v) for k, v in event.detail.items() if v is not None)
+    why = " ".join(part for part in (event.why, details) if part)
+    return _time(event.at), str(event.attempt or ""), event.who, what, why
 
 
 def _detail(name: str, value: Any) -> str:
@@ -191,9 +221,3 @@ def _detail(name: str, value: Any) -> str:
 
 def _time(at: datetime.datetime | None) -> str:
     return "" if at is None else f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def console() -> PlainConsole:
-    """A console on standard output; very wide if that is no terminal, so that no line is cut."""
-    output = PlainConsole()
-    return output if output.is_terminal else PlainConsole(width=10_000)

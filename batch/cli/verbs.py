@@ -5,21 +5,19 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ledgerbeam.batch.cli.filters import read_pairs, read_since
 from ledgerbeam.batch.clock import utc_now
-from ledgerbeam.batch.json_lines import print_record
+from ledgerbeam.batch.json_lines import print_record, text_of
 from ledgerbeam.batch.model.exits import EXITS_OF_RUNS, Exit
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import REGISTRY, SERVER, Settings, server_of
-from ledgerbeam.io.commit.amounts import decimal_text, totals_json
 from ledgerbeam.io.errors import ParameterError, StorageError, WorkloadNotFoundError
 
 if TYPE_CHECKING:
@@ -96,51 +94,41 @@ def open_runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
         yield runs
 
 
-def _text_of(value: Any) -> str:
-    """A value of a row as text."""
-    return decimal_text(value) if isinstance(value, Decimal) else str(value)
+def _print_view(view: "RunView") -> None:
+    from ledgerbeam.batch.runs.body import RunBody, fields_of
 
-
-def _view_json(view: "RunView") -> dict[str, Any]:
-    progress = view.progress.model_dump(mode="json")
-    progress["totals"] = totals_json(progress["totals"], view.progress.total_decimals)
-    run = view.run.model_dump(mode="json")
-    others = {
-        "code": view.code,
-        "progress": progress,
-        "failures": [group.json_record for group in view.failures],
-        "rejected": view.rejected,
-        "approvals": [asked.model_dump(mode="json") for asked in view.approvals],
-    }
-    return run | {"name": view.run.name} | others
+    print_record("run", RunBody.model_validate(fields_of(view)).model_dump(mode="json"))
 
 
 def _show(view: "RunView", as_json: bool) -> None:
     if as_json:
-        print_record("run", _view_json(view))
+        _print_view(view)
     else:
         from ledgerbeam.batch.cli import tables
 
-        tables.console().print(tables.view_table(view, utc_now()))
+        tables.print_view(view, utc_now())
 
 
 def _show_run(runs: "Runs", run: "RunRecord", as_json: bool) -> None:
     if as_json:
-        print_record("run", _view_json(runs.get(run.id)))
+        _print_view(runs.get(run.id))
     else:
         print_line(f"{run.name} {run.id} {run.status}")
 
 
 def _follow(runs: "Runs", run: str, as_json: bool, timeout: float | None, live: bool) -> int:
     """Wait for the run's end, and return the exit status for it."""
-    if as_json or not live or not sys.stdout.isatty():
+    from ledgerbeam.batch.attempt.terminal import PlainConsole
+
+    console = PlainConsole()
+    if as_json or not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         view = runs.wait(run, timeout)
     else:
         from rich.live import Live
 
         from ledgerbeam.batch.cli import tables
 
-        with Live(console=tables.console(), transient=True) as screen:
+        with Live(console=console, transient=True) as screen:
             view = runs.wait(
                 run, timeout, lambda seen: screen.update(tables.view_table(seen, utc_now()))
             )
@@ -248,12 +236,14 @@ def list_runs(
     with open_runs(registry) as runs:
         found = runs.list(process, status, limit, before, since, read_pairs(where or []))
     if as_json:
+        from ledgerbeam.batch.runs.body import listed
+
         for run in found:
-            print_record("listed-run", run.model_dump(mode="json") | {"name": run.name})
+            print_record("listed-run", listed(run).model_dump(mode="json"))
     else:
         from ledgerbeam.batch.cli import tables
 
-        tables.console().print(tables.runs_table(found))
+        tables.print_runs(found)
 
 
 @app.command()
@@ -274,7 +264,7 @@ def components(
     else:
         from ledgerbeam.batch.cli import tables
 
-        tables.console().print(tables.outcomes_table(found))
+        tables.print_outcomes(found)
 
 
 @app.command()
@@ -288,9 +278,8 @@ def results(
 ) -> None:
     """Print what a run has published, or copy it into one file."""
     import pyarrow.parquet as pq
-    from rich.table import Table
 
-    from ledgerbeam.batch.cli import tables
+    from ledgerbeam.batch.attempt.terminal import print_table
 
     with open_runs(registry) as runs:
         dataset = runs.results(run, table)
@@ -314,10 +303,8 @@ def results(
         for row in rows:
             print_record("result", row)
         return
-    shown = Table(*dataset.schema.names, box=None)
-    for row in rows:
-        shown.add_row(*("" if value is None else _text_of(value) for value in row.values()))
-    tables.console().print(shown)
+    cells = (["" if value is None else text_of(value) for value in row.values()] for row in rows)
+    print_table(dataset.schema.names, cells)
 
 
 @app.command()
@@ -597,4 +584,4 @@ def audit(run: RunText, registry: RegistryOrServer = None, as_json: Json = False
     else:
         from ledgerbeam.batch.cli import tables
 
-        tables.console().print(tables.history(record, events))
+        tables.print_history(record, events)

@@ -7,7 +7,7 @@ try, or that gave no row. All others succeeded at the first try, and their keys 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -67,11 +67,6 @@ class FailureGroup(NamedTuple):
     status: ComponentStatus
     size: int
     first: Outcome
-
-    @property
-    def json_record(self) -> dict[str, Any]:
-        """As JSON has it: how many, and the fields of the first one."""
-        return {"count": self.size, **self.first._asdict(), "status": self.status}
 
     @property
     def text(self) -> str:

@@ -2,11 +2,15 @@
 
 import datetime
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
+from ledgerbeam.batch.json_schemas import Money, TotalsJson
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit import control_log
+from ledgerbeam.io.commit.amounts import read_totals, totals_json
 from ledgerbeam.io.commit.attempts import Attempt, attempts, commits, find_manifest
 from ledgerbeam.io.commit.control_log import Executing, Steering
 from ledgerbeam.io.commit.records import Fence, ShardCommit, Totals
@@ -17,6 +21,8 @@ _COUNTS = ("components", "failed", "unknown", "retries")
 
 class Progress(BaseModel):
     """How far a run is.
+
+    In JSON, totals that are money are amounts with their currency.
 
     Attributes:
         at: time in UTC of this progress.
@@ -38,7 +44,9 @@ class Progress(BaseModel):
         steering: the limits and the state that workers follow.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
+    )
 
     at: datetime.datetime
     shards_done: int = 0
@@ -54,6 +62,19 @@ class Progress(BaseModel):
     rate: float | None = None
     estimated_end: datetime.datetime | None = None
     steering: Steering = Steering()
+
+    @field_serializer("totals", when_used="json")
+    def _totals_json(self, totals: Totals) -> TotalsJson:
+        read = totals_json(totals, self.total_decimals)
+        return {n: Money(**v) if isinstance(v, Mapping) else v for n, v in read.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_json(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "total_decimals" not in given:
+            totals, decimals = read_totals(given.get("totals", {}))
+            return {**given, "totals": totals, "total_decimals": decimals}
+        return given
 
 
 class ProgressReader:

@@ -6,18 +6,24 @@ reading would fail. In PostgreSQL they lock the rows that they are about.
 """
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from ledgerbeam.batch.registry.schema import HEAD
 from ledgerbeam.io import private
 from ledgerbeam.io.errors import DatabaseError, ParameterError, RegistryUnavailableError
+from ledgerbeam.io.sql.engine import is_locked, one_line
 
 TIMEOUT = 30
 """Seconds for which a writer waits for the one in front of it."""
@@ -126,6 +132,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
+            if isinstance(error, ProgrammingError) and error.statement is None:
+                raise _unknown_option(self.place, self._reason(error)) from error
             broken = isinstance(error, OperationalError | InterfaceError)
             # A file that is damaged, or is something else, has no class of its own.
             broken |= type(error) is sa.exc.DatabaseError or error.connection_invalidated
@@ -134,14 +142,29 @@ class Database:
             raise RegistryUnavailableError(self._explain(error), registry=self.place) from error
 
     def _explain(self, error: DBAPIError) -> str:
-        reason = str(error.orig)
+        advice = "check that the server runs, and the URL's host, port, user and password"
+        if is_locked(error.orig):
+            advice = (
+                f"another process has been writing to it for {TIMEOUT} s: try again when it has "
+                "ended; `fuser` on the file names it; many that write at once need PostgreSQL"
+            )
+        elif self._url.drivername == "sqlite":
+            advice = "check that its folder exists, that you may write there, and its disk"
+        return f"registry {self.place}: {self._reason(error)}: {advice}"
+
+    def _reason(self, error: DBAPIError) -> str:
+        reason = one_line(error.orig)
         for secret in (self._url.password, self._url.query.get("password")):
             if secret:
                 reason = reason.replace(str(secret), "***")
-        advice = "check that the server runs, and the URL's host, port, user and password"
-        if self._url.drivername == "sqlite":
-            advice = "check that its folder exists, that you may write there, and its disk"
-        return f"registry {self.place}: {reason}: {advice}"
+        return reason
+
+
+def _unknown_option(place: str, reason: str) -> ParameterError:
+    return ParameterError(
+        f"registry {place}: {reason}: correct what stands behind the ? of its URL",
+        parameter="--registry",
+    )
 
 
 def _read_url(text: str) -> sa.URL:
@@ -171,7 +194,10 @@ def _engine(url: sa.URL, place: str) -> sa.Engine:
         _make_private(url, place)
         # Without an isolation level, transactions begin where `_begin` says so, and as it says.
         arguments: dict[str, Any] = {"timeout": TIMEOUT, "isolation_level": None}
-        engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        try:
+            engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        except ValueError as error:
+            raise _unknown_option(place, str(error)) from None
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin)
         return engine
@@ -215,18 +241,13 @@ def _log_ahead(connection: Any) -> None:
 
     # The switch doesn't wait for other connections but fails.
     for attempt in tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_busy),
+        retry=tenacity.retry_if_exception(is_locked),
         stop=tenacity.stop_after_delay(TIMEOUT),
         wait=tenacity.wait_random(0.01, 0.1),
         reraise=True,
     ):
         with attempt:
             connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _is_busy(error: BaseException) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is the kind of the error
-    return isinstance(error, sqlite3.Error) and code == sqlite3.SQLITE_BUSY
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -10,7 +10,7 @@ from ledgerbeam.rules.currency import format_money, minor_units, scaled
 
 # A total `balance_USD`; a control `balance_USD: in = out`, `USD: in = out` or `in = out, USD`.
 _CODE = re.compile(r"(?:^|_|, )([A-Z]{3})(?:$|: )")
-_REFUSED = "refused_"
+_REFUSED, _REJECTED = "refused_", "rejected_"
 _KINDS = re.compile("^(failed|refused)_")
 
 
@@ -47,6 +47,21 @@ def totals_json(totals: Mapping[str, int], decimals: Mapping[str, int]) -> dict[
     return {**read, **{_standard_name(name): value for name, value in read.items()}}
 
 
+def read_totals(totals: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Totals as they are stored, from what `totals_json` gave, and the decimals it was given."""
+    values, decimals = {}, {}
+    for name, value in totals.items():
+        if f"{_REFUSED}{name.removeprefix(_REJECTED)}" in totals and name.startswith(_REJECTED):
+            continue  # The same total by its other name.
+        if not isinstance(value, Mapping):
+            values[name] = value
+            continue
+        values[name] = int(value["amount"].replace(".", ""))  # it has as many decimals as its scale
+        if value["currency"] is None:
+            decimals[_decimals_name(name)] = value["scale"]
+    return values, decimals
+
+
 def _for_programs(name: str, value: int, decimals: Mapping[str, int]) -> Any:
     currency = currency_of(name)
     scale = minor_units(currency) if currency else _decimals_of(name, decimals)
@@ -65,7 +80,7 @@ def decimal_text(value: Decimal) -> str:
 
 
 def _standard_name(name: str) -> str:
-    return f"rejected_{name.removeprefix(_REFUSED)}" if name.startswith(_REFUSED) else name
+    return f"{_REJECTED}{name.removeprefix(_REFUSED)}" if name.startswith(_REFUSED) else name
 
 
 def shown(name: str, value: int, decimals: Mapping[str, int]) -> str:
@@ -83,4 +98,8 @@ def shown(name: str, value: int, decimals: Mapping[str, int]) -> str:
 
 
 def _decimals_of(name: str, decimals: Mapping[str, int]) -> int:
-    return decimals.get(display_name(_KINDS.sub("", name.partition(":")[0])), 0)
+    return decimals.get(_decimals_name(name), 0)
+
+
+def _decimals_name(name: str) -> str:
+    return display_name(_KINDS.sub("", name.partition(":")[0]))

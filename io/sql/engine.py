@@ -1,6 +1,7 @@
 """Connections to SQL databases, and their errors as one line without a password."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +36,8 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
         max_connections: size of the pool, at least 1.
 
     Raises:
-        DatabaseError: the URL can't be read, its driver isn't installed, or the SQLite file is
-            missing.
+        DatabaseError: the URL or an option in it can't be read, its driver isn't installed, or the
+            SQLite file is missing.
     """
     if max_connections < 1:
         raise ParameterError(
@@ -68,6 +69,11 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
         raise DatabaseError(
             "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
             "or sqlite:////FOLDER/FILE"
+        ) from None
+    except ValueError as error:
+        raise DatabaseError(
+            f"{shown(parsed)}: {error}: correct what stands behind the ? of the database's URL",
+            database=shown(parsed),
         ) from None
     if dialect == "postgresql":
         sa.event.listen(engine, "connect", _set_up_postgresql)
@@ -112,6 +118,9 @@ def database_errors(engine: sa.Engine, what: str) -> Iterator[None]:
             advice = ": check the names of table and columns, the query, and this user's rights"
         elif error.connection_invalidated:
             advice = ": the connection was lost: try again"
+        elif is_locked(error.orig):
+            advice = f": another process has been writing to it for {_SQLITE_WAITS_FOR_LOCKS:g} s"
+            advice += ": try again when it has ended; `fuser` on the file names it"
         reason = _reason(error, engine)
         raise DatabaseError(
             f"{shown(engine.url)}: {what}: {reason}{advice}",
@@ -137,8 +146,19 @@ def _set_up_postgresql(connection: sa.engine.interfaces.DBAPIConnection, _: obje
     connection.commit()
 
 
+def is_locked(error: BaseException | None) -> bool:
+    """Whether it is SQLite's, that somebody else has been writing for too long."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is the kind of the error
+    return isinstance(error, sqlite3.Error) and code == sqlite3.SQLITE_BUSY
+
+
+def one_line(error: BaseException | None) -> str:
+    """The text of a driver's error, which may have several lines, as one."""
+    return " ".join(str(error).split())
+
+
 def _reason(error: DBAPIError, engine: sa.Engine) -> str:
     # The other lines describe our own statement.
-    text = re.split(r"\n(LINE|CONTEXT)", str(error.orig))[0].strip()
+    text = " ".join(re.split(r"\n(LINE|CONTEXT)", str(error.orig))[0].split())
     password = engine.url.password
     return text.replace(str(password), "***") if password else text

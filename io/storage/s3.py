@@ -206,7 +206,8 @@ def _advice(error: Exception) -> str:
         return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
     if not isinstance(error, ClientError):
         return "check the network, the AWS_… variables and ~/.aws, then run again"
-    if error.response["Error"]["Code"] in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+    # What stands in front of a store answers without a code.
+    if error.response["Error"].get("Code") in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return "the credentials are not valid, check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     return {
         400: "check the region, and whether the credentials have expired",

@@ -11,7 +11,7 @@ import typer
 
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.json_lines import print_record
-from ledgerbeam.batch.plain_text import plain_text, print_line
+from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def status(database: Database, as_json: Json = False) -> None:
         )
         for standing in found
     ]
-    heads = ("consumer", "topic", "", "rate", "lag", "age", "parked", "dead")
+    heads = ("consumer", "topic", "state", "rate", "lag", "age", "parked", "dead")
     _show(heads, rows, as_json, "consumer", [standing._asdict() for standing in found])
 
 
@@ -206,7 +206,7 @@ def verify(database: Database, as_json: Json = False) -> None:
         _show(("topic", "due on", "scheduled", "posted", "canceled", "moved", "pending"), of_days)
         if books.consumers:
             rows = [(row[0], *(f"{number:,}" for number in row[1:])) for row in books.consumers]
-            print()
+            print_line("")
             _show(("consumer", "posted", "handled", "dead", "in flight"), rows)
     if books.differences:
         raise ControlTotalMismatchError(
@@ -416,8 +416,6 @@ def _show(
         for record in records:
             print_record(kind, record)
         return
-    lines = [[plain_text(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row in lines:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print_line(line.rstrip())
+    from ledgerbeam.batch.attempt.terminal import print_table
+
+    print_table(heads, rows)

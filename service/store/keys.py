@@ -99,7 +99,7 @@ class Keys:
             revoked = api_key.update().where(valid).values(revoked_at=at)
             if not connection.execute(revoked).rowcount:
                 raise ParameterError(
-                    f"no valid key {key_id}: `ledgerbeam keys` lists them", parameter="key"
+                    f"no valid key {key_id}: `ledgerbeam keys list` lists them", parameter="key"
                 )
             note(connection, at, who, "key.revoked", key_id, None, why)
 

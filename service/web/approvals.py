@@ -1,6 +1,6 @@
 """`/v1/runs/{run}/approve` and `/refuse`: what a second person says of what somebody asked for."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
@@ -11,7 +11,7 @@ from ledgerbeam.io.errors import IllegalMoveError
 from ledgerbeam.service.model import RequestRecord, Role, Submission, Verb
 from ledgerbeam.service.web.front import AFront, Caller, demand
 from ledgerbeam.service.web.requests import IdempotencyKey, Reason, accept
-from ledgerbeam.service.web.runs import Found, RunBody, answer, ask_again
+from ledgerbeam.service.web.runs import Found, ServedRun, answer, ask_again
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -65,10 +65,10 @@ def approve(
     return accept(front, caller, submission, response, Verb.RESOLVE, record.id, idempotency_key)
 
 
-@router.post("/{run}/refuse", response_model=RunBody)
+@router.post("/{run}/refuse")
 def refuse(
     record: Approved, front: AFront, caller: Caller, response: Response, given: Answer
-) -> dict[str, Any]:
+) -> ServedRun:
     """Refuse what another person has asked for; it isn't done."""
     front.runs.signed_by(caller.name).refuse(record.id, given.why, given.approval)
     return answer(front, record, response)

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field, computed_field
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from ledgerbeam.batch.model.approval import Approval
-from ledgerbeam.batch.model.run import RecordedEvent, RunRecord, run_name
+from ledgerbeam.batch.json_lines import text_of
+from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import MOVES, ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.reading import RunView
+from ledgerbeam.batch.runs.body import ListedRun, RunBody, fields_of, listed
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
 from ledgerbeam.io.storage import uris
@@ -55,41 +55,16 @@ _ARROW = "application/vnd.apache.arrow.stream"
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 
-class RunSummary(RunRecord):
-    """A run in a list; its progress isn't looked up."""
+class ServedRun(RunBody):
+    """A run, and what can be done with it now."""
 
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def name(self) -> str:
-        """`process/instance`, and the run number where it isn't the first."""
-        return run_name(self.process, self.instance, self.run_number)
-
-
-class RunBody(RunSummary):
-    """A run, as it is recorded and as object storage says.
-
-    Attributes:
-        code: code of the error by which it has failed; None if it hasn't.
-        failures: the components that failed or are unknown, by kind of error, most frequent first:
-            `count` of them, and one that stands for all.
-        rejected: rows that were rejected, as far as is known.
-        approvals: what waits for a second person.
-        allowed: what can be done with it now.
-        progress: how far it is.
-    """
-
-    code: str | None
-    failures: list[dict[str, Any]]
-    rejected: int
-    approvals: list[Approval]
     allowed: list[str]
-    progress: dict[str, Any]
 
 
 class RunList(BaseModel):
     """A page of runs, newest first."""
 
-    items: list[RunSummary]
+    items: list[ListedRun]
     next: str | None
 
 
@@ -201,7 +176,7 @@ def find(
         only = None if kinds is None else kinds[0]
         pairs = dict(map(_pair, where or ()))
         found = front.runs.list(only, status, limit + 1, before, since, pairs)
-    items = [RunSummary.model_validate(run.model_dump()) for run in found[:limit]]
+    items = [listed(run) for run in found[:limit]]
     return RunList(items=items, next=cursor_of(items[-1].id) if len(found) > limit else None)
 
 
@@ -212,10 +187,8 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-@router.get("/{run}", response_model=RunBody)
-async def get(
-    record: Found, front: AFront, response: Response, prefer: Prefer = None
-) -> dict[str, Any]:
+@router.get("/{run}")
+async def get(record: Found, front: AFront, response: Response, prefer: Prefer = None) -> ServedRun:
     """How a run stands; with `Prefer: wait=N`, how it stands at its end or after N seconds."""
     deadline = time.monotonic() + seconds_to_wait(prefer)
     while not record.status.is_final and time.monotonic() < deadline:
@@ -224,38 +197,38 @@ async def get(
     return await run_in_threadpool(answer, front, record, response)
 
 
-@router.post("/{run}/cancel", response_model=RunBody)
+@router.post("/{run}/cancel")
 def cancel(
     record: Operated,
     front: AFront,
     caller: Caller,
     response: Response,
     reason: Reason | None = None,
-) -> dict[str, Any]:
+) -> ServedRun:
     """Ask for a run to be stopped; it is CANCELED when nothing of it can commit any more."""
     return _changed(front, caller, record, response, "cancel", reason)
 
 
-@router.post("/{run}/pause", response_model=RunBody)
+@router.post("/{run}/pause")
 def pause(
     record: Operated,
     front: AFront,
     caller: Caller,
     response: Response,
     reason: Reason | None = None,
-) -> dict[str, Any]:
+) -> ServedRun:
     """Begin no more components; those in flight go on."""
     return _changed(front, caller, record, response, "pause", reason)
 
 
-@router.post("/{run}/resume", response_model=RunBody)
+@router.post("/{run}/resume")
 def resume(
     record: Operated,
     front: AFront,
     caller: Caller,
     response: Response,
     reason: Reason | None = None,
-) -> dict[str, Any]:
+) -> ServedRun:
     """Go on after a pause."""
     return _changed(front, caller, record, response, "resume", reason)
 
@@ -372,7 +345,7 @@ def results(
         return StreamingResponse(_arrow(dataset), media_type=_ARROW)
     rows = dataset.head(limit).to_pylist()
     columns = [{"name": field.name, "type": str(field.type)} for field in dataset.schema]
-    text = json.dumps({"columns": columns, "rows": rows}, default=str)
+    text = json.dumps({"columns": columns, "rows": rows}, default=text_of)
     return Response(text, media_type="application/json")
 
 
@@ -548,24 +521,11 @@ def ask_again(
     return accept(front, caller, submission, response, verb, record.id, key)
 
 
-def body_of(view: RunView) -> dict[str, Any]:
-    """A run as JSON."""
-    progress = view.progress.model_dump(mode="json")
-    return {
-        **view.run.model_dump(mode="json"),
-        "code": view.code,
-        "failures": [group.json_record for group in view.failures],
-        "rejected": view.rejected,
-        "approvals": [asked.model_dump(mode="json") for asked in view.approvals],
-        "allowed": allowed(view.run),
-        "progress": {**progress, "total_decimals": view.progress.total_decimals},
-    }
-
-
-def answer(front: Front, record: RunRecord, response: Response) -> dict[str, Any]:
+def answer(front: Front, record: RunRecord, response: Response) -> ServedRun:
     """A run as it stands, with its `ETag`."""
     response.headers["ETag"] = f'"{last_event(front, record.id)}"'
-    return body_of(front.runs.get(record.id))
+    view = front.runs.get(record.id)
+    return ServedRun.model_validate({**fields_of(view), "allowed": allowed(view.run)})
 
 
 def _changed(
@@ -575,7 +535,7 @@ def _changed(
     response: Response,
     verb: str,
     reason: Reason | None,
-) -> dict[str, Any]:
+) -> ServedRun:
     why = reason.why if reason is not None else ""
     return answer(front, act(front, caller, record, verb, why), response)
 

@@ -75,10 +75,11 @@ def test_the_same_run_from_another_folder_is_the_same_run(day: Path) -> None:
 def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
     run = command("ledgerbeam", "run", "delivery-marking", *flags("c"), cwd=day)
     assert run.returncode == 0, run.stderr
-    words = [line.split("  ")[0] for line in run.stdout.splitlines()]
-    for word in ("trades", "rejected", "clients", "components", "delivery quantity", "seconds"):
-        assert word in words
-    published = run.stdout.splitlines()[-1].removeprefix("published at ")
+    told = dict(line.split("\t") for line in run.stdout.splitlines())
+    for word in ("rejected", "clients", "components", "delivery quantity", "seconds"):
+        assert word in told
+    assert told["trades"] == "2,000"
+    published = told["published at"]
     verified = command("ledgerbeam", "verify", published, cwd=day)
     assert verified.returncode == 0, verified.stderr
     assert "are as published" in verified.stdout.splitlines()[-1]
@@ -112,8 +113,8 @@ def test_help_has_a_short_flag(arguments: list[str]) -> None:
 def test_run_alone_lists_the_workloads(day: Path) -> None:
     listed = command("ledgerbeam", "run", cwd=day)
     assert (listed.returncode, listed.stderr) == (0, "")
-    lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
-    assert [name for name, _ in lines] == workload_names()
+    lines = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert [name for name, _ in lines] == ["workload", *workload_names()]
     assert ["delivery-marking", (delivery_marking.__doc__ or "").splitlines()[0]] in lines
 
 

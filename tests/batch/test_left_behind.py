@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def until_some_moment(place: Place, temporary: Path) -> None:
     until(lambda: len(place.calls()) >= calls + more, f"{more} more calls than {calls}")
 
 
+def last_job(place: Place, number: int) -> str | None:
+    """The job of the attempt with that number, once it is the last one and has a job."""
+    attempts = place.run().attempts
+    return attempts[-1].job_id if len(attempts) == number else None
+
+
+def has_more_attempts(place: Place, number: int) -> bool:
+    return len(place.run().attempts) > number
+
+
 @pytest.mark.parametrize("flags", [[], SEVERAL], ids=["one process", "several"])
 def test_on_record(place: Place, temporary: Path, flags: list[str]) -> None:
     """Two attempts of a run are killed, the third one comes to its end."""
@@ -44,15 +55,10 @@ def test_on_record(place: Place, temporary: Path, flags: list[str]) -> None:
     run, _ = place.runs.record(place.process, place.parameters(), flags)
     launcher = place.launcher(run)
     for number in (1, 2):
-        until(
-            lambda number=number: (
-                len(place.run().attempts) == number and place.run().attempts[-1].job_id
-            ),
-            f"the job of attempt {number}",
-        )
+        until(partial(last_job, place, number), f"the job of attempt {number}")
         until_some_moment(place, temporary)
         job_of(place.run()).kill()
-        until(lambda number=number: len(place.run().attempts) > number, "the next attempt")
+        until(partial(has_more_attempts, place, number), "the next attempt")
     assert launcher.wait() == 0
     assert place.run().status is RunStatus.SUCCESS, place.told()
     assert list(temporary.iterdir()) == []

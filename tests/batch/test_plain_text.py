@@ -152,7 +152,7 @@ def test_every_verb_prints_data_as_it_is(
     }  # fmt: skip
     for (name, *arguments), parts in expected.items():
         shown = _STYLES.sub("", place.verb(name, *arguments))
-        assert all(char.isprintable() for char in shown.replace("\n", "")), (name, shown)
+        assert all(char.isprintable() for char in re.sub("[\n\t]", "", shown)), (name, shown)
         for part in parts:
             # A label stands in place of a total's name: without underscores.
             loose = part.replace("_", " ")
@@ -164,6 +164,55 @@ def test_every_verb_prints_data_as_it_is(
                     if line[0] != "{"
                     else (json.loads(line))
                 )
+
+
+_HEADS = {
+    "list": "run name status attempts submitted by",
+    "audit": "time attempt who what why",
+    "components": "component status tries error",
+    "rejects": "file row reason as-in-the-source",
+    "results": "account c<a\\tb>",
+}
+
+
+@pytest.fixture(scope="module")
+def recorded_run(place: Place) -> str:
+    return recorded(place, "a\tb", fails=False)
+
+
+@pytest.mark.parametrize("name", ["list", "audit", "components", "rejects", "results"])
+def test_a_table_is_plain_where_it_is_piped(place: Place, recorded_run: str, name: str) -> None:
+    shown = place.verb(name, *([] if name == "list" else [recorded_run]))
+    heads, *rows = (line.split("\t") for line in shown.splitlines())
+    assert [head.replace(" ", "-") for head in heads] == _HEADS[name].split()
+    assert rows
+    for fields in (heads, *rows):
+        assert len(fields) == len(heads), fields
+        assert [field.strip() for field in fields] == fields
+    assert any(r"<a\tb>" in field for fields in rows for field in fields)
+
+
+@pytest.mark.parametrize("name", ["get", "list", "audit", "components", "rejects", "results"])
+def test_a_table_fits_the_terminal(
+    place: Place, recorded_run: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "50"}.items():
+        monkeypatch.setenv(variable, value)
+    shown = place.verb(name, *([] if name == "list" else [recorded_run]))
+    lines = _STYLES.sub("", shown).splitlines()
+    assert max(map(len, lines)) <= 50
+
+
+def test_a_run_is_a_name_and_a_value_a_line_where_it_is_piped(
+    place: Place, recorded_run: str
+) -> None:
+    first, _, attempts = place.verb("get", recorded_run).partition("\n\n")
+    pairs = dict(line.split("\t") for line in first.splitlines())
+    assert pairs["run"] == recorded_run
+    assert pairs["status"] == "SUCCESS"
+    assert pairs["published at"] == place.registry.get(recorded_run).uri.replace("\t", r"\t")
+    heads, attempt = (line.split("\t") for line in attempts.splitlines())
+    assert dict(zip(heads, attempt, strict=True))["runner"] == r"runner <a\tb>"
 
 
 def test_what_a_stream_cannot_hold_is_escaped_too() -> None:

@@ -1,6 +1,7 @@
 """The registry as a database: opened, migrated, guarded by constraints and triggers."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -37,6 +38,9 @@ class TestOpening:
             ("mysql://ada:s3cret@host/x", "by mysql"),
             ("sqlite://", "names no file"),
             ("sqlite:///:memory:", "names no file"),
+            ("sqlite:////tmp/registry.db?timeout=abc", "abc.*behind the \\?"),
+            ("postgresql://127.0.0.1:1/x?connect_timeout=abc", "abc.*behind the \\?"),
+            ("postgresql://127.0.0.1:1/x?nonsense=1", "nonsense.*behind the \\?"),
             ("sqlite:////no/such/folder/registry.db", "check that its folder exists"),
             ("postgresql://ada:s3cret@127.0.0.1:1/x?application_name=s3cret", "server runs"),
             ("postgresql+psycopg://127.0.0.1:1/x?password=s3cret", "server runs"),
@@ -46,6 +50,28 @@ class TestOpening:
         with pytest.raises(UserError, match=says) as caught:
             Registry.open(url)
         assert "s3cret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_one_that_is_locked_is_told_as_such(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ledgerbeam.batch.registry.database.TIMEOUT", 0.2)
+        with Registry.open(f"sqlite:///{tmp_path}/registry.db") as registry:
+            writer = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
+            writer.execute("BEGIN IMMEDIATE")
+            with pytest.raises(RegistryUnavailableError, match="is locked: another") as caught:
+                submitted(registry)
+            writer.close()
+        assert "fuser" in str(caught.value)
+        assert "folder" not in str(caught.value)
+
+    def test_a_server_that_shuts_down_meanwhile_is_one_line(self, postgres: PostgresServer) -> None:
+        with (
+            Registry.open(postgres.create_database()) as registry,
+            pytest.raises(RegistryUnavailableError, match="terminating connection") as caught,
+            registry.database.reading() as connection,
+        ):
+            connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
         assert "\n" not in str(caught.value)
 
     def test_a_server_that_refuses_is_one_line_without_password(

@@ -1,5 +1,6 @@
 """Writes of a component: once per instance and component, whoever dies, races or is too late."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +12,8 @@ import sqlalchemy as sa
 from tests.support.databases import Database, open_database, sqlite_url
 from tests.support.postgres import PostgresServer
 
-from ledgerbeam.io.errors import UserError
-from ledgerbeam.io.sql.engine import open_engine
+from ledgerbeam.io.errors import DatabaseError, UserError
+from ledgerbeam.io.sql.engine import connect, database_errors, open_engine
 from ledgerbeam.io.sql.write import DONE, component_transaction
 
 INSTANCE = "2026-01-05"
@@ -296,3 +297,42 @@ def test_a_writer_waits_for_another_that_makes_the_table_of_components(
             waiting.go_on()
             assert waiting.reaches() == "committed"
         assert done(bank) == ["7"]
+
+
+@pytest.mark.slow
+def test_a_server_that_shuts_down_in_a_query_is_told_in_one_line(postgres: PostgresServer) -> None:
+    engine = open_engine(postgres.create_database())
+    with (
+        pytest.raises(DatabaseError, match=r"terminating connection.*try again") as caught,
+        database_errors(engine, "a page"),
+        connect(engine, "a page") as connection,
+    ):
+        connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    engine.dispose()
+    assert "\n" not in str(caught.value)
+    assert caught.value.is_transient
+
+
+def test_a_file_that_is_locked_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledgerbeam.io.sql.engine._SQLITE_WAITS_FOR_LOCKS", 0.2)
+    url = sqlite_url(tmp_path)
+    with open_database(url) as database:
+        database.execute("CREATE TABLE product (id INTEGER PRIMARY KEY)")
+    engine = open_engine(url)
+    writer = sqlite3.connect(str(engine.url.database), isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with (
+        pytest.raises(DatabaseError, match=r"is locked: another process.*fuser"),
+        database_errors(engine, "a page"),
+        connect(engine, "a page") as connection,
+    ):
+        connection.execute(sa.text("INSERT INTO product VALUES (7)"))
+    writer.close()
+    engine.dispose()
+
+
+def test_an_option_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match=r"abc.*behind the \?"):
+        open_engine(f"{sqlite_url(tmp_path)}?timeout=abc")

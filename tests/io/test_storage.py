@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import object_stores
+from tests.support.busy_proxy import BusyProxy, Fault, busy_proxy
 from tests.support.forks import in_own_process
 
 from ledgerbeam.io.errors import UserError
@@ -175,6 +176,59 @@ print(*(stores.create(uri, writer.encode() * 10_000) for uri in uris))
     def test_a_conflict_is_tried_again(self, root: str) -> None:
         assert stores.create(f"{root}/conflict", b"1") is True
         assert stores.read_bytes(f"{root}/conflict") == b"1"
+
+
+@contextmanager
+def busy(root: str) -> Iterator[BusyProxy]:
+    """Reach the store of `root` through a proxy that answers some requests by errors."""
+    variable = object_stores.ENDPOINT[kind(root)]
+    with busy_proxy(os.environ[variable]) as proxy, environment(**{variable: proxy.url}):
+        yield proxy
+
+
+class TestBusyStore:
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_what_was_not_done_is_tried_again(self, root: str, status: int) -> None:
+        uri = f"{root}/object"
+        upload, head = UPLOAD[kind(root)].split()[0], "HEAD" if kind(root) == "s3" else "GET"
+        calls: list[tuple[str, Callable[[], object], object]] = [
+            (upload, lambda: stores.create(uri, b"data"), True),
+            ("GET", lambda: stores.read_bytes(uri), b"data"),
+            ("GET", lambda: [info.uri for info in stores.find(f"{root}/obj*")], [uri]),
+            (head, lambda: stores.stat_of(uri) is not None, True),
+        ]
+        with busy(root) as proxy:
+            for method, call, expected in calls:
+                proxy.faults.clear()
+                proxy.next(method, Fault(status), Fault(status))
+                assert call() == expected
+                assert proxy.faults == [(method, Fault(status))] * 2
+            proxy.next("DELETE", Fault(status), Fault(status))
+            stores.delete(uri)
+        assert stores.stat_of(uri) is None
+
+    @pytest.mark.parametrize("root", REMOTE, indirect=True)
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_what_was_done_without_an_answer_is_one_s_own(self, root: str, status: int) -> None:
+        uri = f"{root}/object"
+        method = UPLOAD[kind(root)].split()[0]
+        with busy(root) as proxy:
+            proxy.next(method, Fault(status, applied=True), Fault(status))
+            assert stores.create(uri, b"equal") is True
+            assert len(proxy.faults) == 2
+            # Another call's object isn't, though it holds the same bytes.
+            proxy.next(method, Fault(status, applied=True))
+            assert stores.create(uri, b"equal") is False
+        assert stores.read_bytes(uri) == b"equal"
+
+    @pytest.mark.parametrize("root", [pytest.param("s3", marks=SLOW)], indirect=True)
+    def test_one_that_stays_busy_is_told_in_one_line(self, root: str) -> None:
+        with busy(root) as proxy:
+            proxy.choose = lambda method, number: Fault(503)
+            with pytest.raises(UserError, match="the store is busy or out of order") as caught:
+                stores.create(f"{root}/object", b"data")
+        assert "\n" not in str(caught.value)
 
 
 class TestFind:

@@ -110,8 +110,8 @@ def test_dead_letters_are_shown_as_they_are(bank: Bank) -> None:
     bank.post()
     bank.consume(handler)
     heads, letter = call("messages", "dead", handler.name, f"--database={bank.url}").splitlines()
-    assert heads.startswith("message  customer")
-    assert "  a\\n[b]  " in letter
+    assert heads.startswith("message\tcustomer\t")
+    assert "\ta\\n[b]\t" in letter
     assert r"[red]no[/x] \x1b[2J\u202e" in letter
 
 

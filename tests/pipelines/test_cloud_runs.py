@@ -2,10 +2,12 @@
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.busy_proxy import Fault, busy_proxy
 from typer.testing import CliRunner
 
 from ledgerbeam.batch.cli.app import app
@@ -46,6 +48,35 @@ def test_bytes_are_those_of_local_files(
     assert read_published(str(there["published"])).count_rows() == there["counts"]["rows_out"]
     verified = CliRunner().invoke(app, ["verify", str(there["published"])])
     assert verified.exit_code == 0, verified.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("root", ["s3"], indirect=True)
+def test_a_store_that_is_busy_all_the_time_is_published_to_once(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every fourth request fails, and half of those have been carried out nevertheless."""
+    write_trades(f"{root}/in", 3000, files=3, trade_date=DATE)
+    write_trades(f"{tmp_path}/in", 3000, files=3, trade_date=DATE)
+    with busy_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
+        proxy.choose = lambda method, number: (
+            None if number % 4 else Fault(500 if number % 3 else 503, applied=number % 8 == 0)
+        )
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        stores._store.cache_clear()
+        there = run(capsys, f"--trades={root}/in/*", f"--output={root}/out", "--shards=3")
+        again = run(capsys, f"--trades={root}/in/*", f"--output={root}/out", "--shards=3")
+    stores._store.cache_clear()
+    here = run(capsys, f"--trades={tmp_path}/in/*", f"--output={tmp_path}/out", "--shards=3")
+    assert {method for method, fault in proxy.faults if fault.applied} >= {"PUT", "GET"}
+    assert (there["counts"], there["totals"]) == (here["counts"], here["totals"])
+    assert (there["attempt"], again["attempt"]) == (1, 1)
+    names = [
+        {file.uri.rpartition("/")[2] for file in stores.find(f"{place}/out/**/attempt-1/*")}
+        for place in (root, str(tmp_path))
+    ]
+    assert names[0] == names[1]
+    assert CliRunner().invoke(app, ["verify", str(there["published"])]).exit_code == 0
 
 
 def test_rejects_are_named_by_their_uri(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,14 @@ from ledgerbeam.batch.attempt.verify import verify
 from ledgerbeam.batch.define.keyed_process import FileParameters, KeyedProcess, RowInput
 from ledgerbeam.batch.define.money import check_money
 from ledgerbeam.batch.define.process import Record
-from ledgerbeam.io.commit.amounts import currency_of, decimal_text, label_of, shown, totals_json
+from ledgerbeam.io.commit.amounts import (
+    currency_of,
+    decimal_text,
+    label_of,
+    read_totals,
+    shown,
+    totals_json,
+)
 from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
 from ledgerbeam.io.datasets.contract import Column, Contract
@@ -181,6 +188,17 @@ class TestShown:
             "price": {"amount": "-980.00", "currency": None, "scale": 2},
             "id_hash": 2**64,
         }
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["rows", "amount_USD", "refused_fee_KWD", "price", "failed_price"]),
+            st.integers(-(10**60), 10**60),
+        )
+    )
+    def test_what_programs_are_given_can_be_read_back(self, totals: dict[str, int]) -> None:
+        read, decimals = read_totals(totals_json(totals, {"price": 2}))
+        assert read == totals
+        assert decimals == ({"price": 2} if totals.keys() & {"price", "failed_price"} else {})
 
     def test_no_decimal_has_an_exponent(self) -> None:
         assert str(Decimal("0E-8")) == "0E-8"

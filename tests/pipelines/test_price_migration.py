@@ -131,8 +131,31 @@ def assert_right(process: PriceMigration, before: dict[int, Decimal], shop: sa.E
     verify(instance_uri(process), process)
 
 
+@pytest.mark.parametrize("percent", ["250", "-20.01", "NaN", "Infinity"])
+def test_a_slip_of_the_pen_is_refused(percent: str) -> None:
+    given_ = {"database": "sqlite:////shop.db", "output": "o", "business_date": DAY}
+    with pytest.raises(ValueError, match=r"more than max_percent 20: correct|finite number"):
+        PriceParameters.model_validate({**given_, "percent": percent})
+    assert PriceParameters.model_validate({**given_, "percent": "-20"}).percent == -20
+
+
 @pytest.mark.slow
 class TestMigration:
+    def test_a_dry_run_gives_the_same_and_changes_nothing(
+        self, shop: sa.Engine, tmp_path: Path
+    ) -> None:
+        before = prices(shop)
+        dry = migration(shop, tmp_path, dry_run=True)
+        run(dry)
+        assert prices(shop) == before
+        assert not sa.inspect(shop).has_table("price_change")
+        process = migration(shop, tmp_path)
+        run(process)
+        assert_right(process, before, shop)
+        tables = [read_published(instance_uri(each)).to_table() for each in (dry, process)]
+        assert tables[0].equals(tables[1])
+        assert Path(instance_uri(dry)).name == f"{DAY}-dry-run"
+
     def test_undisturbed(self, shop: sa.Engine, tmp_path: Path) -> None:
         before = prices(shop)
         process = migration(shop, tmp_path)
@@ -247,7 +270,7 @@ class TestMigration:
         process = migration(shop, tmp_path)
         with start(process, failpoint="commit: files written") as program:
             program.communicate(timeout=TIMEOUT)
-        other = migration(shop, tmp_path, percent="50")
+        other = migration(shop, tmp_path, percent="50", max_percent="50")
         with pytest.raises(UserError, match="raised before, to other prices"):
             run(other)
         once = raised(before)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from tests.support.databases import Database
 from tests.support.loan_jobs import (
@@ -150,6 +151,22 @@ class TestRefused:
         tables = inputs(database, loans, load(database, made[1], "transaction_id"))
         with pytest.raises(UserError, match=r"wrong schema: balance is .* can't hold values exact"):
             close_files(tmp_path, **tables)
+
+    def test_ids_that_are_numbers_are_refused_before_anything_is_read(
+        self, database: Database, made: tuple[pa.Table, pa.Table], tmp_path: Path
+    ) -> None:
+        numbers = [
+            table.set_column(
+                table.schema.get_field_index("loan_id"),
+                "loan_id",
+                pc.utf8_slice_codeunits(table.column("loan_id"), 1).cast(pa.int64()),
+            )
+            for table in made
+        ]
+        loans, transactions = (load(database, table) for table in numbers)
+        with pytest.raises(UserError, match="loan_id is int64, and must be string"):
+            close_files(tmp_path, **inputs(database, loans, transactions))
+        assert attempts(uri_of(tmp_path)) == []
 
     @pytest.mark.parametrize(
         ("drop", "message"),

@@ -9,6 +9,8 @@ from tests.support.pages import ROOT, carry_out, normal, with_outputs
 SLOW = {
     "docs/a-bad-night.md",
     "docs/batch-processes.md",
+    "docs/from-a-script.md",
+    "docs/lookups-tables-totals.md",
     "docs/messages-to-the-future.md",
     "docs/starting-a-project.md",
     "docs/your-first-batch-process.md",
@@ -77,10 +79,12 @@ open("b", "w").write("written")
 ```console
 $ test -f b && pwd
 /home/you
+$ test -t 1 && test -t 2 && echo a terminal
+a terminal
 ```
 """
     steps = list(carry_out(page, tmp_path))
-    assert [step.status for step in steps] == [0, 1, 0, 0]
+    assert [step.status for step in steps] == [0, 1, 0, 0, 0]
     assert [normal(step.actual) for step in steps if step.expected] == [
         normal(step.expected) for step in steps if step.expected
     ]

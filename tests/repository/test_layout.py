@@ -26,7 +26,8 @@ LEVELS = [
         "transforms/shuffle",
         "transforms/publish transforms/rules",
         "batch/model batch/runners batch/json_lines messages/model",
-        "batch/define batch/observe batch/registry batch/json_schemas messages/store",
+        "batch/json_schemas",
+        "batch/define batch/observe batch/registry messages/store",
         "batch/registry/migrations batch/registry/migrations/versions batch/execute batch/alerts "
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",
@@ -159,3 +160,11 @@ def test_business_code_never_asks_for_the_time() -> None:
                 if isinstance(node, ast.Attribute)
             }
             assert not calls & {"now", "today", "utcnow"}, file
+
+
+def test_what_git_ignores_is_kept_out_of_the_image_too() -> None:
+    ignored, kept_out = (
+        {line.rstrip("/").removeprefix("**/") for line in (ROOT / name).read_text().splitlines()}
+        for name in (".gitignore", ".dockerignore")
+    )
+    assert ignored | {".git"} <= kept_out

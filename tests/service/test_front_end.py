@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,17 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from tests.service.test_request_database import NOON
+from tests.support.json_lines import lines_of
 from tests.support.racers import play, submitted
+from typer.testing import CliRunner
 
+from ledgerbeam.batch.cli.app import app as command_line
 from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.model.outcomes import Outcome, outcomes_table
 from ledgerbeam.batch.model.queue import QueuePolicy
-from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.batch.runs.body import view_of
+from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io import errors
+from ledgerbeam.io.commit.attempts import start_attempt
+from ledgerbeam.io.commit.records import AttemptRecord
 from ledgerbeam.io.errors import LedgerbeamError, UserError
 from ledgerbeam.service import errors as own_errors
 from ledgerbeam.service.model import KindRecord, RequestState, Role
@@ -31,6 +41,7 @@ from ledgerbeam.service.store.keys import Keys
 from ledgerbeam.service.web import app as front_end
 from ledgerbeam.service.web.app import Guard, create_app
 from ledgerbeam.service.web.front import Front
+from ledgerbeam.transforms.publish import Part, commit_part
 
 KIND = "delivery-marking"
 SCHEMA = {
@@ -221,6 +232,38 @@ class TestRuns:
             "",
         ]
         assert registry.events(run.id)[-1].to_status is RunStatus.EXECUTING
+
+    def test_money_and_failures_are_as_the_command_line_gives_them(
+        self, local: TestClient, registry: Registry, settings: Settings, tmp_path: Path
+    ) -> None:
+        uri = str(tmp_path / "run")
+        run = play(registry, submitted(registry, uri=uri).id, "start fail")
+        record = AttemptRecord(
+            process=KIND, instance="2026-11-20", number=1, started_at=NOON, code_version="1",
+            parameters={}, inputs=[], shards=1, fingerprint="f", total_decimals={"amount": 2},
+        )  # fmt: skip
+        totals = {"components": 2, "failed": 1, "rows": 3, "amount": 98000, "fee_JPY": 7}
+        failed = Outcome("A7", ComponentStatus.FAILURE, 2, "ValueError: no", "", "at", {"id": "7"})
+        part = Part(pa.table({"id": ["A6"]}), totals, ["id"], outcomes=outcomes_table([failed]))
+        commit_part(start_attempt(uri, record), 0, part)
+        money = {
+            "amount": {"amount": "980.00", "currency": None, "scale": 2},
+            "fee_JPY": {"amount": "7", "currency": "JPY", "scale": 0},
+        }
+        answer = local.get(f"/v1/runs/{run.id}").json()
+        assert answer["progress"]["totals"].items() >= {"rows": 3, **money}.items()
+        (failure,) = answer["failures"]
+        assert (failure["component"], failure["record"]) == ("A7", {"id": "7"})
+        printed = ["get", run.id, "--json", f"--registry={settings.registry_url}"]
+        (line,) = lines_of(CliRunner().invoke(command_line, printed).stdout)
+        assert {n: v for n, v in answer.items() if n != "allowed"} == line
+        (data,) = re.findall(
+            "event: progress\ndata: (.*)", local.get(f"/v1/runs/{run.id}/events").text
+        )
+        assert json.loads(data)["totals"] == line["progress"]["totals"]
+        view = view_of(answer)
+        with Runs(settings) as runs:
+            assert view == runs.get(run.id)
 
     def test_what_cannot_be_done_is_a_conflict(self, local: TestClient, registry: Registry) -> None:
         run = play(registry, submitted(registry).id, "start succeed")
@@ -545,6 +588,10 @@ class TestProblems:
         described = local.get("/v1/openapi.json").json()
         assert described["openapi"].startswith("3.1")
         assert "/v1/runs/{run}/set-rate" in described["paths"]
+        schemas = described["components"]["schemas"]
+        progress = schemas[schemas["ServedRun"]["properties"]["progress"]["$ref"].split("/")[-1]]
+        (_, money) = progress["properties"]["totals"]["additionalProperties"]["anyOf"]
+        assert money["$ref"].endswith("/Money")
 
 
 def test_it_imports_neither_beam_nor_a_workload(settings: Settings) -> None:

@@ -8,13 +8,16 @@
 | python without a title | runs |
 | others | are left alone |
 
-A page starts in an empty folder, and its blocks follow each other.
+A page starts in an empty folder, and its blocks follow each other. Commands print to a terminal, as
+a reader's do, but one so wide that no line is folded: where, would depend on names of this machine.
 `python -m tests.support.pages PAGE…` puts the outputs of this machine into pages, under the names
 of `home`, `you@laptop`.
 """
 
+import contextlib
 import getpass
 import os
+import pty
 import re
 import signal
 import socket
@@ -22,8 +25,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import tty
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +37,8 @@ HOME = "/home/you"
 WHO = "you@laptop"
 SECONDS = 300
 """How long a command may take."""
+TERMINAL = {"TERM": "dumb", "COLUMNS": "1000", "LINES": "50", "PAGER": "cat"}
+"""Of the terminal that commands print to: wide, and without colors and moving parts."""
 
 _BLOCK = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -120,23 +127,8 @@ def carry_out(text: str, folder: Path) -> Iterator[Step]:
 
     def run(command: str | list[str], expected: str) -> Step:
         shown = command if isinstance(command, str) else command[-1]
-        process = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            cwd=home,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return Step(shown, expected, _anonymous(output, home), process.returncode)
+        status, output = on_terminal(command, home, environment)
+        return Step(shown, expected, _anonymous(output, home), status)
 
     for language, title, content in _BLOCK.findall(text):
         if language == "diff":
@@ -151,6 +143,46 @@ def carry_out(text: str, folder: Path) -> Iterator[Step]:
                 yield run(command, expected)
         elif language == "python":
             yield run(["python", "-c", content], "")
+
+
+def on_terminal(
+    command: str | list[str], folder: Path, environment: Mapping[str, str]
+) -> tuple[int, str]:
+    """Run a command that prints to a terminal; its exit status, and all that it prints.
+
+    Raises:
+        TimeoutExpired: it took longer than `SECONDS`; it and what it has started are killed.
+    """
+    ours, terminal = pty.openpty()
+    tty.setraw(terminal)  # Lines end as they were printed.
+    process = subprocess.Popen(
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env={**environment, **TERMINAL},
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    printed = bytearray()
+
+    def read() -> None:
+        # Linux tells by an error that nobody has the terminal open any more.
+        with open(ours, "rb", buffering=0) as stream, contextlib.suppress(OSError):
+            while data := stream.read(65_536):
+                printed.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    reader.join(SECONDS)
+    return process.returncode, printed.decode()
 
 
 def _apply(diff: str, file: Path) -> None:
