@@ -26,7 +26,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print a run's log on this machine: launcher, attempts and their workers."""
-    from ledgerbeam.batch.runs.log import where_workers_log
+    from ledgerbeam.batch.observe.log import where_workers_log
 
     with open_runs(registry) as runs:
         for line in runs.logs(run, component):

@@ -244,7 +244,7 @@ class RunsReader:
             StorageError: the run has no log on this machine, or it can't be read.
             ComponentNotFoundError: neither the log nor the outcomes know the component.
         """
-        from ledgerbeam.batch.runs.log import log_lines
+        from ledgerbeam.batch.observe.log import log_lines
 
         record = self.registry.find(run)
         return log_lines(self._settings.log_of(record.id), record, component)

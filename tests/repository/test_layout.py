@@ -16,7 +16,7 @@ LEVELS = [
         "batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
         "synthetic",
-        "rules/terms io/datasets batch/settings",
+        "rules/terms io/datasets batch/settings batch/json_lines",
         "rules/schedules",
         "rules/loans",
         "rules/closing",
@@ -25,8 +25,7 @@ LEVELS = [
         "transforms/read transforms/execute",
         "transforms/shuffle",
         "transforms/publish transforms/rules",
-        "batch/model batch/runners batch/json_lines messages/model",
-        "batch/json_schemas",
+        "batch/model batch/runners batch/json_schemas messages/model",
         "batch/define batch/observe batch/registry messages/store",
         "batch/registry/migrations batch/registry/migrations/versions batch/execute batch/alerts "
         "messages/store/migrations messages/store/migrations/versions messages/define "
