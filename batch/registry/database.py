@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+)
 
 from ledgerbeam.batch.registry.schema import HEAD
 from ledgerbeam.io import private
@@ -125,6 +131,13 @@ class Database:
     def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
+        except IntegrityError as error:
+            reason = " ".join(str(error.orig).split())
+            raise DatabaseError(
+                f"registry {self.place}: {reason}: its rows don't fit together: restore it from a "
+                "copy",
+                database=self.place,
+            ) from error
         except DBAPIError as error:
             broken = isinstance(error, OperationalError | InterfaceError)
             # A file that is damaged, or is something else, has no class of its own.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.racers import play, submitted
 
 from ledgerbeam.batch.cli.app import main
 from ledgerbeam.batch.cli.arguments import parse_arguments
+from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.environments import CONFIG, NAME, chosen_environment
 from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.registry.registry import Registry
@@ -161,7 +163,8 @@ def _arguments(line: str) -> list[str]:
 @cases()
 def test_arguments_of_runs(folder: Path, data: st.DataObject) -> None:
     line = data.draw(mutated_text(data.draw(st.sampled_from(RUNS)), [f" {w} " for w in WORDS]))
-    kind = data.draw(st.sampled_from([DeliveryMarking, LoanCloseOfBusiness]))
+    kinds: list[type[BatchProcess[Any]]] = [DeliveryMarking, LoanCloseOfBusiness]
+    kind = data.draw(st.sampled_from(kinds))
     arguments = [word for word in _arguments(line) if word not in ("-h", "--help")]
     out = StringIO()
     with redirect_stdout(out), redirect_stderr(out):

@@ -15,7 +15,7 @@ import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.fuzz.mutations import cases, mutated, refused
 from tests.support.reading import read_whole
@@ -106,6 +106,7 @@ SETTINGS = st.fixed_dictionaries(
 
 
 @given(settings=SETTINGS, data=mutated(b"id,note\n1,n1\n2,\n#3,x\n4,'a,b'\n", CSV_TOKENS))
+@example(settings={"encoding": "utf-16"}, data=b"id,note\n1,n1\n")
 @cases()
 def test_csv_by_any_settings(folder: Path, settings: dict[str, Any], data: bytes) -> None:
     reading = refused(lambda: reading_of(settings))
@@ -129,6 +130,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Any:
 
 
 @given(data=mutated(LINES, JSON_TOKENS))
+@example(data=b"\n" + LINES)
 @cases()
 def test_json_lines_are_what_python_reads(folder: Path, data: bytes) -> None:
     found = refused(lambda: notes(written(folder, "t.jsonl", data)))

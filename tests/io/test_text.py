@@ -107,6 +107,14 @@ def test_json_lines_are_split_as_csv_is(
     assert list(refused) == [4]
 
 
+@pytest.mark.parametrize("blank", ["\n", " \r\n", "\n" * 1_001])
+def test_the_fields_of_json_lines_are_those_of_the_first_record_that_there_is(
+    tmp_path: Path, blank: str
+) -> None:
+    file = write(tmp_path, f'{blank}{{"a": "1", "b": "2", "c": "3"}}\n'.encode(), "t.jsonl")
+    assert read(file) == ({blank.count("\n") + 1: ("1", "2", "3")}, {})
+
+
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
@@ -292,10 +300,10 @@ def test_json_columns_come_from_the_first_records(
     rows, refused = read(file, NUMBERS)
     assert (rows, list(refused)) == ({1: (1, "B")}, [2, 3])
     assert refused[2][1].startswith("unknown field 'x': none of the first records")
-    # Without a record there, they are those that the contract requires.
+    # A blank line is no record; without any, they are those that the contract requires.
     file = json_lines(tmp_path, "", {"side": "S", "no": 2}, {"side": "S", "no": 3, "x": 1})
     rows, refused = read(file, NUMBERS, "id=no")
-    assert rows == {2: (2, "S")}
+    assert rows == {2: ("S", 2)}
     assert refused[3][1].startswith("unknown field 'x'")
     assert read(write(tmp_path, b"", "e.jsonl"), NUMBERS) == ({}, {})
 

@@ -75,9 +75,9 @@ def results(seeds: Iterable[int], end_at: float, at_once: int) -> Iterator[Resul
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-                seed = next(left, None)
-                if seed is not None and time.monotonic() < end_at:
-                    running.add(pool.submit(trial, seed))
+                following = next(left, None)
+                if following is not None and time.monotonic() < end_at:
+                    running.add(pool.submit(trial, following))
 
 
 def table(found: list[Result]) -> str:
