@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PORT ?= 8017
 BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 BENCH_LOANS_FLAGS ?= --loans 200000
+NEMESIS_FLAGS ?= --trials 20
+# Of each property, of which the slow ones are tried with half as many: 20,000 in all.
+FUZZ_CASES ?= 1500
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
 FLINK := 1.19.1
@@ -30,7 +33,7 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
 PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
-.PHONY: test test-slow correctness matrix airflow-test dataflow-test flink-test prism-test
+.PHONY: test test-slow correctness fuzz nemesis matrix airflow-test dataflow-test flink-test prism-test
 .PHONY: check types docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
@@ -68,6 +71,13 @@ test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, 
 correctness: $(VENV)/dev.stamp ## published examples, and 100,000 random loans by other libraries
 	$(BIN)/pytest tests/rules/test_correctness.py tests/rules/test_calendar.py tests/differential \
 		-m 'slow or not slow' -n $(TEST_PROCESSES) --dist loadfile
+
+fuzz: export LEDGERBEAM_FUZZ_CASES = $(FUZZ_CASES)
+fuzz: $(VENV)/dev.stamp ## change files, records and command lines by chance: 20,000 cases
+	$(BIN)/pytest tests/fuzz -m 'slow or not slow'
+
+nemesis: $(VENV)/dev.stamp ## disturb recorded runs at random: NEMESIS_FLAGS='--seed=1 --trials=500'
+	$(BIN)/python -m tests.nemesis $(NEMESIS_FLAGS)
 
 matrix: ## run what `make test` runs on every supported Python that is found
 	@found=; missing=; \

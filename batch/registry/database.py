@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    IntegrityError,
     InterfaceError,
     OperationalError,
     ProgrammingError,
@@ -131,6 +132,13 @@ class Database:
     def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
+        except IntegrityError as error:
+            reason = " ".join(str(error.orig).split())
+            raise DatabaseError(
+                f"registry {self.place}: {reason}: its rows don't fit together: restore it from a "
+                "copy",
+                database=self.place,
+            ) from error
         except DBAPIError as error:
             if isinstance(error, ProgrammingError) and error.statement is None:
                 raise _unknown_option(self.place, self._reason(error)) from error

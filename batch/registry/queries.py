@@ -20,7 +20,7 @@ REPLACED = "replaced"
 FINAL = [status for status in RunStatus if status.is_final]
 
 _MIN_PREFIX_LENGTH = 6
-_DAMAGE = (ValueError, LookupError, TypeError)
+DAMAGE = (ValueError, LookupError, TypeError)
 """By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
 _log = logging.getLogger(__name__)
@@ -153,6 +153,13 @@ def unknown_run(text: str) -> UserError:
     return RunNotFoundError(f"no run {text}: check it against `ledgerbeam list`", run=text)
 
 
+def damaged(what: str, key: Any, error: Exception) -> DatabaseError:
+    """What is said of a row that isn't as the registry has written it."""
+    how = " ".join(str(error).split())
+    message = f"{what} {key}: damaged in the registry: {how}: restore it from a copy"
+    return DatabaseError(message, database="registry")
+
+
 def _readable(
     all_: Callable[[], list[_Row]],
     keys: Callable[[], Iterable[Any]],
@@ -175,17 +182,16 @@ def _readable(
     """
     try:
         return all_()
-    except _DAMAGE:
+    except DAMAGE:
         found = []
         for key in keys():
             try:
                 found += one(key)
-            except _DAMAGE as error:
-                how = " ".join(str(error).split())
-                message = f"{what} {key}: damaged in the registry: {how}: restore it from a copy"
+            except DAMAGE as error:
+                told = damaged(what, key, error)
                 if not skip_damaged:
-                    raise DatabaseError(message, database="registry") from error
-                _log.error("%s", message)
+                    raise told from error
+                _log.error("%s", told)
         return found
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import run_name
 from ledgerbeam.batch.model.status import MOVES, RunStatus
-from ledgerbeam.batch.registry.queries import find_successor, unknown_run
+from ledgerbeam.batch.registry.queries import DAMAGE, damaged, find_successor, unknown_run
 from ledgerbeam.batch.registry.schema import attempt, event, instance, run
 from ledgerbeam.io.errors import IllegalMoveError
 
@@ -22,6 +22,7 @@ def lock_run(connection: sa.Connection, run_id: str) -> sa.Row[Any]:
 
     Raises:
         RunNotFoundError: there is no such run.
+        DatabaseError: its row is damaged.
     """
     query = (
         sa.select(run, instance.c.process, instance.c.name.label("instance"))
@@ -29,16 +30,26 @@ def lock_run(connection: sa.Connection, run_id: str) -> sa.Row[Any]:
         .where(run.c.id == run_id)
         .with_for_update(of=run)
     )
-    row = connection.execute(query).one_or_none()
+    try:
+        row = connection.execute(query).one_or_none()
+    except DAMAGE as error:
+        raise damaged("run", run_id, error) from error
     if row is None:
         raise unknown_run(run_id)
     return row
 
 
 def last_attempt(connection: sa.Connection, run_id: str) -> sa.Row[Any] | None:
-    """The row of the run's last attempt."""
+    """The row of the run's last attempt.
+
+    Raises:
+        DatabaseError: it is damaged.
+    """
     query = sa.select(attempt).where(attempt.c.run_id == run_id)
-    return connection.execute(query.order_by(attempt.c.number.desc()).limit(1)).one_or_none()
+    try:
+        return connection.execute(query.order_by(attempt.c.number.desc()).limit(1)).one_or_none()
+    except DAMAGE as error:
+        raise damaged("the last attempt of run", run_id, error) from error
 
 
 def update_own(

@@ -510,8 +510,8 @@ def csv_reader(records: Sequence[str], dialect: Dialect) -> Any:
 
 def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[str, ...]:
     """The keys of the first records; for an empty file, the columns that the contract requires."""
-    first, line, _ = first_record(text)
-    if not first.strip():
+    first, line, _ = first_record(text, skip_blank=True)
+    if not first:
         sources = {name: source for source, name in reading.columns.renames.items()}
         required = [
             column.name

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ledgerbeam.io.datasets.dialect import Dialect
+from ledgerbeam.io.datasets.dialect import Decoder, Dialect
 from ledgerbeam.io.datasets.zipped import ZIP_ERRORS, open_member
 from ledgerbeam.io.errors import InputError, UserError
 from ledgerbeam.io.storage import stores
@@ -358,11 +358,22 @@ def _read(file: TextFile, position: int, block_bytes: int | None = None) -> Iter
                 unpacked += len(data)
                 if file.compression and file.max_bytes is not None and unpacked > file.max_bytes:
                     raise unpacks_to_too_much(file.uri, file.max_bytes)
-                yield bytes(data) if decoder is None else decoder.to_utf_8(data, final=False)
+                yield bytes(data) if decoder is None else _in_utf_8(file, decoder, data)
     except (OSError, *ZIP_ERRORS) as error:
         raise damaged(file.uri, file.compression or "text", error) from error
     if decoder is not None:
-        yield decoder.to_utf_8(b"", final=True)
+        yield _in_utf_8(file, decoder, b"", final=True)
+
+
+def _in_utf_8(file: TextFile, decoder: Decoder, data: bytes, *, final: bool = False) -> bytes:
+    """The next block of a file's text in UTF-8; what a codec refuses as a whole is the file's."""
+    try:
+        return decoder.to_utf_8(data, final=final)
+    except UnicodeError as error:
+        name = file.dialect.encoding.upper()
+        raise InputError(
+            f"{file.uri}: not {name}: {error}: say its --encoding, or convert it", file=file.uri
+        ) from error
 
 
 @contextmanager
@@ -379,8 +390,12 @@ def open_text(uri: str, compression: str | None) -> Iterator[Any]:
             yield source
 
 
-def first_record(file: TextFile) -> tuple[str, int, int]:
+def first_record(file: TextFile, skip_blank: bool = False) -> tuple[str, int, int]:
     """The first record of a file that isn't a comment, and its line numbers.
+
+    Args:
+        file: text.
+        skip_blank: whether records of white space are no records either.
 
     Returns:
         The text without its line end, empty in an empty file; the number of the line that it
@@ -392,14 +407,14 @@ def first_record(file: TextFile) -> tuple[str, int, int]:
     end = 0
     for line, data in _head(file):
         end = line + data.count(b"\n") + (not data.endswith(b"\n")) - 1
-        if not _is_comment(file, data):
+        if not _is_comment(file, data) and (data.strip() or not skip_blank):
             return _decoded(file, data, line), line, end
     return "", end + 1, end
 
 
 def first_records(file: TextFile, count: int) -> list[bytes]:
-    """The first records of a file that aren't comments, as they are."""
-    records = (data for _, data in _head(file) if not _is_comment(file, data))
+    """The first records of a file that are neither comments nor blank, as they are."""
+    records = (data for _, data in _head(file) if data.strip() and not _is_comment(file, data))
     return list(islice(records, count))
 
 

@@ -1,6 +1,9 @@
 """The registry: what is submitted, moved, attempted and found again."""
 
+import contextlib
+import sqlite3
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunOptions, 
 from ledgerbeam.batch.model.status import MOVES, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.registry.schema import metadata
-from ledgerbeam.io.errors import DatabaseError, IllegalMoveError, UserError
+from ledgerbeam.io.errors import DatabaseError, IllegalMoveError, RunNotFoundError, UserError
 
 
 def move(registry: Registry, run: str, *statuses: RunStatus, **facts: Any) -> bool:
@@ -48,6 +51,38 @@ class TestDamage:
         assert [each.run for each in registry.undelivered(10)] == [runs[1].id]
         with pytest.raises(DatabaseError, match=r"^event \d+: damaged"):
             registry.events(runs[0].id)
+
+    @pytest.mark.parametrize(
+        ("table", "column", "value"),
+        [
+            ("run", "launcher_started_at", "no time"),
+            ("run", "next_kind", "no kind"),
+            ("attempt", "lease_until", "no time"),
+        ],
+    )
+    def test_what_is_damaged_is_not_changed(
+        self, tmp_path: Path, table: str, column: str, value: str
+    ) -> None:
+        file = tmp_path / "registry.db"
+        with Registry.open(f"sqlite:///{file}") as registry:
+            run = submitted(registry)
+            start(registry, run.id)
+            with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+                connection.execute("PRAGMA ignore_check_constraints = ON")
+                connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
+            with pytest.raises(DatabaseError, match="damaged in the registry: ") as raised:
+                start(registry, run.id, 2)
+            assert "\n" not in str(raised.value)
+
+    def test_rows_that_do_not_fit_together_are_one_line(self, tmp_path: Path) -> None:
+        file = tmp_path / "registry.db"
+        with Registry.open(f"sqlite:///{file}") as registry:
+            run = submitted(registry)
+            with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+                connection.execute("UPDATE event SET sequence = 0")
+            with pytest.raises(DatabaseError, match="don't fit together: restore it") as raised:
+                move(registry, run.id, RunStatus.PAUSED)
+            assert "\n" not in str(raised.value)
 
 
 class TestSubmission:
@@ -440,6 +475,14 @@ class TestAttempts:
 
 
 class TestQuestions:
+    @pytest.mark.parametrize("text", ["abcdef\0", "abcdef\udcff", "a\0/b", "a/\udcff"])
+    def test_what_no_database_takes_names_no_run(self, registry: Registry, text: str) -> None:
+        submitted(registry)
+        for ask in (registry.find, registry.get):
+            with pytest.raises(RunNotFoundError, match="no run a"):
+                ask(text)
+        assert registry.runs(process=text) == []
+
     def test_runs_are_found_as_people_name_them(self, registry: Registry) -> None:
         first = draft(id="abcdef00-0000-4000-8000-000000000001", instance="2026/11/20")
         run, _ = registry.submit(first, {})

@@ -348,3 +348,11 @@ def test_settings_that_can_not_be_meant(settings: dict[str, str], message: str) 
         reading_of(settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_that_its_codec_refuses_as_a_whole(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b"id,name,amount,day\n1,a,1,2026-11-20\n")
+    with pytest.raises(UserError, match=f"t.csv: not {encoding.upper()}: .* say its --encoding"):
+        read(file, encoding=encoding)

@@ -193,11 +193,15 @@ class Place:
         name = f"{self.process}/{self.day}"
         arguments = ["resolve", name, account, "SUCCESS", "--why=it is on the statement"]
         if account != "EMPTY":
-            numbers = range(ACCOUNTS.index(account), 4 * len(ACCOUNTS), len(ACCOUNTS))
-            file = self.folder / f"{account}.csv"
-            file.write_text(f"total\n{sum(number * number for number in numbers)}\n")
-            arguments.append(f"--results={file}")
+            arguments.append(f"--results={self.results_of(account)}")
         return self.command(*arguments, failpoint=failpoint)
+
+    def results_of(self, account: str) -> Path:
+        """A file with the rows that the call of an account gives."""
+        numbers = range(ACCOUNTS.index(account), 4 * len(ACCOUNTS), len(ACCOUNTS))
+        file = self.folder / f"{account}.csv"
+        file.write_text(f"total\n{sum(number * number for number in numbers)}\n")
+        return file
 
     # Runs
 
