@@ -11,8 +11,9 @@ LEVELS = [
     level.split()
     for level in (
         "rules/arrays rules/currency io/errors io/failpoints io/machine io/private io/shared "
-        "batch/plain_text",
-        "rules/money rules/components io/storage io/arrow io/secrets batch/clock batch/interrupts",
+        "rules/failure_limit batch/plain_text",
+        "rules/money rules/components io/storage io/arrow io/secrets batch/clock batch/interrupts "
+        "rules/rollout",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
         "synthetic",
         "rules/terms io/datasets batch/settings",
@@ -54,6 +55,7 @@ RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "date
     "fnmatch",
     "fractions",
     "functools",
+    "hashlib",
     "holidays",
     "iso4217",
     "itertools",
