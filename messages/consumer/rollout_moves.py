@@ -2,7 +2,8 @@
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import sqlalchemy as sa
@@ -188,8 +189,7 @@ def promote(
         ParameterError: there is no such consumer, it has no rollout, or there is no reason.
     """
     _check_reason(why)
-    with database.begin("the rollout") as connection:
-        record = _found(connection, consumer, lock=True)
+    with _held(database, consumer) as (connection, record):
         counts = _check_promotion(connection, record, stage, force)
         values = {"who": who, "why": why, "forced": force, **counts}
         if record.plan["approval"]:
@@ -216,8 +216,7 @@ def approve(database: MessageDatabase, consumer: str, stage: str, *, who: str, w
         ParameterError: there is no such consumer, it has no rollout, or there is no reason.
     """
     _check_reason(why)
-    with database.begin("the rollout") as connection:
-        record = _found(connection, consumer, lock=True)
+    with _held(database, consumer) as (connection, record):
         last = record.last
         if last.asked != stage:
             waits = f"{last.asked} waits for approval" if last.asked else "nothing waits"
@@ -246,8 +245,7 @@ def roll_back(
         ParameterError: there is no such consumer, it has no rollout, or there is no reason.
     """
     _check_reason(why)
-    with database.begin("the rollout") as connection:
-        record = _found(connection, consumer, lock=True)
+    with _held(database, consumer) as (connection, record):
         earlier = record.stages[: record.stages.index(record.last.stage)]
         if stage not in earlier:
             _refuse(
@@ -261,10 +259,18 @@ def roll_back(
         _write(connection, record, {**done, "who": who, "why": why})
 
 
-def _found(connection: sa.Connection, consumer: str, lock: bool = False) -> _Record:
+@contextmanager
+def _held(database: MessageDatabase, consumer: str) -> Iterator[tuple[sa.Connection, _Record]]:
+    """A transaction for whose end others wait who would move the rollout."""
+    with database.begin("the rollout") as connection:
+        lock_rollout(connection, find_consumer(connection, consumer).id)
+        yield connection, _found(connection, consumer)
+        failpoint("rollout.before-commit")
+    failpoint("rollout.committed")
+
+
+def _found(connection: sa.Connection, consumer: str) -> _Record:
     found = find_consumer(connection, consumer)
-    if lock:
-        lock_rollout(connection, found.id)
     select = ROLLOUT.select().where(ROLLOUT.c.consumer == found.id).order_by(ROLLOUT.c.number)
     entries = connection.execute(select).all()
     if not entries:
@@ -280,7 +286,6 @@ def _found(connection: sa.Connection, consumer: str, lock: bool = False) -> _Rec
 def _write(connection: sa.Connection, record: _Record, values: dict[str, Any]) -> None:
     failpoint("rollout.before-entry")
     write_entry(connection, record.id, record.last, **values)
-    failpoint("rollout.before-commit")
 
 
 def _check_reason(why: str) -> None:

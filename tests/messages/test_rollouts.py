@@ -15,6 +15,7 @@ from tests.messages.senders import Bank, Due, note, noted
 from tests.messages.test_consumer import send_some
 from tests.support.json_lines import lines_of
 from tests.support.pages import ROOT
+from tests.support.recorded import until
 from typer.testing import CliRunner
 
 from ledgerbeam.io.errors import DefinitionError, IllegalMoveError, ParameterError
@@ -501,6 +502,72 @@ def test_a_move_and_its_entry_are_there_both_or_not_at_all(
     bank.post()
     bank.consume(handler)
     assert noted(bank, handler) == ["a/2" if is_there else "a/1"]
+
+
+CONSUMER = """
+from tests.messages.test_rollouts import Ruled
+from ledgerbeam.rules.rollout import Rollout
+
+class Killed(Ruled):
+    name = topic = "{topic}"
+    batch = 5
+    rules = {{1: Ruled.old, 2: Ruled.new}}
+    rollout = Rollout(stages=("50%", "100%"))
+"""
+
+
+@pytest.mark.slow
+def test_consumers_that_are_killed_between_moves_leave_each_message_one_rule(
+    bank: Bank, tmp_path: Path
+) -> None:
+    (tmp_path / "killed.py").write_text(CONSUMER.format(topic=bank.topic))
+    code = "from ledgerbeam.batch.cli.app import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "consume", "killed:Killed", "--until-idle"]
+    environment = os.environ | {"LEDGERBEAM_MESSAGES": bank.url, "PYTHONPATH": str(ROOT)}
+    payers = [f"P{number}" for number in range(30)]
+    for payer in payers:
+        bank.send(payer, payer)
+    bank.post()
+
+    def consume(point: str = "") -> int:
+        until(lambda: leased(bank) == 0, "the leases of those who were killed have ended")
+        options = {FAILPOINT: point} if point else {}
+        arguments = [*command, "--lease-seconds=1", "--slots=1"]
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=environment | options, check=False, timeout=120
+        )
+        return done.returncode
+
+    def by_rule() -> dict[str, int]:
+        select = "SELECT request FROM noted WHERE consumer = :name"
+        found = [row[0].split("/") for row in bank.rows(select, name=bank.topic)]
+        assert len({request for request, _ in found}) == len(found)
+        return {request: int(rule) for request, rule in found}
+
+    def move(stage: str) -> None:
+        promote(bank.database, bank.topic, stage, who=ANN, why="good", force=True)
+
+    assert consume("messages.before-handled-commit") == -signal.SIGKILL
+    assert by_rule() == {}
+    move("50%")
+    assert consume("messages.handled-commit") == -signal.SIGKILL
+    rollout = Rollout(stages=("50%", "100%"), salt=f"{bank.topic}/2")
+    first = by_rule()
+    assert first == {payer: 1 + rollout.includes("50%", payer) for payer in first}
+    move("100%")
+    assert consume() == 0
+    assert by_rule() == dict.fromkeys(payers, 2) | first
+    assert {row[0]: row[1] for row in in_table(bank, "ledgerbeam_inbox")} == by_rule()
+    assert verify(bank.database).differences == []
+
+
+def leased(bank: Bank) -> int:
+    """How many leases of the topic's consumer somebody has."""
+    select = (
+        "SELECT count(*) FROM ledgerbeam_lease WHERE work = :work AND owner IS NOT NULL "
+        f"AND expires_at > {bank.database.clock}"
+    )
+    return int(bank.rows(select, work=f"consume {bank.topic}")[0][0])
 
 
 VERSION_1 = """
