@@ -101,22 +101,23 @@ def chooses_rules(handler: type[MessageHandler[Any]], entry: sa.Row[Any] | None)
         entry: with `number`, `rule`, `old_rule` and `stage`; None if there is none.
 
     Raises:
-        DefinitionError: the rollout is one of a rule that this definition doesn't have.
+        DefinitionError: the rollout is one of a rule, or at a stage, that this definition doesn't
+            have.
     """
     if not handler.rules or entry is None:
         only = max(handler.rules, default=None)
         return lambda customer, message: (only, None)
-    rollout, new, old = handler.rollout, entry.rule, entry.old_rule
-    if rollout is not None and {new, old} == set(handler.rules):
-        stage, move = entry.stage, entry.number
+    rollout, new, old, stage = handler.rollout, entry.rule, entry.old_rule, entry.stage
+    is_known = rollout is not None and stage in (NOBODY, *rollout.stages)
+    if rollout is not None and is_known and {new, old} == set(handler.rules):
         return lambda customer, message: (
-            (new, move) if rollout.includes(stage, customer, message) else (old, None)
+            (new, entry.number) if rollout.includes(stage, customer, message) else (old, None)
         )
     everyones = _everyones_rule(entry)
     if everyones not in handler.rules:
         raise DefinitionError(
-            f"{handler.__name__}: rule {new} is at the stage {entry.stage}, and this process has "
-            f"{_numbers(handler)}: start it with the present definition"
+            f"{handler.__name__}: rule {new} is at the stage {stage}, which this process doesn't "
+            "have: start it with the present definition"
         )
     move = entry.number if everyones == new else None
     return lambda customer, message: (everyones, move)

@@ -388,6 +388,19 @@ class TestDefinitions:
             from_before()
         assert noted(bank, second()) == ["a/2"]
 
+    def test_a_process_of_before_handles_nothing_at_a_stage_that_it_does_not_know(
+        self, bank: Bank, kind: type[Ruled]
+    ) -> None:
+        from_before = bank.running(kind())
+        bank.declare(kind_of(bank, stages=("list", "10%", "100%")))
+        for stage in ("list", "10%"):
+            to(bank, kind, stage, force=True)
+        bank.send("a")
+        bank.post()
+        with pytest.raises(DefinitionError, match="at the stage 10%, which this process doesn't"):
+            from_before()
+        assert in_table(bank, "ledgerbeam_parked") == []
+
     def test_stages_and_limits_may_change_and_the_salt_may_not(
         self, bank: Bank, kind: type[Ruled]
     ) -> None:
