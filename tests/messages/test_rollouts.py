@@ -353,10 +353,15 @@ class TestDefinitions:
         assert noted(bank, handler) == ["a/2"]
 
     def test_one_that_was_given_up_is_left_out(self, bank: Bank) -> None:
-        bank.declare(kind_of(bank))
+        second = kind_of(bank)
+        from_before = bank.running(second())
         bank.declare(kind_of(bank, 1, 3))
-        standing, _ = rollout_of(bank.database, kind_of(bank).name)
+        standing, _ = rollout_of(bank.database, second.name)
         assert (standing.rule, standing.old_rule, standing.stage) == (3, 1, "none")
+        bank.send("a")
+        bank.post()
+        assert from_before() == 1
+        assert noted(bank, second()) == ["a/1"]
 
     def test_the_old_rule_is_left_out_at_last(self, bank: Bank, kind: type[Ruled]) -> None:
         alone = type("Alone", (kind,), {"rules": {2: Ruled.new}, "rollout": None})
