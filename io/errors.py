@@ -35,6 +35,8 @@
     │   ├── WaitTimeoutError              is a TimeoutError as well
     │   ├── ComponentNotFoundError
     │   ├── AlreadyResolvedError
+    │   ├── ApprovalNeededError
+    │   ├── SamePersonError
     │   ├── CanceledError
     │   ├── FencedError
     │   ├── DeadlinePassedError
@@ -473,12 +475,12 @@ class SamePersonError(UserError):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class IllegalMoveError(UserError):
-    """A run can't move from its present status to the requested one.
+    """A run or a rollout can't move from where it is to where it was asked to.
 
     Attributes:
-        run: its id.
-        from_status: its present status.
-        to_status: the requested status; None if the operation wouldn't change the status.
+        run: the run's id; None for a rollout.
+        from_status: its present status, or stage.
+        to_status: the requested one; None if the operation wouldn't change the status.
     """
 
     code = "illegal-move"
@@ -573,7 +575,7 @@ class AttemptLostError(UserError):
     code = "attempt-lost"
 
 
-class OutOfMemoryError(AttemptLostError, MemoryError):
+class OutOfMemoryError(AttemptLostError):
     """The kernel has ended a process of the attempt because memory ran out, or gave it no more."""
 
     code = "out-of-memory"

@@ -8,6 +8,7 @@
 | `cancel`, `reschedule` | withdraw or move what hasn't been posted |
 | `LocalTime`, `Gap`, `Overlap` | moments by clocks and calendars of a place |
 | `Recurrence` | times that come again |
+| `Rollout` | the stages in which customers get a new rule of a handler |
 """
 
 from importlib import import_module
@@ -26,21 +27,23 @@ if TYPE_CHECKING:
     from ledgerbeam.messages.store.send import reschedule as reschedule
     from ledgerbeam.messages.store.send import schedule as schedule
     from ledgerbeam.messages.store.send import schedule_many as schedule_many
+    from ledgerbeam.rules.rollout import Rollout as Rollout
 
 # Imported on first use: a sender needs neither handlers nor calendars.
 _MODULES = {
-    "Gap": "model.local_time",
-    "LocalTime": "model.local_time",
-    "Message": "model.message",
-    "MessageHandler": "define.handler",
-    "Outgoing": "store.send",
-    "Overlap": "model.local_time",
-    "Recurrence": "model.local_time",
-    "Work": "define.handler",
-    "cancel": "store.send",
-    "reschedule": "store.send",
-    "schedule": "store.send",
-    "schedule_many": "store.send",
+    "Gap": "messages.model.local_time",
+    "LocalTime": "messages.model.local_time",
+    "Message": "messages.model.message",
+    "MessageHandler": "messages.define.handler",
+    "Outgoing": "messages.store.send",
+    "Overlap": "messages.model.local_time",
+    "Recurrence": "messages.model.local_time",
+    "Rollout": "rules.rollout",
+    "Work": "messages.define.handler",
+    "cancel": "messages.store.send",
+    "reschedule": "messages.store.send",
+    "schedule": "messages.store.send",
+    "schedule_many": "messages.store.send",
 }
 __all__ = list(_MODULES)
 
@@ -48,4 +51,4 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"ledgerbeam.{_MODULES[name]}"), name)

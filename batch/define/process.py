@@ -8,11 +8,9 @@ nothing but their parameters.
 
 import datetime
 import hashlib
-import math
 import re
 from abc import ABC
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import apache_beam as beam
@@ -30,6 +28,7 @@ from ledgerbeam.io.commit.records import Control, Manifest, Totals
 from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.rules.components import Components
+from ledgerbeam.rules.failure_limit import FailureLimit as FailureLimit
 from ledgerbeam.transforms.columnar.shard_totals import TotalNames
 from ledgerbeam.transforms.concurrency.retry import Record as Record
 from ledgerbeam.transforms.concurrency.retry import Retry as Retry
@@ -74,39 +73,6 @@ class Parameters(BaseModel):
 
 
 P = TypeVar("P", bound=Parameters)
-
-
-class FailureLimit:
-    """How many components of a run may fail while its results are published all the same.
-
-    `FailureLimit("0.5%")` allows 5 failed components of 1,000.
-    """
-
-    def __init__(self, limit: int | str) -> None:
-        """Read the limit.
-
-        Args:
-            limit: a count, or a share of all components such as `"0.5%"`.
-
-        Raises:
-            ValueError: `limit` is neither.
-        """
-        self.text = f"{limit:,}" if isinstance(limit, int) else limit
-        self._count = limit if isinstance(limit, int) else None
-        share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", str(limit))
-        self._share = Fraction(share[1]) / 100 if share else None
-        if (self._count is None) == (self._share is None) or (self._count or 0) < 0:
-            raise ValueError(f"failure_limit must be a count or a share like '0.5%', not {limit!r}")
-
-    def allows(self, failed: int, components: int) -> bool:
-        """Whether a run of so many components may publish if `failed` of them have failed."""
-        return failed <= self.most(components)
-
-    def most(self, components: int) -> int:
-        """The largest number of failed components that is allowed among `components`."""
-        if self._count is not None:
-            return self._count
-        return math.floor(components * (self._share or 0))
 
 
 class BatchProcess(ABC, Generic[P]):

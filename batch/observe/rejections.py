@@ -50,9 +50,13 @@ def rejected_rows(uri: str) -> int:
     manifest = find_manifest(uri)
     if manifest is not None:
         return manifest.counts.get("rejected", 0)
+    return sum(_read(place, _count) for place in _unpublished(uri))
+
+
+def _count(source: IO[bytes]) -> int:
     import pyarrow.parquet as pq
 
-    return sum(int(_read(place, pq.read_metadata).num_rows) for place in _unpublished(uri))
+    return int(pq.read_metadata(source).num_rows)
 
 
 def _read(place: str, read: Callable[[IO[bytes]], T]) -> T:

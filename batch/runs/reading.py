@@ -333,7 +333,7 @@ class RunsReader:
         from ledgerbeam.batch.observe.rejections import rejected_rows
 
         waiting = open_approvals(self.registry.events(view.run.id))
-        view = view._replace(rejected=rejected_rows(view.run.uri), approvals=waiting)
+        view = view._replace(rejected=rejected_rows(view.run.uri), approvals=tuple(waiting))
         counts = view.progress.components
         if not any(counts.get(each) for each in (ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)):
             return view

@@ -3,9 +3,8 @@
 import datetime
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -13,38 +12,24 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
-
-if TYPE_CHECKING:
-    from ledgerbeam.messages.store.database import MessageDatabase
-
-DATABASE = "LEDGERBEAM_MESSAGES"
+from ledgerbeam.messages.cli.options import (
+    ConsumerName,
+    Database,
+    Json,
+    open_database,
+    show_table,
+    told,
+)
+from ledgerbeam.messages.cli.rollout import rollout
 
 app = typer.Typer()
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
+messages.add_typer(rollout, name="rollout")
 app.add_typer(messages, name="messages")
 
-Database = Annotated[
-    str,
-    typer.Option(
-        "--database",
-        envvar=DATABASE,
-        show_envvar=False,
-        help=f"URL of the database of messages; by default {DATABASE}",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, a line a record")]
-ConsumerName = Annotated[str, typer.Argument(metavar="CONSUMER", help="name of a consumer")]
 MessageId = Annotated[int | None, typer.Option("--message", help="only the message of this number")]
 CustomerOption = Annotated[str | None, typer.Option("--customer", help="only this customer's")]
 ErrorText = Annotated[str | None, typer.Option("--error", help="only errors with this text in it")]
-
-
-@contextmanager
-def _open(url: str, max_connections: int = 4) -> "Iterator[MessageDatabase]":
-    from ledgerbeam.messages.store.database import MessageDatabase
-
-    with MessageDatabase.open(url, max_connections) as database:
-        yield database
 
 
 def _stop_on_signals() -> threading.Event:
@@ -70,7 +55,7 @@ def schedule_messages(
     from ledgerbeam.messages.scheduler.process import Scheduler
 
     stop = _stop_on_signals()
-    with _open(database) as opened:
+    with open_database(database) as opened:
         scheduler = Scheduler(opened, lease_seconds)
         scheduler.run(stop, once)
     if as_json:
@@ -105,7 +90,7 @@ def consume(
     loaded = load_handler(handler)
     begins = None if since is None else to_microseconds(_moment(since, "--since"))
     stop = _stop_on_signals()
-    with _open(database, slots + 2) as opened:
+    with open_database(database, slots + 2) as opened:
         with opened.begin("the consumer") as connection:
             consumer = declare_consumer(connection, loaded, begins)
         process = ConsumerProcess(opened, consumer, loaded(), slots, lease_seconds)
@@ -164,7 +149,7 @@ def status(database: Database, as_json: Json = False) -> None:
     """Show how each consumer stands: how far it is behind, and what has failed."""
     from ledgerbeam.messages.books.forecast import standings
 
-    with _open(database) as opened:
+    with open_database(database) as opened:
         found = standings(opened)
     rows = [
         (
@@ -180,7 +165,7 @@ def status(database: Database, as_json: Json = False) -> None:
         for standing in found
     ]
     heads = ("consumer", "topic", "state", "rate", "lag", "age", "parked", "dead")
-    _show(heads, rows, as_json, "consumer", [standing._asdict() for standing in found])
+    show_table(heads, rows, as_json, "consumer", [standing._asdict() for standing in found])
 
 
 @messages.command("verify")
@@ -188,7 +173,7 @@ def verify(database: Database, as_json: Json = False) -> None:
     """Check that nothing is lost and nothing was handled twice; exit status 1 if it was."""
     from ledgerbeam.messages.books.verify import verify as verify_books
 
-    with _open(database) as opened:
+    with open_database(database) as opened:
         books = verify_books(opened)
     days = [
         day._replace(day=str(datetime.date(1970, 1, 1) + datetime.timedelta(int(day.day))))
@@ -203,11 +188,13 @@ def verify(database: Database, as_json: Json = False) -> None:
             print_record("unbalanced-messages", difference._asdict())
     else:
         of_days = [(*day[:2], *(f"{number:,}" for number in day[2:])) for day in days]
-        _show(("topic", "due on", "scheduled", "posted", "canceled", "moved", "pending"), of_days)
+        show_table(
+            ("topic", "due on", "scheduled", "posted", "canceled", "moved", "pending"), of_days
+        )
         if books.consumers:
             rows = [(row[0], *(f"{number:,}" for number in row[1:])) for row in books.consumers]
             print_line("")
-            _show(("consumer", "posted", "handled", "dead", "in flight"), rows)
+            show_table(("consumer", "posted", "handled", "dead", "in flight"), rows)
     if books.differences:
         raise ControlTotalMismatchError(
             "the books of messages don't balance: "
@@ -233,11 +220,11 @@ def forecast(
 
     begins = utc_now() if first is None else _moment(first, "--from")
     ends = begins + datetime.timedelta(days=1) if to is None else _moment(to, "--to")
-    with _open(database) as opened:
+    with open_database(database) as opened:
         hours = forecast_messages(opened, begins, ends)
     rows = [(f"{h.begins_at:%Y-%m-%d %H:00}", h.topic, f"{h.messages:,}") for h in hours]
     heads = ("hour", "topic", "messages")
-    _show(heads, rows, as_json, "due-hour", [hour._asdict() for hour in hours])
+    show_table(heads, rows, as_json, "due-hour", [hour._asdict() for hour in hours])
 
 
 @messages.command("pause")
@@ -245,9 +232,9 @@ def pause(consumer: ConsumerName, database: Database, as_json: Json = False) -> 
     """Have a consumer begin nothing more; what it has begun is finished."""
     from ledgerbeam.messages.consumer.consumers import set_paused
 
-    with _open(database) as opened, opened.begin("the consumer") as connection:
+    with open_database(database) as opened, opened.begin("the consumer") as connection:
         set_paused(connection, consumer, True)
-    _told(as_json, "paused-consumer", consumer=consumer, paused=True)
+    told(as_json, "paused-consumer", consumer=consumer, paused=True)
 
 
 @messages.command("resume")
@@ -255,9 +242,9 @@ def resume(consumer: ConsumerName, database: Database, as_json: Json = False) ->
     """Let a paused consumer go on."""
     from ledgerbeam.messages.consumer.consumers import set_paused
 
-    with _open(database) as opened, opened.begin("the consumer") as connection:
+    with open_database(database) as opened, opened.begin("the consumer") as connection:
         set_paused(connection, consumer, False)
-    _told(as_json, "paused-consumer", consumer=consumer, paused=False)
+    told(as_json, "paused-consumer", consumer=consumer, paused=False)
 
 
 @messages.command("set-rate")
@@ -271,9 +258,9 @@ def set_rate(
     from ledgerbeam.messages.consumer.consumers import set_rate as set_consumer_rate
 
     number = _rate(rate)
-    with _open(database) as opened, opened.begin("the consumer") as connection:
+    with open_database(database) as opened, opened.begin("the consumer") as connection:
         set_consumer_rate(connection, consumer, number)
-    _told(as_json, "limited-consumer", consumer=consumer, rate=number)
+    told(as_json, "limited-consumer", consumer=consumer, rate=number)
 
 
 @messages.command("set-posting-rate")
@@ -287,9 +274,9 @@ def set_posting_rate(
     from ledgerbeam.messages.store.topics import set_topic_rate
 
     number = _rate(rate)
-    with _open(database) as opened, opened.begin("the topic") as connection:
+    with open_database(database) as opened, opened.begin("the topic") as connection:
         set_topic_rate(connection, topic, number)
-    _told(as_json, "limited-topic", topic=topic, rate=number)
+    told(as_json, "limited-topic", topic=topic, rate=number)
 
 
 def _rate(text: str) -> float | None:
@@ -318,7 +305,7 @@ def dead(
     """List the dead letters of a consumer, with their errors."""
     from ledgerbeam.messages.consumer.dead_letters import dead_letters
 
-    with _open(database) as opened:
+    with open_database(database) as opened:
         found = dead_letters(opened, consumer, message_id=message, customer=customer, error=error)
     _show_dead(found, as_json)
 
@@ -338,7 +325,7 @@ def redrive(
     from ledgerbeam.messages.consumer.dead_letters import redrive as redrive_letters
 
     chosen: dict[str, Any] = {"message_id": message, "customer": customer, "error": error}
-    with _open(database) as opened:
+    with open_database(database) as opened:
         if dry_run:
             _show_dead(dead_letters(opened, consumer, **chosen), as_json)
             return
@@ -355,7 +342,7 @@ def _show_dead(found: Sequence[Any], as_json: bool) -> None:
         for letter in found
     ]
     heads = ("message", "customer", "key", "tries", "error")
-    _show(heads, rows, as_json, "dead-letter", [letter._asdict() for letter in found])
+    show_table(heads, rows, as_json, "dead-letter", [letter._asdict() for letter in found])
 
 
 @messages.command("derive")
@@ -367,7 +354,7 @@ def derive(
     """Take local times again, after zone rules or a calendar have changed; list what moved."""
     from ledgerbeam.messages.store.derive import derive as derive_times
 
-    with _open(database) as opened:
+    with open_database(database) as opened:
         moves = derive_times(opened, dry_run)
     rows = [
         (
@@ -381,7 +368,7 @@ def derive(
         for m in moves
     ]
     heads = ("message", "topic", "customer", "key", "was due", "is due")
-    _show(heads, rows, as_json, "moved-message", [move._asdict() for move in moves])
+    show_table(heads, rows, as_json, "moved-message", [move._asdict() for move in moves])
 
 
 def _moment(text: str, flag: str) -> datetime.datetime:
@@ -396,26 +383,3 @@ def _moment(text: str, flag: str) -> datetime.datetime:
             value=text,
         )
     return moment
-
-
-def _told(as_json: bool, kind: str, **record: Any) -> None:
-    """What a command that says nothing to people says to programs."""
-    if as_json:
-        print_record(kind, record)
-
-
-def _show(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    as_json: bool = False,
-    kind: str = "",
-    records: Iterable[dict[str, Any]] = (),
-) -> None:
-    """A table for people, or a line of JSON a record."""
-    if as_json:
-        for record in records:
-            print_record(kind, record)
-        return
-    from ledgerbeam.batch.attempt.terminal import print_table
-
-    print_table(heads, rows)

@@ -8,6 +8,7 @@ from ledgerbeam.batch.json_schemas import Line, line_of
 from ledgerbeam.messages.books.forecast import Hour, Standing
 from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
 from ledgerbeam.messages.consumer.dead_letters import DeadLetter
+from ledgerbeam.messages.consumer.rollout_moves import RolloutEntry, RolloutStanding
 from ledgerbeam.messages.store.derive import Move
 
 
@@ -71,6 +72,8 @@ LINES: Mapping[str, type[BaseModel]] = {
     "paused-consumer": PausedConsumer,
     "posted-messages": Posted,
     "redriven": Redriven,
+    "rollout": line_of(RolloutStanding),
+    "rollout-entry": line_of(RolloutEntry),
     "topic": Topic,
     "topic-day": line_of(TopicDay),
     "unbalanced-messages": line_of(Difference),

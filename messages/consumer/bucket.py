@@ -20,17 +20,20 @@ from sqlalchemy.exc import DBAPIError
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.consumer.consumers import Consumer
+from ledgerbeam.messages.consumer.rollouts import Chooses, chooses_rules
 from ledgerbeam.messages.define.handler import MessageHandler, Work
-from ledgerbeam.messages.model.message import to_datetime
+from ledgerbeam.messages.model.message import Message, to_datetime
 from ledgerbeam.messages.store.database import MessageDatabase
-from ledgerbeam.messages.store.schema import INBOX, PARKED, PROGRESS, STREAM
+from ledgerbeam.messages.store.schema import INBOX, PARKED, PROGRESS, ROLLOUT, STREAM
 from ledgerbeam.messages.store.send import insert_rows, outgoing_row
 from ledgerbeam.transforms.concurrency.retry import Failure
 
 _HANDLING = "ledgerbeam_handling"
 _ENTER = sa.text("""
-    INSERT INTO ledgerbeam_inbox (consumer, message_id, handled_at)
-    SELECT :consumer, number, :now FROM unnest(CAST(:numbers AS bigint[])) AS number
+    INSERT INTO ledgerbeam_inbox (consumer, message_id, handled_at, rule, move)
+    SELECT :consumer, number, :now, rule, move
+    FROM unnest(CAST(:numbers AS bigint[]), CAST(:rules AS smallint[]), CAST(:moves AS integer[]))
+        AS entered (number, rule, move)
     ON CONFLICT DO NOTHING RETURNING message_id""")
 
 
@@ -55,10 +58,28 @@ class Step(NamedTuple):
     next_try_at: int | None
 
 
+class _Prepared(NamedTuple):
+    """A message that is about to be handled.
+
+    Attributes:
+        row: as it stands in the stream.
+        model: the message; None if there is an error.
+        rule: number of the rule of its customer; None if the handler has no rules.
+        move: number of the rollout's entry by which that is the new rule.
+        error: why it can't be handled.
+    """
+
+    row: sa.Row[Any]
+    model: Message | None = None
+    rule: int | None = None
+    move: int | None = None
+    error: Exception | None = None
+
+
 class _FailedError(Exception):
     """One message of a transaction has failed."""
 
-    def __init__(self, message: sa.Row[Any], error: Exception) -> None:
+    def __init__(self, message: _Prepared, error: Exception) -> None:
         super().__init__()
         self.message = message
         self.error = error
@@ -86,10 +107,14 @@ class Buckets:
         # Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to execute it.
         bucket: sa.BindParameter[int] = sa.bindparam("in_bucket")
         mine = (PROGRESS.c.consumer == consumer.id) & (PROGRESS.c.bucket == bucket)
-        self._position = (
-            sa.select(PROGRESS.c.position)
+        last = sa.select(sa.func.max(ROLLOUT.c.number)).where(ROLLOUT.c.consumer == consumer.id)
+        entry = (ROLLOUT.c.consumer == consumer.id) & (ROLLOUT.c.number == last.scalar_subquery())
+        columns = (ROLLOUT.c.number, ROLLOUT.c.rule, ROLLOUT.c.old_rule, ROLLOUT.c.stage)
+        self._position: sa.Select[Any] = (
+            sa.select(PROGRESS.c.position, *columns)
+            .select_from(PROGRESS.outerjoin(ROLLOUT, entry))
             .where(mine, PROGRESS.c.epoch == sa.bindparam("in_epoch"))
-            .with_for_update()
+            .with_for_update(of=PROGRESS)
         )
         self._move = PROGRESS.update().where(mine).values(position=sa.bindparam("to"))
         self._next = (
@@ -169,21 +194,21 @@ class Buckets:
                 return
 
     @contextmanager
-    def _progress(self, bucket: int, epoch: int) -> Iterator[tuple[sa.Connection, int]]:
-        """A transaction that holds the bucket, and how far it has come."""
+    def _progress(self, bucket: int, epoch: int) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
+        """A transaction that holds the bucket; how far that has come, and the rollout's entry."""
         values = {"in_bucket": bucket, "in_epoch": epoch}
         with self._database.begin(self._what) as connection:
-            position = connection.execute(self._position, values).scalar()
-            if position is None:
+            progress = connection.execute(self._position, values).first()
+            if progress is None:
                 raise BucketLostError
-            yield connection, position
+            yield connection, progress
             failpoint("messages.before-handled-commit")
         failpoint("messages.handled-commit")
 
     def _handle_next(self, bucket: int, epoch: int, now: int, limit: int) -> "_Batch":
         """Handle messages of the stream in one transaction."""
-        with self._progress(bucket, epoch) as (connection, position):
-            values = {"in_bucket": bucket, "behind": position, "limit": limit}
+        with self._progress(bucket, epoch) as (connection, progress):
+            values = {"in_bucket": bucket, "behind": progress.position, "limit": limit}
             messages = connection.execute(self._next, values).all()
             heads = self._heads(connection, bucket)
             if not messages:
@@ -191,21 +216,31 @@ class Buckets:
             waiting = {head.customer for head in heads}
             behind = [message for message in messages if message.customer in waiting]
             if behind:
-                rows = [self._parked_row(message, bucket, 0, 0, None) for message in behind]
+                rows = [
+                    self._parked_row(_Prepared(message), bucket, 0, 0, None) for message in behind
+                ]
                 connection.execute(PARKED.insert(), rows)
             free = [message for message in messages if message.customer not in waiting]
-            handled = self._handle(connection, free, now)
+            handled = self._handle(connection, progress, free, now)
             connection.execute(self._move, {"in_bucket": bucket, "to": messages[-1].position})
         return _Batch(handled, 0, len(messages), heads)
 
     def _handle(
-        self, connection: sa.Connection, messages: Sequence[sa.Row[Any]], now: int, tries: int = 0
+        self,
+        connection: sa.Connection,
+        progress: sa.Row[Any],
+        messages: Sequence[sa.Row[Any]],
+        now: int,
+        tries: int = 0,
     ) -> int:
         """Handle those of the messages that the inbox doesn't have, and enter them; how many."""
-        is_new = self._enter(connection, messages, now)
+        entry = None if progress.number is None else progress
+        choose = chooses_rules(type(self._handler), entry)
+        prepared = [self._prepare(message, choose) for message in messages]
+        is_new = self._enter(connection, prepared, now)
         outbox = []
-        for message in messages:
-            if message.message_id not in is_new:
+        for message in prepared:
+            if message.row.message_id not in is_new:
                 continue
             try:
                 work = self._call(connection, message, now, tries)
@@ -219,18 +254,29 @@ class Buckets:
             insert_rows(connection, outbox)
         return len(is_new)
 
-    def _call(self, connection: sa.Connection, message: sa.Row[Any], now: int, tries: int) -> Work:
-        model = self._handler.message_type.from_stored(message.payload, message.version)
+    def _prepare(self, row: sa.Row[Any], choose: Chooses) -> _Prepared:
+        try:
+            model = self._handler.message_type.from_stored(row.payload, row.version)
+            return _Prepared(row, model, *choose(row.customer, model))
+        except Exception as error:
+            return _Prepared(row, error=error)
+
+    def _call(self, connection: sa.Connection, message: _Prepared, now: int, tries: int) -> Work:
+        row, model = message.row, message.model
+        if model is None:
+            assert message.error is not None
+            raise message.error
         work = Work(
             connection,
             model,
             topic=self._handler.topic,
-            message_id=message.message_id,
-            customer=message.customer,
-            key=message.key,
-            due=to_datetime(message.due),
+            message_id=row.message_id,
+            customer=row.customer,
+            key=row.key,
+            due=to_datetime(row.due),
             now=to_datetime(now),
             tries=tries,
+            rule=message.rule,
         )
         transaction = connection.get_transaction()
         connection.info[_HANDLING] = True
@@ -244,21 +290,34 @@ class Buckets:
         return work
 
     def _enter(
-        self, connection: sa.Connection, messages: Sequence[sa.Row[Any]], now: int
+        self, connection: sa.Connection, messages: Sequence[_Prepared], now: int
     ) -> set[int]:
-        """Enter messages into the inbox; those that weren't in it."""
+        """Enter messages into the inbox with their rules; those that weren't in it."""
         if not messages:
             return set()
-        numbers = sorted({message.message_id for message in messages})
+        by_number = {message.row.message_id: message for message in messages}
+        numbers = sorted(by_number)
         if self._database.is_postgresql:
-            values = {"consumer": self._consumer.id, "now": now, "numbers": numbers}
+            values = {
+                "consumer": self._consumer.id,
+                "now": now,
+                "numbers": numbers,
+                "rules": [by_number[number].rule for number in numbers],
+                "moves": [by_number[number].move for number in numbers],
+            }
             return set(connection.execute(_ENTER, values).scalars())
         known = sa.select(INBOX.c.message_id).where(
             INBOX.c.consumer == self._consumer.id, INBOX.c.message_id.in_(numbers)
         )
         new = set(numbers) - set(connection.execute(known).scalars())
         rows = [
-            {"consumer": self._consumer.id, "message_id": number, "handled_at": now}
+            {
+                "consumer": self._consumer.id,
+                "message_id": number,
+                "handled_at": now,
+                "rule": by_number[number].rule,
+                "move": by_number[number].move,
+            }
             for number in sorted(new)
         ]
         if rows:
@@ -275,13 +334,13 @@ class Buckets:
     def _try_again(self, bucket: int, epoch: int, now: int, parked: sa.Row[Any]) -> bool:
         is_it = (PARKED.c.consumer == self._consumer.id) & (PARKED.c.position == parked.position)
         try:
-            with self._progress(bucket, epoch) as (connection, _):
+            with self._progress(bucket, epoch) as (connection, progress):
                 gone = connection.execute(PARKED.delete().where(is_it, PARKED.c.dead_at.is_(None)))
                 if gone.rowcount:
                     message = connection.execute(
                         sa.select(STREAM).where(STREAM.c.position == parked.position)
                     ).one()
-                    self._handle(connection, [message], now, parked.tries)
+                    self._handle(connection, progress, [message], now, parked.tries)
         except _FailedError as failure:
             self._park(bucket, epoch, now, failure, parked.tries)
             return False
@@ -311,16 +370,16 @@ class Buckets:
             if tries_before is None:
                 connection.execute(PARKED.insert().values(row))
                 connection.execute(
-                    self._move, {"in_bucket": bucket, "to": failure.message.position}
+                    self._move, {"in_bucket": bucket, "to": failure.message.row.position}
                 )
             else:
-                is_it = PARKED.c.position == failure.message.position
+                is_it = PARKED.c.position == failure.message.row.position
                 mine = PARKED.c.consumer == self._consumer.id
                 connection.execute(PARKED.update().where(mine, is_it).values(row))
 
     def _parked_row(
         self,
-        message: sa.Row[Any],
+        message: _Prepared,
         bucket: int,
         tries: int,
         next_try_at: int,
@@ -328,15 +387,17 @@ class Buckets:
     ) -> dict[str, Any]:
         return {
             "consumer": self._consumer.id,
-            "position": message.position,
-            "message_id": message.message_id,
+            "position": message.row.position,
+            "message_id": message.row.message_id,
             "bucket": bucket,
-            "customer": message.customer,
+            "customer": message.row.customer,
             "tries": tries,
             "next_try_at": next_try_at,
             "dead_at": None,
             "error": failure.error if failure else None,
             "code": failure.code if failure else None,
+            "rule": message.rule,
+            "move": message.move,
         }
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.messages.consumer.rollouts import declare_rollout
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.model.message import BUCKETS
 from ledgerbeam.messages.store.leases import declare_units
@@ -40,7 +41,7 @@ def work_of(name: str) -> str:
 def declare_consumer(
     connection: sa.Connection, handler: type[MessageHandler[Any]], since: int | None = None
 ) -> Consumer:
-    """Put a consumer on record with its topic, or find it.
+    """Put a consumer on record with its topic and its rollout, or find it.
 
     Args:
         connection: in a transaction that commits soon.
@@ -50,6 +51,7 @@ def declare_consumer(
 
     Raises:
         ParameterError: the name belongs to a consumer of another topic.
+        DefinitionError: the handler's rules don't go on with the rollout on record.
     """
     topic = declare_topic(connection, handler.topic, handler.customer)
     found = _find(connection, handler.name)
@@ -73,6 +75,7 @@ def declare_consumer(
             parameter="name",
             value=handler.name,
         )
+    declare_rollout(connection, found.id, handler)
     return found
 
 

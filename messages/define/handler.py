@@ -1,8 +1,8 @@
 """Handlers: what is done with each message of a topic, in a transaction of the consumer's."""
 
 import datetime
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.messages.model.message import Message
 from ledgerbeam.messages.store.send import Due, Outgoing
+from ledgerbeam.rules.rollout import Rollout, check_rules
 from ledgerbeam.transforms.concurrency.retry import Retry
 
 M = TypeVar("M", bound=Message)
@@ -29,6 +30,8 @@ class Work:
         due: when the message was due, in UTC.
         now: the present time, in UTC, of the database's clock.
         tries: how often it was tried before.
+        rule: the number in the handler's `rules` of the rule that the customer has; None where
+            there are no rules.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Work:
         due: datetime.datetime,
         now: datetime.datetime,
         tries: int = 0,
+        rule: int | None = None,
     ) -> None:
         self.connection = connection
         self.message_id = message_id
@@ -51,6 +55,7 @@ class Work:
         self.due = due
         self.now = now
         self.tries = tries
+        self.rule = rule
         self.outbox: list[tuple[str, Outgoing]] = []
         self._topic = topic
         self._message = message
@@ -78,7 +83,7 @@ class Work:
         self.publish(self._topic, self._message, due=due, key=self.key)
 
 
-class MessageHandler(ABC, Generic[M]):
+class MessageHandler(Generic[M]):
     """A consumer of a topic: `handle` is called with each of its messages.
 
         class ExpirePaymentRequest(MessageHandler[PaymentRequestDue]):
@@ -97,6 +102,16 @@ class MessageHandler(ABC, Generic[M]):
     other customers don't. After the last try it is a dead letter, and the others go on. Each class
     is made once a process and may be called by several threads.
 
+    A new way to handle messages can stand beside the present one, and customers come to it in
+    stages. The handler then has `rules` in place of `handle`:
+
+        def expire(self, message: PaymentRequestDue, work: Work) -> None: …
+
+        def expire_with_notice(self, message: PaymentRequestDue, work: Work) -> None: …
+
+        rules = {1: expire, 2: expire_with_notice}
+        rollout = Rollout(stages=("1%", "10%", "100%"))
+
     Attributes:
         name: the consumer's name. Another name is another consumer, with a position of its own.
         topic: what it consumes.
@@ -107,6 +122,9 @@ class MessageHandler(ABC, Generic[M]):
         batch: messages that are handled in one transaction at most. If one of them fails, each is
             handled in a transaction of its own. Set 1 if `handle` has effects elsewhere, which a
             roll-back wouldn't undo.
+        rules: the present rule and the next one, by number: methods like `handle`, which isn't
+            written then.
+        rollout: how customers come from the lower number to the higher one.
     """
 
     name: ClassVar[str]
@@ -115,6 +133,8 @@ class MessageHandler(ABC, Generic[M]):
     message_type: ClassVar[type[Message]]
     retry: ClassVar[Retry] = Retry(tries=8, first_delay=1, longest_delay=300)
     batch: ClassVar[int] = 100
+    rules: ClassVar[Mapping[int, Callable[[Any, Any, Work], None]]] = {}
+    rollout: ClassVar[Rollout | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what can be checked before anything runs."""
@@ -140,7 +160,20 @@ class MessageHandler(ABC, Generic[M]):
             )
         if cls.batch < 1:
             raise DefinitionError(f"{cls.__name__}: batch is {cls.batch}: give 1 or more")
+        has_handle = cls.handle is not MessageHandler.handle
+        if has_handle == bool(cls.rules):
+            raise DefinitionError(
+                f"{cls.__name__} has {'both' if has_handle else 'neither'} handle and rules: write "
+                "one of them"
+            )
+        check_rules(cls.__name__, cls.rules, cls.rollout)
+        if cls.rollout is not None and not cls.rollout.salt:
+            cls.rollout = replace(cls.rollout, salt=f"{cls.name}/{max(cls.rules)}")
 
-    @abstractmethod
     def handle(self, message: M, work: Work) -> None:
-        """Do what the message is for. It is handled if this returns, and fails if it raises."""
+        """Do what the message is for. It is handled if this returns, and fails if it raises.
+
+        A handler with `rules` leaves this as it is: the rule of the customer is called.
+        """
+        assert work.rule is not None
+        self.rules[work.rule](self, message, work)

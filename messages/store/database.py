@@ -112,7 +112,7 @@ class MessageDatabase:
 
     def now(self, connection: sa.Connection) -> int:
         """The present time in microseconds; of the database's clock, which all processes share."""
-        return int(connection.exec_driver_sql(f"SELECT {self.clock}").scalar_one())
+        return present_time(connection)
 
     def migrate(self) -> None:
         """Make the tables, or bring them up to date, and make partitions.
@@ -178,6 +178,12 @@ class Watch:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def present_time(connection: sa.Connection) -> int:
+    """The present time in microseconds, of the clock of a connection's database."""
+    clock = _CLOCKS[connection.dialect.name]
+    return int(connection.exec_driver_sql(f"SELECT {clock}").scalar_one())
 
 
 def create_sqlite_file(url: str) -> None:

@@ -6,7 +6,7 @@ PostgreSQL. Migrations make the tables; on PostgreSQL `message` and `stream` are
 
 import sqlalchemy as sa
 
-HEAD = "1"
+HEAD = "2"
 """The migration that gives these tables."""
 
 VERSION_TABLE = "ledgerbeam_messages_version"
@@ -137,8 +137,14 @@ INBOX = sa.Table(
     sa.Column("consumer", _small, primary_key=True),
     sa.Column("message_id", _big, primary_key=True),
     sa.Column("handled_at", _big, nullable=False),
+    sa.Column("rule", _small),
+    sa.Column("move", sa.Integer),
 )
-"""The messages that a consumer has handled, committed together with what it did."""
+"""The messages that a consumer has handled, committed together with what it did.
+
+`rule` is the number of the rule by which it did that. Where a rollout has given the customer the
+new rule, `move` is the last entry of the rollout at that time.
+"""
 
 PARKED = sa.Table(
     "ledgerbeam_parked",
@@ -153,5 +159,31 @@ PARKED = sa.Table(
     sa.Column("dead_at", _big),
     sa.Column("error", sa.Text),
     sa.Column("code", sa.Text),
+    sa.Column("rule", _small),
+    sa.Column("move", sa.Integer),
 )
-"""Messages that failed, those of the same customer that wait behind them, and dead letters."""
+"""Messages that failed, those of the same customer that wait behind them, and dead letters.
+
+`rule` and `move` are those of the last try, as in `INBOX`.
+"""
+
+ROLLOUT = sa.Table(
+    "ledgerbeam_rollout",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("at", _big, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("rule", _small, nullable=False),
+    sa.Column("old_rule", _small, nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("asked", sa.Text),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("handled", _big),
+    sa.Column("failed", _big),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("plan", sa.Text, nullable=False),
+)
+"""What was done to the rollouts of a consumer, never changed. The last entry says how it stands: a
+move and its entry are one row."""

@@ -75,8 +75,8 @@ def outcomes(manifest: Manifest) -> list[Outcome]:
 
 
 def spilled(folder: Path) -> list[Path]:
-    """Folders of spilled pieces; Beam has folders of its own there."""
-    return list((folder / "spill").glob("ledgerbeam-*"))
+    """Folders of spilled pieces, each in the folder of its process."""
+    return list((folder / "spill").glob("ledgerbeam-*/spill-*"))
 
 
 def check_published(folder: Path, undisturbed: Manifest) -> Manifest:

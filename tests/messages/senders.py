@@ -2,8 +2,9 @@
 
 import datetime
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -97,8 +98,15 @@ class Bank:
 
     def consume(self, handler: MessageHandler[Any], minutes: float = 0, limit: int = 100) -> int:
         """Take a step in each bucket until there is nothing left to read; handled messages."""
-        now = to_microseconds(NOON + datetime.timedelta(minutes=minutes))
+        return self.running(handler)(minutes, limit)
+
+    def running(self, handler: MessageHandler[Any]) -> Callable[..., int]:
+        """A consumer that is declared now, and at each call does what `consume` does."""
         buckets = Buckets(self.database, self.declare(type(handler)), handler)
+        return partial(self._consume, buckets)
+
+    def _consume(self, buckets: Buckets, minutes: float = 0, limit: int = 100) -> int:
+        now = to_microseconds(NOON + datetime.timedelta(minutes=minutes))
         handled = 0
         for bucket in range(BUCKETS):
             while True:

@@ -463,7 +463,7 @@ def test_the_command_says_what_it_did(folder: Path, capsys: pytest.CaptureFixtur
         f"--output={folder}/results",
     ]
     assert main(LoanCloseOfBusiness, flags) == 0
-    assert f"published at {uri_of(folder)}" in capsys.readouterr().out
+    assert f"published at\t{uri_of(folder)}\n" in capsys.readouterr().out
     assert main(LoanCloseOfBusiness, [*flags, "--max-locked=many"]) == 2
     assert "failure_limit must be a count or a share" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ from tests.support.pages import ROOT, carry_out, normal, with_outputs
 SLOW = {
     "docs/a-bad-night.md",
     "docs/batch-processes.md",
+    "docs/canaries.md",
     "docs/from-a-script.md",
     "docs/lookups-tables-totals.md",
     "docs/messages-to-the-future.md",

@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[2]
 LEVELS = [
     level.split()
     for level in (
-        "rules/arrays rules/currency io/errors io/failpoints io/machine io/memory io/private "
-        "io/shared batch/plain_text",
-        "rules/money rules/components io/storage io/arrow io/secrets io/temporary batch/clock "
-        "batch/interrupts",
+        "rules/arrays rules/currency rules/failure_limit io/errors io/failpoints io/machine "
+        "io/memory io/private io/shared batch/plain_text",
+        "rules/money rules/components rules/rollout io/storage io/arrow io/secrets io/temporary "
+        "batch/clock batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
         "synthetic",
         "rules/terms io/datasets batch/settings batch/json_lines",
@@ -55,6 +55,7 @@ RULES_LIBRARIES = {"collections", "typing", "numpy", "pyarrow", "decimal", "date
     "fnmatch",
     "fractions",
     "functools",
+    "hashlib",
     "holidays",
     "iso4217",
     "itertools",
