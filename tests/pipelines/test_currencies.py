@@ -330,7 +330,7 @@ class TestCommands:
         (tmp_path / "loans.csv").write_text(LOANS)
         summary = ledgerbeam("run", *self.FLAGS, "--decimals=4", folder=tmp_path).splitlines()
         for label in ("principal", "instalment principal"):
-            lines = [line for line in summary if line.startswith(f"{label} ")]
+            lines = [line for line in summary if line.startswith(f"{label}\t")]
             assert [" ".join(line.split()) for line in lines] == [
                 f"{label} {text}" for text in PRINCIPALS.values()
             ]

@@ -40,12 +40,16 @@ SECONDS = 300
 TERMINAL = {"TERM": "dumb", "COLUMNS": "1000", "LINES": "50", "PAGER": "cat"}
 """Of the terminal that commands print to: wide, and without colors and moving parts."""
 
+_END = b"\0end\0"
+"""Is written to the terminal behind what a command has printed."""
+
 _BLOCK = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 # What differs from run to run: times, speeds, ids, processes.
 _VARIABLE = [
     (_UUID, "RUN"),
     (r"^ *[0-9a-f]{8}(?= +[\w-]+/)", "RUN"),
+    (r"(ledgerbeam approve RUN) \d+", r"\1 …"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|Z|\+00:00)", "TIME"),
     (r'"seconds": [\d.]+', '"seconds": …'),
     (r"^(seconds|.* a second) +[\d.,]+$", r"\1 …"),
@@ -165,24 +169,29 @@ def on_terminal(
         stderr=terminal,
         start_new_session=True,
     )
-    os.close(terminal)
     printed = bytearray()
+    has_end = threading.Event()
 
     def read() -> None:
-        # Linux tells by an error that nobody has the terminal open any more.
+        # What runs on in the background may print for as long as it likes. Linux tells by an error
+        # that nobody has the terminal open any more.
         with open(ours, "rb", buffering=0) as stream, contextlib.suppress(OSError):
             while data := stream.read(65_536):
                 printed.extend(data)
+                if _END in printed:
+                    has_end.set()
 
-    reader = threading.Thread(target=read)
-    reader.start()
+    threading.Thread(target=read, daemon=True).start()
     try:
         process.wait(SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    reader.join(SECONDS)
-    return process.returncode, printed.decode()
+    finally:
+        os.write(terminal, _END)
+        os.close(terminal)
+    assert has_end.wait(SECONDS)
+    return process.returncode, bytes(printed).partition(_END)[0].decode()
 
 
 def _apply(diff: str, file: Path) -> None:
