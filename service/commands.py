@@ -33,7 +33,7 @@ PORT = 8017
 _WITH_PARENT = "--with-parent"
 """Given to the processes of `up`, which end with it even where it is killed."""
 
-app = typer.Typer()
+app = typer.Typer(help="Service")
 keys = typer.Typer(help="API keys: who may call the service, and what for.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 

@@ -31,8 +31,12 @@ from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
 COMMANDS = "ledgerbeam.commands"
 """Entry points of commands that stand above this room.
 
-The name of each is its verb, and its value a `typer.Typer` that has the verb.
+The name of each is its verb, and its value a `typer.Typer` that has the verb. Its help is
+the heading under which its commands stand in that of `ledgerbeam`.
 """
+
+WORKLOADS = "Workloads"
+"""A heading of the help."""
 
 _DATE = "YYYY-MM-DD"
 
@@ -41,15 +45,25 @@ app = typer.Typer(
     help="Batch workloads over loans and trades, as Apache Beam pipelines.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 generate = typer.Typer(help="Make input to try workloads on.", no_args_is_help=True)
-app.add_typer(generate, name="generate")
-app.add_typer(runs_app)
-app.add_typer(inspection_app)
-app.add_typer(backfill_app)
-app.add_typer(init_app)
+app.add_typer(generate, name="generate", rich_help_panel=WORKLOADS)
+
+
+def _add(part: typer.Typer, group: str) -> None:
+    """Add a part's commands, which stand in the help under that heading."""
+    for command in part.registered_commands:
+        command.rich_help_panel = group
+    for others in part.registered_groups:
+        others.rich_help_panel = group
+    app.add_typer(part)
+
+
+_add(init_app, WORKLOADS)
+_add(runs_app, "Runs on record")
+_add(inspection_app, "Runs on record")
+_add(backfill_app, "Runs on record")
 
 
 def _print_version(is_asked: bool) -> None:
@@ -77,7 +91,7 @@ def _options(
         os.environ[NAME] = env
 
 
-@app.command(context_settings=WITH_OWN_FLAGS)
+@app.command(context_settings=WITH_OWN_FLAGS, rich_help_panel=WORKLOADS)
 def run(
     context: typer.Context,
     workload: Annotated[
@@ -101,7 +115,10 @@ def run(
     raise typer.Exit(run_main(load_workload(workload), context.args))
 
 
-@app.command(context_settings=WITH_OWN_FLAGS | {"help_option_names": ["-h", "--help"]})
+@app.command(
+    context_settings=WITH_OWN_FLAGS | {"help_option_names": ["-h", "--help"]},
+    rich_help_panel=WORKLOADS,
+)
 def compare(
     context: typer.Context,
     before: Annotated[str, typer.Argument(help="a published instance, or a glob of files")],
@@ -119,7 +136,7 @@ def compare(
     raise typer.Exit(run_main(load_workload("compare"), arguments))
 
 
-@app.command()
+@app.command(rich_help_panel=WORKLOADS)
 def workloads(as_json: Json = False) -> None:
     """Print the workloads that are installed; `run` alone also says what they do."""
     from ledgerbeam.batch.define.workloads import descriptions, workload_names
@@ -132,7 +149,7 @@ def workloads(as_json: Json = False) -> None:
         print_line(name)
 
 
-@app.command("schema")
+@app.command("schema", rich_help_panel=WORKLOADS)
 def schema(
     kind: Annotated[
         str | None, typer.Argument(help="as `schema` in a line calls it, as in ledgerbeam/KIND/1")
@@ -157,7 +174,7 @@ def schema(
             print_line(name)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKLOADS)
 def verify(
     uri: Annotated[str, typer.Argument(help="a published instance, as a run prints it")],
     as_json: Json = False,
@@ -299,4 +316,5 @@ def _add_commands(args: list[str]) -> None:
         found.value: found for found in entry_points(group=COMMANDS) if verb in {None, found.name}
     }
     for _, found in sorted(asked.items()):
-        app.add_typer(found.load())
+        part = found.load()
+        _add(part, part.info.help)

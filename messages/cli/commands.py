@@ -22,7 +22,7 @@ from ledgerbeam.messages.cli.options import (
 )
 from ledgerbeam.messages.cli.rollout import rollout
 
-app = typer.Typer()
+app = typer.Typer(help="Messages to the future")
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
 messages.add_typer(rollout, name="rollout")
 app.add_typer(messages, name="messages")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_run_alone_lists_the_workloads(day: Path) -> None:
     lines = [line.split("\t") for line in listed.stdout.splitlines()]
     assert [name for name, _ in lines] == ["workload", *workload_names()]
     assert ["delivery-marking", (delivery_marking.__doc__ or "").splitlines()[0]] in lines
+
+
+def test_help_is_by_groups(tmp_path: Path) -> None:
+    shown = command("ledgerbeam", "--help", cwd=tmp_path)
+    headings = re.findall("╭─ (.*?) ─", shown.stdout)
+    assert headings[0] == "Options"
+    assert headings[1:] == ["Workloads", "Runs on record", "Messages to the future", "Service"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "verbs"),
+    [("re", {"retry", "restart", "rejects"}), ("sche", {"schema", "schedule-messages"})],
+)
+def test_a_shell_completes_verbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, verbs: set[str]
+) -> None:
+    monkeypatch.setenv("_LEDGERBEAM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"ledgerbeam {begun}")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    shown = set(command("ledgerbeam", cwd=tmp_path).stdout.split())
+    assert shown >= verbs
+    assert all(verb.startswith(begun) for verb in shown)
 
 
 def test_help_names_every_parameter_and_its_default(day: Path) -> None:
