@@ -34,7 +34,7 @@ PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
 .PHONY: test test-slow correctness fuzz nemesis matrix airflow-test dataflow-test flink-test prism-test
-.PHONY: check types docs coverage mutants
+.PHONY: check types audit docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
 
@@ -149,6 +149,9 @@ types: $(VENV)/dev.stamp ## types alone
 	cd $(CACHE)/types && $(MYPY) -p ledgerbeam -p tests
 	cd $(CACHE)/types && for folder in $(SCRIPTS); do $(MYPY) $$folder/*.py || exit 1; done
 
+audit: $(CACHE)/audit/stamp ## ask PyPI which pinned dependencies are known to be vulnerable
+	$(CACHE)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
 docs: $(VENV)/dev.stamp ## build the pages and the API reference as a site: build/site
 	@mkdir -p $(CACHE)/docs
 	@ln -sfn $(addprefix ../../,$(PAGES)) $(CACHE)/docs
@@ -162,6 +165,11 @@ clean: ## remove what the other targets made
 $(CACHE)/python-%/stamp: pyproject.toml constraints.txt
 	PYENV_VERSION=$* python$* -m venv --clear $(CACHE)/python-$*
 	$(CACHE)/python-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(CACHE)/audit/stamp:
+	$(PYTHON) -m venv $(CACHE)/audit
+	$(CACHE)/audit/bin/pip install --quiet pip-audit
 	@touch $@
 
 $(CACHE)/airflow/stamp: dags/constraints.txt
