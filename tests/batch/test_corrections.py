@@ -198,8 +198,8 @@ class TestBeforeItIsRun:
         done = fresh.command("run", "counting", "--plan", *flags)
         assert done.returncode == 0, done.stderr
         for line in (
-            "done again +1 failed component of 1 shard",
-            f"committed before +{SHARDS} shards",
+            "done again\t1 failed component of 1 shard",
+            f"committed before\t{SHARDS} shards",
         ):
             assert re.search(rf"^{line} *$", done.stdout, re.MULTILINE)
         other = verb(fresh, "submit", "counting", "--plan", *fresh.flags(shards=5)).out

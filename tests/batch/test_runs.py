@@ -313,7 +313,7 @@ class TestFailed:
         limited = verb(place, "rejects", run.id, "--limit=2")
         assert (len(limited.out.splitlines()), "--csv prints them all" in limited.err) == (3, True)
         assert verb(place, "get", run.id, "--json").lines[0]["rejected"] == 3
-        assert re.search("^rejected +3 rows", verb(place, "get", run.id).out, re.MULTILINE)
+        assert re.search("^rejected\t3 rows", verb(place, "get", run.id).out, re.MULTILINE)
         assert verb(place, "wait", run.id, "--json").lines[0]["rejected"] == 3
         ends = [e for e in verb(place, "audit", run.id, "--json").lines if e["from_status"]]
         assert ends[-1]["detail"]["rejected"] == 3
