@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
@@ -468,7 +469,7 @@ class TestRecorded:
 
     def test_a_prefix_of_two_runs(self, fresh: Place) -> None:
         def submit(day: int) -> RunRecord:
-            with patch("uuid.uuid4", return_value=f"abcdef00-{day}"):
+            with patch("uuid.uuid4", return_value=UUID(f"abcdef00-0000-4000-8000-0000000000{day}")):
                 return fresh.record(business_date=f"2026-11-{day}")
 
         submit(10)
