@@ -77,7 +77,8 @@ def _view_rows(view: "RunView") -> Iterator[tuple[str, Cell]]:
     yield "status", styled(run.status, COLORS.get(run.status, "cyan"))
     yield from _progress_rows(view.progress, run.status.is_final)
     if view.rejected:
-        yield "rejected", f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}"
+        rows = f"{view.rejected:,} {'row' if view.rejected == 1 else 'rows'}"
+        yield "rejected", f"{rows}: see ledgerbeam rejects {run.id[:8]}"
     yield from _failure_rows(view.failures)
     for asked in view.approvals:
         done_with = ", ".join(f"{name} {value}" for name, value in asked.arguments.items() if value)

@@ -178,6 +178,8 @@ def submit(
         return
     with open_runs(registry, launches=True) as runs:
         parameters = parsed.parameters.model_dump(mode="json")
+        if not replace:
+            parameters["reason"] = parameters["reason"] or why
         run = runs.submit(workload, parameters, parsed.beam_flags, replace=replace, why=why)
         _submitted(runs, run, as_json, watch)
 
@@ -420,7 +422,7 @@ def resolve(
     registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
-    """Say how a call has ended of which nobody knew; the next `retry` goes by it."""
+    """Record how a call has ended whose outcome was unknown; the next `retry` uses it."""
     with open_runs(registry) as runs:
         runs.resolve(run, component, status, why, results)
     if as_json:

@@ -1,5 +1,6 @@
 """Which workloads are installed: the entry points of the group `ledgerbeam.pipelines`."""
 
+import difflib
 import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,10 @@ def load_workload(name: str) -> "type[BatchProcess[Any]]":
 
     found = entry_points(group=GROUP, name=name)
     if not found:
+        similar = difflib.get_close_matches(name, workload_names(), 1)
+        advice = f"did you mean {similar[0]}? There" if similar else "there"
         raise WorkloadNotFoundError(
-            f"no workload {name}: there are {', '.join(workload_names())}", workload=name
+            f"no workload {name}: {advice} are {', '.join(workload_names())}", workload=name
         )
     entry_point = next(iter(found))
     try:

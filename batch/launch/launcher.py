@@ -202,8 +202,9 @@ class Launcher:
             beam_flags=run.beam_flags,
             run=run.id,
             launch=attempt.number,
-            # What follows a lost attempt is to do what that one was to do.
-            retry_failed=run.request[0].kind is AttemptKind.RETRY,
+            # What follows a lost attempt is to do what that one was to do. Before the first attempt
+            # of a run, only others have failed: those of a run in whose place it was submitted.
+            retry_failed=run.request[0].kind is AttemptKind.RETRY or attempt.number == 1,
             components=self._chosen(),
             folder=run.options.folder,
             log="" if driver is None else str(self._settings.log_of(run.id)),

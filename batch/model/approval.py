@@ -18,7 +18,7 @@ class Act(StrEnum):
     """What a definition may want approved.
 
     `CORRECT`: a retry with other parameters. `REPLACE`: a submission in the place of a run.
-    `RESOLVE`: saying how a call has ended of which nobody knew.
+    `RESOLVE`: recording how a call has ended whose outcome was unknown.
     """
 
     CORRECT = "correct"

@@ -155,12 +155,17 @@ def _check_same(record: RunRecord, draft: RunDraft) -> None:
     if changed:
         raise SubmissionConflictError(
             f"{record.name} was submitted before (run {record.id}, {record.status}) with other "
-            f"parameters: {', '.join(changed)}: submit it with those, or with run number "
-            f"{record.run_number + 1} and a reason once that run has ended; if these are right and "
-            "nothing is published, with --replace and --why",
+            f"parameters: {', '.join(changed)}: submit it with those, or {_other_way(record)}",
             instance=f"{draft.process}/{draft.instance}",
             run=record.id,
         )
+
+
+def _other_way(record: RunRecord) -> str:
+    """How an instance that has a run is submitted with other parameters."""
+    if record.status is RunStatus.SUCCESS:
+        return f"as a run of its own: --run-number={record.run_number + 1} --reason=WHY"
+    return "with these in the place of that run: --replace --why=WHY"
 
 
 def _check_next(draft: RunDraft, runs: Mapping[int, RunRecord]) -> None:
@@ -168,7 +173,7 @@ def _check_next(draft: RunDraft, runs: Mapping[int, RunRecord]) -> None:
     if draft.run_number != len(runs) + 1:
         raise SubmissionConflictError(
             f"{name} has {len(runs)} runs, so it can't have a run number {draft.run_number} now: "
-            f"give run number {len(runs) + 1}",
+            f"give --run-number={len(runs) + 1}",
             instance=name,
         )
     if draft.run_number == 1:
@@ -184,7 +189,7 @@ def _check_next(draft: RunDraft, runs: Mapping[int, RunRecord]) -> None:
     if not draft.reason.strip():
         raise ParameterError(
             f"{name} was run before (run {last.id}, {last.status}): give the reason why it is "
-            f"run again as number {draft.run_number}",
+            f"run again as number {draft.run_number}: --reason=WHY",
             parameter="--reason",
         )
 

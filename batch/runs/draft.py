@@ -60,7 +60,7 @@ def draft_run(
     try:
         model = kind.parameters_type.model_validate(dict(parameters))
     except ValidationError as error:
-        raise parameter_error(error) from error
+        raise parameter_error(error, kind.parameters_type.model_fields) from error
     # A launcher runs in another folder.
     model = model.model_copy(update={"output": uris.absolute(model.output)})
     process = kind(model)

@@ -291,7 +291,7 @@ def resolve(
     if_match: IfMatch = None,
     idempotency_key: IdempotencyKey = None,
 ) -> RequestRecord:
-    """Say how a call has ended of which nobody knew; the next `retry` goes by it."""
+    """Record how a call has ended whose outcome was unknown; the next `retry` uses it."""
     check_unchanged(front, record, etag_of(if_match))
     submission = Submission(
         kind=record.process,

@@ -184,7 +184,7 @@ class TestSubmission:
         end(registry, run.id)
         with pytest.raises(UserError, match=r"SUCCESS.*: give the reason"):
             again(2, " ")
-        with pytest.raises(UserError, match="give run number 2"):
+        with pytest.raises(UserError, match="give --run-number=2"):
             again(3, "late trades")
         second = again(2, "late trades")
         assert second.reason == "late trades"
@@ -193,7 +193,7 @@ class TestSubmission:
         assert registry.instance_runs(run.process, run.instance) == [second, registry.get(run.id)]
 
     def test_the_first_run_is_number_one(self, registry: Registry) -> None:
-        with pytest.raises(UserError, match="give run number 1"):
+        with pytest.raises(UserError, match="give --run-number=1"):
             submitted(registry, run_number=2, reason="late trades")
         assert registry.runs() == []
 

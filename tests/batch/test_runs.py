@@ -127,7 +127,7 @@ class TestFinished:
         line = mistake(done, "submit", done.process, *done.flags(run_number=2))
         assert "give the reason why it is run again as number 2" in line
         line = mistake(done, "submit", done.process, *done.flags(run_number=7, reason="why not"))
-        assert "give run number 2" in line
+        assert "give --run-number=2" in line
 
     @pytest.mark.parametrize("name", ["retry", "restart", "pause", "cancel"])
     def test_what_has_published_stays(self, done: Place, name: str) -> None:
