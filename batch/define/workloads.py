@@ -43,7 +43,7 @@ def load_workload(name: str) -> "type[BatchProcess[Any]]":
 
     found = entry_points(group=GROUP, name=name)
     if not found:
-        similar = difflib.get_close_matches(name, workload_names(), 1)
+        similar = difflib.get_close_matches(name, workload_names(), 1, 0.8)
         advice = f"did you mean {similar[0]}? There" if similar else "there"
         raise WorkloadNotFoundError(
             f"no workload {name}: {advice} are {', '.join(workload_names())}", workload=name

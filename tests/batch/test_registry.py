@@ -157,7 +157,7 @@ class TestSubmission:
         other = first.model_copy(
             update={"id": draft().id, "parameters": {"trades": "b", "shards": 7, "day": 1}}
         )
-        with pytest.raises(UserError, match=r"parameters: day, format, trades: .* run number 2"):
+        with pytest.raises(UserError, match=r"parameters: day, format, trades: .* --replace --why"):
             registry.submit(other, {})
 
     def test_a_parameter_that_the_definition_got_since_changes_nothing_while_it_is_empty(
