@@ -27,7 +27,7 @@ from ledgerbeam.batch.model.outcomes import Outcome, outcomes_of
 from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.published import read_part, read_published
 from ledgerbeam.io.commit.records import Manifest
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import OutOfMemoryError, UserError
 
 
 class TestRuns:
@@ -147,7 +147,7 @@ class TestRuns:
 
     def test_what_may_be_called_once_is_not_called_for_other_input(self, folder: Path) -> None:
         self.break_(folder, A3="MemoryError")
-        with pytest.raises(MemoryError):
+        with pytest.raises(OutOfMemoryError):
             run(self.process(BalanceOnce, folder))
         called = noted(folder / "calls")
         with (folder / "payments.csv").open("a") as file:
@@ -162,7 +162,7 @@ class TestRuns:
     def test_at_most_once_over_two_attempts(self, folder: Path) -> None:
         """The first is given up half-way: one call has ended with its worker."""
         self.break_(folder, A3="MemoryError")
-        with pytest.raises(MemoryError):
+        with pytest.raises(OutOfMemoryError):
             run(self.process(BalanceOnce, folder))
         manifest = run(self.process(BalanceOnce, folder))
         assert manifest.attempt.number == 2

@@ -40,7 +40,7 @@ from ledgerbeam.batch.define.process import instance_uri as uri_of
 from ledgerbeam.io.commit.attempts import Attempt, attempts, ending_of
 from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.datasets.contract import Column, Contract
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import OutOfMemoryError, UserError
 from ledgerbeam.rules.components import Component, Components
 
 LOAN = Column("loan", pa.string())
@@ -325,7 +325,7 @@ class TestHooks:
 
     def test_a_defect(self, folder: Path) -> None:
         (folder / "faults.json").write_text('{"A": "MemoryError"}')
-        with pytest.raises(MemoryError):
+        with pytest.raises(OutOfMemoryError):
             run(self.process(folder))
         assert self.hooks(folder) == ["before", "cleanup"]
         ending = ending_of(self.attempt(folder).uri)
