@@ -43,7 +43,7 @@ def _problem_of(entry: Any, names: Iterable[str]) -> str:
     if entry["type"] == "missing":
         return f"{flag} is required: see --help"
     if entry["type"] == "extra_forbidden":
-        similar = difflib.get_close_matches(flag, map(flag_of, names), 1)
+        similar = difflib.get_close_matches(flag, map(flag_of, names), 1, 0.8)
         advice = f"did you mean {similar[0]}?" if similar else "see --help"
         return f"no parameter {flag}: {advice}"
     return f"{flag}={entry['input']}: {_WORDS.get(entry['type'], entry['msg'])}"
