@@ -226,7 +226,6 @@ class Runs(SteeredRuns):
             ApprovalNeededError: the definition wants another person to approve the parameters.
             UserError: the run goes on, or has published.
         """
-        self.check_retry(self.registry.find(run), why, components, parameters)
         record = self.reopen(run, AttemptKind.RETRY, why, components, parameters)
         self._launch(record)
         return record
@@ -424,6 +423,8 @@ class Runs(SteeredRuns):
         Raises:
             ParameterError: a parameter doesn't fit, or can't be changed.
             ComponentNotFoundError: one of these components hasn't failed.
+            ApprovalNeededError: the definition wants another person to approve the parameters.
+            SamePersonError: who approves has asked for it.
             UserError: the run goes on, or has published; its results have expired; or a later
                 run of its instance was submitted.
         """
@@ -440,11 +441,13 @@ class Runs(SteeredRuns):
                 "instance again with the next run number and a reason",
                 uri=record.uri,
             )
-        asked = None
-        if approval is not None:
+        if approval is None:
+            asked = None
+            changed = self._corrected(record, why, components, parameters)
+        else:
             asked = self.to_be_approved(record, approval)
             components, parameters = asked.arguments["components"], asked.arguments["parameters"]
-        changed = self._corrected(record, why, components, parameters)
+            changed = self._fitting(record, why, components, parameters)
         detail = {"components": [*components]} if components else {}
         if record.status.is_final and self.registry.move(
             record.id,
@@ -484,13 +487,26 @@ class Runs(SteeredRuns):
             ApprovalNeededError: the definition wants another person to approve the parameters.
             SamePersonError: who approves has asked for it.
         """
-        if approval is not None:
+        if approval is None:
+            self._corrected(record, why, components, parameters)
+        else:
             self.to_be_approved(record, approval)
-        elif self._corrected(record, why, components, parameters):
-            arguments = {"components": [*components], "parameters": dict(parameters or {})}
-            self._ask_approval(record, Act.CORRECT, arguments, why)
 
     def _corrected(
+        self,
+        record: RunRecord,
+        why: str,
+        components: Sequence[str],
+        parameters: Mapping[str, Any] | None,
+    ) -> dict[str, Any] | None:
+        """The parameters that change, if nobody has to approve them; None where none do."""
+        changed = self._fitting(record, why, components, parameters)
+        if changed:
+            arguments = {"components": [*components], "parameters": dict(parameters or {})}
+            self._ask_approval(record, Act.CORRECT, arguments, why)
+        return changed
+
+    def _fitting(
         self,
         record: RunRecord,
         why: str,

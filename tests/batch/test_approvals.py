@@ -12,7 +12,7 @@ from tests.support.recorded import NewPlace, Place
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.model.approval import ASKED, REFUSED, open_approvals
 from ledgerbeam.batch.model.exits import Exit
-from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
+from ledgerbeam.batch.model.run import AttemptKind, RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.io.errors import (
@@ -90,7 +90,9 @@ class TestCorrections:
     ) -> None:
         right = {"max_rejects": 3}
         number = number_of(lambda: ann.retry(failed.id, WHY, parameters=right))
-        # Asked for again, it is the same.
+        # Asked for again, it is the same, whoever has looked at the run before.
+        asked = (failed.id, AttemptKind.RETRY, WHY, (), right)
+        assert number_of(lambda: ann.reopen(*asked)) == number
         assert number_of(lambda: ann.retry(failed.id, WHY, parameters=right)) == number
         (waiting,) = bob.get(failed.id).approvals
         assert (waiting.number, waiting.act, waiting.who, waiting.why) == (

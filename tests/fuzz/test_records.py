@@ -18,29 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzz.mutations import cases, mutated, refused
 from tests.support import damage
-from tests.support.launchers import instance_of, parameters_of, write_input
-from tests.support.processes import OneClientFails
+from tests.support.launchers import instance_of
 from tests.support.racers import NOON, end, play, submitted, take_over
 
-from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.observe.progress import ProgressReader
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.runs.expire import expire_results
-from ledgerbeam.io.commit import control_log
 
 TOKENS = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"null", b"true", b"-1", b"9" * 30, b"..", b"/"]
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("published")
-    write_input(folder / "trades.csv")
-    run(OneClientFails(parameters_of(folder)))
-    instance = str(instance_of(folder))
-    control_log.steer(instance, utc_now(), "somebody", "for the test", parallelism=2)
-    return folder
+    return damage.publish(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="module")

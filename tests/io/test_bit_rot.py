@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.support.damage import follow, one_line, written
+from tests.support.damage import follow, one_line, publish, written
 from tests.support.launchers import instance_of, parameters_of, write_input
 from tests.support.processes import OneClientFails
 
@@ -35,12 +35,7 @@ SEEDS = range(120)
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("published")
-    write_input(folder / "trades.csv")
-    run(OneClientFails(parameters_of(folder)))
-    instance = str(instance_of(folder))
-    control_log.steer(instance, utc_now(), "somebody", "for the test", parallelism=2)
-    return folder
+    return publish(tmp_path_factory.mktemp("published"))
 
 
 def copy_of(folder: Path, to: Path) -> Path:

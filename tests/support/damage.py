@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.launchers import instance_of, parameters_of
+from tests.support.launchers import instance_of, parameters_of, write_input
 from tests.support.processes import OneClientFails
 
+from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.attempt.verify import verify
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.observe.components import components_of
@@ -18,6 +19,15 @@ from ledgerbeam.io.commit.attempts import Attempt, attempts, commits, ending_of
 from ledgerbeam.io.commit.claims import decided_shards
 from ledgerbeam.io.commit.published import read_published
 from ledgerbeam.io.errors import UserError
+
+
+def publish(folder: Path) -> Path:
+    """The folder, once an instance with a failed component and a limit is published in it."""
+    write_input(folder / "trades.csv")
+    run(OneClientFails(parameters_of(folder)))
+    instance = str(instance_of(folder))
+    control_log.steer(instance, utc_now(), "somebody", "for the test", parallelism=2)
+    return folder
 
 
 def follow(folder: Path) -> None:
