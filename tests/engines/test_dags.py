@@ -133,7 +133,7 @@ class TestCommands:
 
     def test_a_mistake_is_the_line_of_the_command(self, runs: Any, place: Place) -> None:
         with pytest.raises(
-            runs.CommandError, match=r"^ledgerbeam: no workload countin: there are"
+            runs.CommandError, match=r"^ledgerbeam: no workload countin: did you mean counting\?"
         ) as raised:
             runs.go("countin", place.parameters(), "a slip")
         assert raised.value.code == "workload-not-found"

@@ -52,16 +52,16 @@ _VARIABLE = [
     (r"(ledgerbeam approve RUN) \d+", r"\1 …"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|Z|\+00:00)", "TIME"),
     (r'"seconds": [\d.]+', '"seconds": …'),
-    (r"^(seconds|.* a second) +[\d.,]+$", r"\1 …"),
-    (r"^(rate) +[\d,.]+", r"\1 …"),
+    (r"^(seconds|.* a second)[ \t]+[\d.,]+$", r"\1 …"),
+    (r"^(rate)[ \t]+[\d,.]+", r"\1 …"),
     (r"\b[\d,]+\.\d+ ?s\b(?: \(\d+:\d\d:\d\d\))?", "… s"),
     (r"laptop:\d+:[\d.]+", "laptop:PID"),
     (r"(version|fingerprint|sha256)([\"=: ]+)[0-9a-f]{8,}", r"\1\2…"),
 ]
 # How far a run had got when it was looked at, or stopped.
-_UNFINISHED = re.compile(r"^status +(EXECUTING|PAUSED|CANCELED) *$", re.MULTILINE)
+_UNFINISHED = re.compile(r"^status[ \t]+(EXECUTING|PAUSED|CANCELED)[ \t]*$", re.MULTILINE)
 _AS_FAR_AS_IT_GOT = [
-    (r"^(rate|estimated end|workers) .*\n", ""),
+    (r"^(rate|estimated end|workers)[ \t].*\n", ""),
     (r"\b[\d,]+\b", "N"),
     (r" [━╸]+ *$", ""),
     (r"N [A-Z]+, (?=N SUCCESS)|, N EXECUTING", ""),
