@@ -16,6 +16,7 @@
     │   ├── TooManyRejectionsError
     │   ├── TooManyFailuresError
     │   ├── UnexpectedRowsError
+    │   ├── StaleInputError
     │   ├── ControlTotalMismatchError
     │   ├── NotPublishedError
     │   ├── AlreadyPublishedError
@@ -264,6 +265,20 @@ class UnexpectedRowsError(UserError):
     code = "unexpected-rows"
     rows: int | None = None
     expected: int | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class StaleInputError(UserError):
+    """The newest row of the input is older than the business date allows.
+
+    Attributes:
+        newest: the date of that row, as YYYY-MM-DD.
+        max_age: days that it may be before the business date.
+    """
+
+    code = "stale-input"
+    newest: str | None = None
+    max_age: int | None = None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

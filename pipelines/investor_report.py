@@ -27,7 +27,7 @@ from ledgerbeam.io.datasets.inputs import TableName, plan_input
 from ledgerbeam.io.datasets.readers import find_row
 from ledgerbeam.io.datasets.reading import reading_of
 from ledgerbeam.pipelines.investor_files import WriteInvestorFiles
-from ledgerbeam.pipelines.loan_inputs import TRANSACTIONS, loans_input
+from ledgerbeam.pipelines.loan_inputs import A_YEAR, TRANSACTIONS, loans_input
 from ledgerbeam.pipelines.loan_policy import PolicyParameters
 from ledgerbeam.rules.components import Components
 from ledgerbeam.rules.loans.columns import PERCENT
@@ -96,6 +96,7 @@ class InvestorReport(KeyedProcess[InvestorReportParameters]):
 
     name = "investor-report"
     key = ("loan_id",)
+    expect = A_YEAR
     # Lines are grouped once more, by investor: smaller shards leave memory for that.
     rows_per_shard = 40_000
 

@@ -27,7 +27,7 @@ from ledgerbeam.batch.define.results import Results
 from ledgerbeam.io.commit.records import Control, Totals
 from ledgerbeam.io.datasets.readers import ROW_LOCATION
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
-from ledgerbeam.pipelines.loan_inputs import TRANSACTIONS, loans_input
+from ledgerbeam.pipelines.loan_inputs import A_YEAR, TRANSACTIONS, loans_input
 from ledgerbeam.pipelines.loan_policy import PolicyParameters
 from ledgerbeam.rules.closing.close import BookMismatchError
 from ledgerbeam.rules.closing.close_book import ClosedBook, close_book
@@ -99,6 +99,7 @@ class LoanCloseOfBusiness(KeyedProcess[CloseParameters]):
     key = ("loan_id",)
     tables = ("entries", "receipts")
     failure_event = "stayed_locked"
+    expect = A_YEAR
 
     def __init__(self, parameters: CloseParameters) -> None:
         """Make the definition for given parameters.

@@ -1,7 +1,10 @@
 """The inputs that loan workloads share: loans and their transactions."""
 
+import datetime
+
 import pyarrow as pa
 
+from ledgerbeam.batch.define.expect import Expect
 from ledgerbeam.batch.define.keyed_process import RowInput
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.rules.loans.book import RATE_CHANGES, STATE_SCHEMA
@@ -9,6 +12,10 @@ from ledgerbeam.rules.loans.columns import AMOUNT, PERCENT
 from ledgerbeam.rules.loans.loan import TransactionKind
 from ledgerbeam.rules.loans.tables import LOCKED, NUMBERS, OPENING, REQUIRED_STATE
 from ledgerbeam.rules.terms.day_count import DayCount
+
+A_YEAR = Expect(max_age=datetime.timedelta(days=366))
+"""Of loans and their transactions: if all are older than that, the date is mistyped, or the
+files are old ones."""
 
 
 def loans_input(investor: bool) -> RowInput:
@@ -64,7 +71,12 @@ def loans_input(investor: bool) -> RowInput:
         )
     )
     return RowInput(
-        contract, order="loan_id", amounts=("balance",), currency="currency", ids=("loan_id",)
+        contract,
+        order="loan_id",
+        amounts=("balance",),
+        currency="currency",
+        ids=("loan_id",),
+        dated_by="closed_through",
     )
 
 
@@ -86,6 +98,7 @@ TRANSACTIONS = RowInput(
     order="transaction_id",
     amounts=("amount",),
     currency="currency",
+    dated_by="posted_date",
 )
 """All transactions of the loans since they were boarded; see `ledgerbeam.rules.loans.loan`."""
 

@@ -58,7 +58,7 @@ from ledgerbeam.io.secrets import redact, remember_all
 from ledgerbeam.io.temporary import temporary_folder
 
 # Parameters that don't change the result.
-_EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change"}
+_EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change", "max_age"}
 
 
 @temporary_folder()

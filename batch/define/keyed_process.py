@@ -122,6 +122,7 @@ class RowInput:
             are in one currency.
         ids: columns that identify a row within a component; by default key and order. Rows that
             share them are rejected, and their hashes are a control total.
+        dated_by: column of dates by which the age of the input is judged, see `Expect.max_age`.
         row_locations: whether the rows that `execute_components` receives have the column
             `ROW_LOCATION`, which says where each was read. Results with that column (null where
             a result comes from no single row) are published with two others in its place: `file`,
@@ -136,6 +137,7 @@ class RowInput:
     amounts: tuple[str, ...] = ()
     currency: str = ""
     ids: tuple[str, ...] = field(default=())
+    dated_by: str = ""
     row_locations: bool = False
     name: str = field(default="", kw_only=True)
 
@@ -304,8 +306,13 @@ class KeyedProcess(BatchProcess[P]):
         self._check_inputs(self.present)
 
     def _check_inputs(self, there: Collection[str]) -> None:
-        """Check the columns that identify rows, given the optional columns that exist."""
+        """Check the columns that are named, given the optional columns that exist."""
         inputs = self.inputs
+        if self.expect.max_age is not None and not any(rows.dated_by for rows in inputs):
+            raise DefinitionError(
+                f"{type(self).__name__}: expect has a max_age, and no input is dated_by a column: "
+                "name the column of dates in its RowInput"
+            )
         for rows in inputs:
             self._check_input(rows, inputs[0], {*there, *rows.contract.reserved})
 
@@ -339,6 +346,14 @@ class KeyedProcess(BatchProcess[P]):
                 raise DefinitionError(
                     f"{where}: the amount {name} must be a required column of int64 or decimals, "
                     f"not of {type_}"
+                )
+        for attribute in ("date_column", "dated_by"):
+            name = getattr(rows, attribute)
+            contract_columns = {column.name: column.type for column in rows.contract.columns}
+            if name and contract_columns.get(name) != pa.date32():
+                raise DefinitionError(
+                    f"{where}: {attribute} is {name!r}, and must be a column of dates of the "
+                    "contract: date32"
                 )
         for column in first.contract.columns:
             if column.name in self.key and column.type != columns[column.name].type:

@@ -63,6 +63,12 @@ class Parameters(BaseModel):
         description="publish only if the number of rows is that close to the last day's (50%, "
         "none); by default what the definition expects",
     )
+    max_age: str = Field(
+        default="",
+        pattern=r"^(none|[1-9]\d{0,5})?$",
+        description="publish only if the newest row is at most so many days older than the "
+        "business date (a number, none); by default what the definition expects",
+    )
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -89,7 +95,8 @@ class BatchProcess(ABC, Generic[P]):
         retry: how often a component is tried.
         failure_limit: how many components may fail (a count, or a share such as `"0.5%"`) before
             nothing is published.
-        expect: how many rows a run must find, or nothing is published: by default one.
+        expect: how many rows a run must find, and how old they may be, or nothing is published:
+            by default one row of any age.
         failure_event: type of the event that lists the failed components of a run that was
             published in spite of them.
         parallelism: calls in flight over the whole run; None for two per

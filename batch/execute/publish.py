@@ -1,5 +1,6 @@
 """The last step of every process: check failures and totals, and make the manifest."""
 
+import datetime
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,14 +39,26 @@ def publish(
     read: Totals,
     rejects: list[FileRecord],
     reports: list[FileRecord],
+    newest: datetime.date | None = None,
 ) -> Manifest:
     """Make the manifest, unless more components failed than allowed.
 
+    Args:
+        process: the definition.
+        attempt: the attempt that publishes.
+        shards: the markers of all shards.
+        sheet: what follows from them.
+        read: totals over the input, in their stored form.
+        rejects: files of rows that were rejected while the input was read.
+        reports: files of the reduce step.
+        newest: the last date of the input, if it is `dated_by` one.
+
     Raises:
-        UserError: too many components failed, there are too few rows, or a control doesn't balance.
+        UserError: too many components failed, there are too few rows or they are too old, or
+            a control doesn't balance.
     """
     _check_failed(process, attempt, sheet.counts, shards)
-    volume = check_volume(process, sheet.rows, sheet.counts)
+    volume = check_volume(process, sheet.rows, sheet.counts, newest)
     now = utc_now()
     manifest = manifest_of(
         attempt,

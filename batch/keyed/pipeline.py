@@ -149,6 +149,7 @@ class CutRows:
             plan.context.spill_directory or "",
         )
         totals = ReadTotals()
+        dates: list[datetime.date] = []
         limit = RejectionLimit(process, plan.context.attempt, split)
         for rows in batches:
             limit.check(rows.rejected)
@@ -162,10 +163,14 @@ class CutRows:
                     rows.table.num_rows - table.num_rows,
                 )
             )
+            if input_.dated_by in table.column_names:
+                newest = pc.max(table.column(input_.dated_by)).as_py()
+                dates += [] if newest is None else [newest]
             if process.distinct is not None and not number:
                 yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
             yield from cut(table)
-        yield TaggedOutput(SUMMARIES, SplitSummary(split.index, number, totals))
+        summary = SplitSummary(split.index, number, totals, max(dates, default=None))
+        yield TaggedOutput(SUMMARIES, summary)
 
 
 class ExecuteShard:

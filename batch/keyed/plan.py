@@ -1,5 +1,6 @@
 """The plan of a keyed pipeline, and the values that its steps exchange."""
 
+import datetime
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -85,11 +86,13 @@ class SplitSummary(NamedTuple):
         split: the index of the split.
         input: number of the input that the split belongs to.
         totals: totals of the split's rows.
+        newest: the last date of the column that the input is `dated_by`; None where there is none.
     """
 
     split: int
     input: int
     totals: ReadTotals
+    newest: datetime.date | None = None
 
 
 def row_totals(process: KeyedProcess[Any], number: int, table: pa.Table) -> TableTotals:

@@ -48,8 +48,8 @@ class Publish:
         """The manifest.
 
         Raises:
-            UserError: too many rows were rejected or components failed, or a control doesn't
-                balance.
+            UserError: too many rows were rejected or components failed, there are too few rows or
+                they are too old, or a control doesn't balance.
         """
         if sorted(summary.split for summary in summaries) != list(range(self.splits)):
             raise RuntimeError(f"{len(summaries)} summaries of {self.splits} splits")
@@ -65,7 +65,11 @@ class Publish:
         self._check_rejected(
             sheet.counts["rejected"], [*reject_files, *(c.rejects for c in shards if c.rejects)]
         )
-        return publish(self.process, self.attempt, shards, sheet, read, reject_files, reports)
+        dates = [summary.newest for summary in summaries if summary.newest is not None]
+        newest = max(dates, default=None)
+        return publish(
+            self.process, self.attempt, shards, sheet, read, reject_files, reports, newest
+        )
 
     def _check_rejected(self, rejected: int, files: list[FileRecord]) -> None:
         limit = getattr(self.process.parameters, "max_rejects", 0)

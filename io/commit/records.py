@@ -5,6 +5,7 @@ record that lost a key or whose number changed on the disk is never taken for a 
 signature: whoever may write the record may write its digest.
 """
 
+import datetime
 import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -162,6 +163,8 @@ class Volume(Record):
         change: the largest change that did, as a share such as `50%`; None for no limit.
         compared_with: name of the instance that the change is from; None if there was none.
         rows_before: how many rows that one has.
+        newest: the last date in the columns that inputs are dated by; None if there is none.
+        max_age_days: how long before the business date it could be, in days; None for no limit.
     """
 
     rows: int
@@ -169,6 +172,8 @@ class Volume(Record):
     change: str | None = None
     compared_with: str | None = None
     rows_before: int | None = None
+    newest: datetime.date | None = None
+    max_age_days: int | None = None
 
 
 class Manifest(Record):

@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import SchemaError as SchemaError
     from ledgerbeam.io.errors import SecretError as SecretError
     from ledgerbeam.io.errors import ShardTooLargeError as ShardTooLargeError
+    from ledgerbeam.io.errors import StaleInputError as StaleInputError
     from ledgerbeam.io.errors import StorageError as StorageError
     from ledgerbeam.io.errors import SubmissionConflictError as SubmissionConflictError
     from ledgerbeam.io.errors import TimeLimitExceededError as TimeLimitExceededError
@@ -270,6 +271,7 @@ _MODULES = {
     "SqlParameters": "batch.define.page_process",
     "SqlQuery": "io.sql.source",
     "SqlTable": "io.sql.source",
+    "StaleInputError": "io.errors",
     "StorageError": "io.errors",
     "SubmissionConflictError": "io.errors",
     "TimeLimitExceededError": "io.errors",

@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,25 @@ class CountMany(Count):
     """Knows how many there are on a day."""
 
     expect = lb.Expect(min_rows=3, change="50%")
+
+
+class BalanceParameters(lb.FileParameters):
+    """All payments up to a day."""
+
+    payments: Annotated[str, lb.RowInput(PAYMENTS, order="number", dated_by="date")]
+    business_date: datetime.date = DAY
+
+
+class Balance(lb.KeyedProcess[BalanceParameters]):
+    """A report over all payments so far, which expects one of the last ten days."""
+
+    name = "balance"
+    key = ("customer",)
+    results = pa.schema([("payments", pa.int64())])
+    expect = lb.Expect(max_age=datetime.timedelta(days=10))
+
+    def execute(self, component: lb.Component) -> Iterable[lb.Record]:
+        yield {"payments": len(component)}
 
 
 class ItemParameters(lb.Parameters):
@@ -188,6 +208,91 @@ def test_the_last_run_of_a_day_counts(tmp_path: Path) -> None:
     found = published(tmp_path, CountMany, 12, day=days_after(1)).volume
     assert found is not None
     assert found.compared_with == "2026-11-20-branch-north-run-2"
+
+
+class TestAge:
+    """The newest row is as old as it may be, a day older, or of no date at all."""
+
+    @staticmethod
+    def balance(folder: Path, dates: list[str], **given: Any) -> Balance:
+        """A process over two files, the older dates in the second one."""
+        for number, half in enumerate((dates[:1], dates[1:])):
+            rows = [f"C{number},{row},{date}\n" for row, date in enumerate(half)]
+            (folder / f"payments-{number}.csv").write_text("customer,number,date\n" + "".join(rows))
+        given = {"payments": str(folder / "payments-*.csv"), "output": str(folder), **given}
+        return Balance(BalanceParameters.model_validate(given))
+
+    def test_rows_that_are_new_enough_are_published(self, tmp_path: Path) -> None:
+        dates = ["2026-11-10", "2024-02-29", "2026-01-01"]
+        volume = lb.run(self.balance(tmp_path, dates)).volume
+        assert volume is not None
+        assert (volume.newest, volume.max_age_days) == (datetime.date(2026, 11, 10), 10)
+
+    def test_rows_that_are_too_old_are_a_question(self, tmp_path: Path) -> None:
+        dates = ["2026-11-09", "2024-02-29"]
+        with pytest.raises(lb.StaleInputError) as raised:
+            lb.run(self.balance(tmp_path, dates))
+        assert raised.value.attributes == {"newest": "2026-11-09", "max_age": 10}
+        assert str(raised.value) == (
+            "nothing published: the newest row is of 2026-11-09, 11 days before 2026-11-20, and "
+            "the most expected is 10: see whether the date is right, and the input the last one; "
+            "if they are, allow it by --max-age=none"
+        )
+        with pytest.raises(lb.StaleInputError, match="376 days before 2027-11-20"):
+            lb.run(self.balance(tmp_path, dates, business_date="2027-11-20"))
+
+    @pytest.mark.parametrize("max_age", ["none", "11"])
+    def test_a_flag_allows_it_and_what_is_committed_is_kept(
+        self, tmp_path: Path, max_age: str
+    ) -> None:
+        process = self.balance(tmp_path, ["2026-11-09", "2024-02-29"])
+        with pytest.raises(lb.StaleInputError):
+            lb.run(process)
+        allowed = process.parameters.model_copy(update={"max_age": max_age})
+        manifest = lb.run(Balance(allowed))
+        assert [shard.attempt for shard in manifest.shards] == [1]
+        assert manifest.volume is not None
+        assert manifest.volume.max_age_days == (None if max_age == "none" else 11)
+
+    def test_dates_after_the_business_date_are_new(self, tmp_path: Path) -> None:
+        assert lb.run(self.balance(tmp_path, ["2026-12-24"])).volume is not None
+
+    def test_rejected_rows_and_no_rows_have_no_age(self, tmp_path: Path) -> None:
+        process = self.balance(tmp_path, ["2026-11-09", "2026-13-01"], max_rejects=1)
+        with pytest.raises(lb.StaleInputError):
+            lb.run(process)
+        manifest = lb.run(self.balance(tmp_path, [], min_rows=0, run_number=2, reason="empty"))
+        assert manifest.volume is not None
+        assert manifest.volume.newest is None
+
+    def test_it_takes_a_column_of_dates(self) -> None:
+        class Undated(Balance):
+            expect = lb.Expect(max_age=datetime.timedelta(days=1))
+
+            @property
+            def inputs(self) -> tuple[lb.RowInput, ...]:
+                return tuple(replace(rows, dated_by=self.column) for rows in super().inputs)
+
+            column = ""
+
+        parameters = BalanceParameters(payments="x", output="y")
+        with pytest.raises(lb.DefinitionError, match="max_age, and no input is dated_by a column"):
+            Undated(parameters)
+        Undated.column = "number"
+        with pytest.raises(lb.DefinitionError, match="dated_by is 'number', and must be a column"):
+            Undated(parameters)
+        with pytest.raises(ValueError, match="max_age=12:00:00: give a day or more"):
+            lb.Expect(max_age=datetime.timedelta(hours=12))
+
+    def test_a_misspelt_date_column_is_noticed(self, tmp_path: Path) -> None:
+        class Misspelt(Count):
+            @property
+            def inputs(self) -> tuple[lb.RowInput, ...]:
+                payments, fees = super().inputs
+                return replace(payments, date_column="dtae"), fees
+
+        with pytest.raises(lb.DefinitionError, match="date_column is 'dtae', and must be"):
+            Misspelt(CountParameters.model_validate(flags(tmp_path, 1)))
 
 
 def test_pages_without_items_are_a_question(tmp_path: Path) -> None:
