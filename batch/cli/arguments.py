@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.define.dates import DATE_WORDS, date_of_word
+from ledgerbeam.batch.define.keyed_process import FileParameters
 from ledgerbeam.batch.define.parameters import flag_of, parameter_error
 from ledgerbeam.batch.define.process import BatchProcess, Parameters
 from ledgerbeam.batch.environments import FILE, chosen_environment
@@ -43,7 +44,10 @@ class Arguments(NamedTuple):
 
 
 def parse_arguments(
-    process_type: type[BatchProcess[Any]], arguments: Sequence[str], now: Clock = utc_now
+    process_type: type[BatchProcess[Any]],
+    arguments: Sequence[str],
+    now: Clock = utc_now,
+    more_help: str = "",
 ) -> Arguments:
     """Parse a workload's command line; `--help` prints the docstring of its module.
 
@@ -51,6 +55,7 @@ def parse_arguments(
         process_type: the workload.
         arguments: the command line.
         now: the present time in UTC, for `today` and its like.
+        more_help: lines that end what `--help` prints.
 
     Raises:
         ParameterError: a flag is missing or unknown, or has an invalid value; or a file of
@@ -59,34 +64,48 @@ def parse_arguments(
     """
     parameters_type = process_type.parameters_type
     environment = chosen_environment()
+    fields = parameters_type.model_fields
+    required = [flag_of(name) for name, info in fields.items() if info.is_required()]
     parser = _Parser(
         prog=process_type.name,
+        usage=f"{process_type.name} {' '.join(f'{flag}=…' for flag in required)} [other flags]",
         description=sys.modules[process_type.__module__].__doc__ or "",
         allow_abbrev=False,
+        add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"A date is YYYY-MM-DD, {', '.join(DATE_WORDS[:-1])} or {DATE_WORDS[-1]}.\n"
-        "Any other flag goes to Beam, for instance --runner=FlinkRunner.",
+        f"Any other flag goes to Beam, for instance --runner=FlinkRunner.\n{more_help}",
     )
-    for field, info in parameters_type.model_fields.items():
-        default = info.default if info.default is not PydanticUndefined else None
-        shown = "required" if info.is_required() else f"default: {_text(default)}"
-        text = f"{info.description} ({shown})".replace("%", "%%")
-        parser.add_argument(flag_of(field), dest=field, metavar=field.upper(), help=text)
-    parser.add_argument(
+    needed = parser.add_argument_group("required flags")
+    own = parser.add_argument_group(f"other flags of {process_type.name}")
+    shared = parser.add_argument_group("flags of all workloads")
+    for field, info in fields.items():
+        text = info.description or ""
+        if info.is_required():
+            group = needed
+        else:
+            group = shared if field in FileParameters.model_fields else own
+            default = info.default if info.default is not PydanticUndefined else None
+            text += f" (default: {_text(default)})"
+        group.add_argument(
+            flag_of(field), dest=field, metavar=field.upper(), help=text.replace("%", "%%")
+        )
+    shared.add_argument(
         "--json", action="store_true", help="print the result as JSON, the last line of the output"
     )
-    parser.add_argument(
+    shared.add_argument(
         "--plan", action="store_true", help="print what would be done, and do nothing"
     )
-    parser.add_argument(
+    shared.add_argument(
         "--registry",
         metavar="URL",
         default=os.environ.get(REGISTRY) or environment.registry or None,
         help=f"record the run in this database (default: {REGISTRY}, {FILE}, or no record)",
     )
-    parser.add_argument(
+    shared.add_argument(
         "--params", metavar="FILE", help="TOML with parameters by name; flags win over it"
     )
+    shared.add_argument("-h", "--help", action="help", help="print this, and do nothing")
     known, beam_flags = parser.parse_known_args(list(arguments))
     values = {key: value for key, value in vars(known).items() if value is not None}
     wants_json, wants_plan = values.pop("json"), values.pop("plan")

@@ -16,6 +16,7 @@ from ledgerbeam.batch.cli.arguments import parse_arguments
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.plan import print_plan
 from ledgerbeam.batch.cli.summary import print_summary
+from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
 from ledgerbeam.batch.interrupts import interruption_in
@@ -62,7 +63,7 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
 
 
 def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int:
-    started = time.monotonic()
+    began, started = utc_now(), time.monotonic()
     try:
         process_type = _importable(process_type)
         parsed = parse_arguments(process_type, arguments)
@@ -88,7 +89,8 @@ def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int
     if parsed.json:
         print_record("published", _result(manifest, instance_uri(process), seconds))
     else:
-        print_summary(manifest, process, instance_uri(process), seconds)
+        was_there = manifest.published_at < began
+        print_summary(manifest, process, instance_uri(process), None if was_there else seconds)
     return process.exit_status(manifest)
 
 

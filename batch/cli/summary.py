@@ -9,9 +9,16 @@ from ledgerbeam.io.commit.records import Manifest
 
 
 def print_summary(
-    manifest: Manifest, process: BatchProcess[Any], published: str, seconds: float
+    manifest: Manifest, process: BatchProcess[Any], published: str, seconds: float | None
 ) -> None:
-    """Print the counts and totals of a run as a table."""
+    """Print the counts and totals of a run as a table.
+
+    Args:
+        manifest: of the instance.
+        process: the definition.
+        published: the folder of the instance.
+        seconds: that the run took; None if the same had been published before it began.
+    """
     rows_label = process.rows_label
     counts = dict(manifest.counts)
     rows = counts.pop("rows_in")
@@ -24,10 +31,11 @@ def print_summary(
         # Usually nothing is unknown, which is not worth a line.
         if not name.endswith("_hash") and (value or name != "unknown")
     ]
-    lines += [
-        ("seconds", f"{seconds:,.1f}"),
-        (f"{rows_label} a second", f"{rows / seconds:,.0f}"),
-    ]
+    if seconds is not None:
+        lines += [
+            ("seconds", f"{seconds:,.1f}"),
+            (f"{rows_label} a second", f"{rows / seconds:,.0f}"),
+        ]
     console = PlainConsole()
     if console.is_terminal:
         # Numbers are aligned at their ends, with the codes of currencies after them.
@@ -40,3 +48,8 @@ def print_summary(
         console.print(f"published at {published}", soft_wrap=True)
     else:
         print_pairs([("published at", published)])
+    if seconds is None:
+        before = (
+            f"{manifest.published_at:%Y-%m-%d %H:%M:%S} UTC, from the same input: nothing was done"
+        )
+        print_pairs([("published before", before)])

@@ -170,7 +170,8 @@ def submit(
             run = runs.submit(workload, given_parameters(context.args), replace=replace, why=why)
             _submitted(runs, run, as_json, watch)
         return
-    parsed = parse_arguments(kind, context.args)
+    own = "Flags of submit itself, such as --replace and --watch: ledgerbeam submit --help.\n"
+    parsed = parse_arguments(kind, context.args, more_help=own)
     if parsed.plan:
         from ledgerbeam.batch.cli.plan import print_plan
 

@@ -48,7 +48,6 @@ def conclude(
     run: RunRecord,
     attempt: RunAttempt,
     job: Job | None,
-    status: RunStatus,
     ended_by: UserError | None,
     who: str,
     at: datetime.datetime,
@@ -56,16 +55,15 @@ def conclude(
     """Find out how an attempt has ended; when this returns, nothing of it can be committed.
 
     Args:
-        run: that it belongs to.
+        run: that it belongs to, as it is now.
         attempt: whose job doesn't go on any more.
         job: that job; None where it is unknown, or there was none.
-        status: of the run now.
         ended_by: why the job was stopped; None where it ended by itself.
         who: gives the attempt up, if it has to be.
         at: time in UTC.
     """
     result = JobResult() if job is None or ended_by is not None else job.result()
-    is_canceled = status is RunStatus.CANCELING
+    is_canceled = run.status is RunStatus.CANCELING
     error, is_lost, warning = result.error, not ended_by and not result.error, ""
     record = _stored(run, attempt)
     if record is not None:
@@ -82,6 +80,12 @@ def conclude(
         is_lost = is_lost and ending.outcome == "fenced"
         control_log.forget_workers(stored.uri, at)
         warning = _clean_up(run, stored)
+    elif run.options.has_cleanup and attempt.job_id is not None:
+        # Its job is recorded only after the attempt is stored.
+        warning = (
+            f"cleanup was not called: attempt {attempt.number} is no longer found in {run.uri}: "
+            "check, and clean up by hand"
+        )
     manifest = find_manifest(run.uri)
     if manifest is not None:
         # Published by somebody else, it is this run's result only if the job has found it to be.

@@ -252,8 +252,9 @@ class Launcher:
                     why="interrupted",
                 )
         failpoint("launcher: job ended")
-        status = self._get().status
-        end = conclude(run, attempt, job, status, ended_by, self._who, self._now())
+        run = self._get()
+        (attempt,) = (each for each in run.attempts if each.number == attempt.number)
+        end = conclude(run, attempt, job, ended_by, self._who, self._now())
         failpoint("launcher: concluded")
         self._record(run, attempt, end)
         failpoint("launcher: end recorded")

@@ -80,6 +80,13 @@ def test_summary_is_for_people_and_verify_agrees(day: Path) -> None:
     for word in ("rejected", "clients", "components", "delivery quantity", "seconds"):
         assert word in told
     assert told["trades"] == "2,000"
+    assert "published before" not in told
+    run = command("ledgerbeam", "run", "delivery-marking", *flags("c"), cwd=day)
+    again = dict(line.split("\t") for line in run.stdout.splitlines())
+    assert re.fullmatch(
+        r"2\d{3}-.* UTC, from the same input: nothing was done", again.pop("published before")
+    )
+    assert again == {name: told[name] for name in told if "second" not in name}
     published = told["published at"]
     verified = command("ledgerbeam", "verify", published, cwd=day)
     assert verified.returncode == 0, verified.stderr

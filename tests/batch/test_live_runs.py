@@ -235,6 +235,21 @@ class TestAgain:
         assert place.until_rest().status is RunStatus.SUCCESS
 
 
+def test_storage_that_is_gone_at_the_end_is_told(place: Place) -> None:
+    held(place)
+    output, away = place.folder / "output", place.folder / "away"
+    output.rename(away)
+    output.touch()
+    place.unset("hold")
+    assert place.until_rest().status is RunStatus.FAILURE
+    output.unlink()
+    away.rename(output)
+    place.check_cleaned_up()
+    events = place.runs.events(place.run().id)
+    (warning,) = [event.why for event in events if event.type == "warning"]
+    assert warning.startswith("cleanup was not called: attempt 1 is no longer found in /")
+
+
 def _has_worked(place: Place, number: int) -> bool:
     return (
         len({call.pid for call in place.calls()}) == number and len(place.run().attempts) == number

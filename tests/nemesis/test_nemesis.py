@@ -1,5 +1,7 @@
 """Recorded runs among random faults end as undisturbed ones; the campaign is `make nemesis`."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from tests.nemesis.trial import run_trial, undisturbed
 
 from ledgerbeam.io.commit.records import Manifest
 
-SEEDS = range(8)
+ROOT = Path(__file__).parents[2]
+SEEDS = range(6)
 
 
 def test_a_seed_draws_the_same_faults_again() -> None:
@@ -34,3 +37,12 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
     url = new_schema() if plan.database == "postgresql" else ""
     result = run_trial(plan, expected, url, library)
     assert not result.told, result.line()
+
+
+@pytest.mark.slow
+def test_a_campaign_runs_trials_side_by_side_and_counts_them() -> None:
+    command = [sys.executable, "-m", "tests.nemesis", "--seed=6", "--trials=2", "--at-once=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[2 of 2, 0 wrong]" in done.stdout
+    assert "| any trial | 2 | " in done.stdout
