@@ -3,15 +3,17 @@
 The business date is that of the logical date, in the time zone of the DAG. The Variable
 `ledgerbeam_data` names the folder, `gs://` or `s3://` URI under which everything is:
 
-    trades/DATE/*.parquet            the day's trades, on weekdays
+    trades/DATE/*.parquet            the day's trades, on days of trading
     loans/loans-*.parquet            the loans, as they were boarded
     loans/transactions-*.parquet     all that came in for them since
     loans/investors.parquet
     results/                         what is published
 
-The loans that are closed are those that the night before has published; the first night they are
-those boarded, as of the date that the parameter `boarded` gives. The report begins with the loans
-as boarded, at the end of a month, so that a payment of any month since may still be reversed.
+Days of trading are the business days of the exchange that the parameter `exchange` names, special
+sessions on weekends included: `ledgerbeam days` lists them. The loans that are closed are those that
+the night before has published; the first night they are those boarded, as of the date that the
+parameter `boarded` gives. The report begins with the loans as boarded, at the end of a month, so
+that a payment of any month since may still be reversed.
 """
 
 import datetime
@@ -77,7 +79,10 @@ with DAG(
         "retry_exponential_backoff": True,
         "max_retry_delay": datetime.timedelta(minutes=30),
     },
-    params={"boarded": Param("2026-10-31", format="date", description="loans are boarded as of")},
+    params={
+        "boarded": Param("2026-10-31", format="date", description="loans are boarded as of"),
+        "exchange": Param("XNSE", description="code of the calendar of the trades' exchange"),
+    },
     user_defined_macros={
         "business_date": business_date,
         "day_before": day_before,
@@ -89,10 +94,13 @@ with DAG(
 ):
 
     @task.short_circuit(ignore_downstream_trigger_rules=False)
-    def is_trading_day(logical_date: pendulum.DateTime | None = None) -> bool:
-        """Whether there are trades: on weekdays."""
+    def is_trading_day(
+        logical_date: pendulum.DateTime | None = None, params: dict[str, str] | None = None
+    ) -> bool:
+        """Whether there are trades: on the business days of the exchange."""
         assert logical_date is not None
-        return business_date(logical_date).weekday() < 5
+        assert params is not None
+        return runs.is_business_day(params["exchange"], business_date(logical_date))
 
     mark = BatchProcessOperator(
         task_id="delivery_marking",

@@ -5,6 +5,7 @@ Nothing here imports Airflow or ledgerbeam: the two have environments of their o
 """
 
 import asyncio
+import datetime
 import json
 import os
 import subprocess
@@ -116,6 +117,16 @@ async def look(run: str) -> Run | None:
 def expire() -> list[Run]:
     """Delete results that are due; the runs whose results they were."""
     return _lines(_command("expire"))
+
+
+def is_business_day(calendar: str, day: datetime.date) -> bool:
+    """Whether a day is a business day of a calendar, such as `XNSE`.
+
+    Raises:
+        CommandError: there is no such calendar, or it doesn't know the year.
+    """
+    flags = [f"--from={day}", f"--to={day}", f"--calendar={calendar}"]
+    return bool(_lines(_command("days", *flags)))
 
 
 def reconcile() -> list[dict[str, str]]:

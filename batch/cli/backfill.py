@@ -1,4 +1,4 @@
-"""The command `backfill`: a workload over a range of days."""
+"""The commands `days` and `backfill`: the business days of a range, and a workload over them."""
 
 import datetime
 from typing import Annotated
@@ -32,23 +32,38 @@ def _date(text: str) -> datetime.date:
     return date_of_word(text, utc_now()) if text in DATE_WORDS else read_date(text)
 
 
+First = Annotated[
+    datetime.date, typer.Option("--from", parser=_date, metavar="DATE", help="the first day")
+]
+Last = Annotated[
+    datetime.date, typer.Option("--to", parser=_date, metavar="DATE", help="the last day")
+]
+Calendar = Annotated[
+    str,
+    typer.Option(
+        help=f"of the business days, such as XNYS; {EVERY_DAY} for every day; by default "
+        "Mondays to Fridays"
+    ),
+]
+
+
+@app.command()
+def days(first: First, last: Last, calendar: Calendar = "", as_json: Json = False) -> None:
+    """List the business days of a range, a line each; none where there is none."""
+    for day in days_between(first, last, calendar):
+        if as_json:
+            print_record("day", {"date": day.isoformat(), "calendar": calendar})
+        else:
+            print_line(day.isoformat())
+
+
 @app.command(context_settings=WITH_OWN_FLAGS)
 def backfill(
     context: typer.Context,
     workload: WorkloadName,
-    first: Annotated[
-        datetime.date, typer.Option("--from", parser=_date, metavar="DATE", help="the first day")
-    ],
-    last: Annotated[
-        datetime.date, typer.Option("--to", parser=_date, metavar="DATE", help="the last day")
-    ],
-    calendar: Annotated[
-        str,
-        typer.Option(
-            help=f"of the business days, such as XNYS; {EVERY_DAY} for every day; by default "
-            "Mondays to Fridays"
-        ),
-    ] = "",
+    first: First,
+    last: Last,
+    calendar: Calendar = "",
     in_flight: Annotated[int, typer.Option(min=1, help="how many runs at once")] = 1,
     registry: Registry = None,
     as_json: Json = False,
@@ -88,13 +103,20 @@ def backfill(
         parsed = parse_arguments(process, [*arguments, f"{flag}={day}"])
         return parsed.parameters.model_dump(mode="json"), parsed.beam_flags
 
-    days = days_between(first, last, calendar)
+    chosen = days_between(first, last, calendar)
+    if not chosen:
+        raise ParameterError(
+            f"there is no business day from {first} to {last}: give --from, --to and --calendar "
+            "that hold one",
+            parameter="--from",
+            value=str(first),
+        )
     settings = Settings.from_environment(registry)
     check_configuration()
     failed = 0
     try:
         with Runs(settings) as runs:
-            for run in backfill_days(settings, runs, workload, days, submission_of, in_flight):
+            for run in backfill_days(settings, runs, workload, chosen, submission_of, in_flight):
                 failed += run.status is not RunStatus.SUCCESS
                 if as_json:
                     print_record("listed-run", listed(run).model_dump(mode="json"))
@@ -117,7 +139,7 @@ def days_between(first: datetime.date, last: datetime.date, calendar: str) -> li
         calendar: code of the business days; `EVERY_DAY`, or empty for Mondays to Fridays.
 
     Raises:
-        ParameterError: there are none, or the calendar is unknown or doesn't know the years.
+        ParameterError: the calendar is unknown, or doesn't know the years.
     """
     days = [first + datetime.timedelta(number) for number in range((last - first).days + 1)]
     if calendar == "":
@@ -135,11 +157,4 @@ def days_between(first: datetime.date, last: datetime.date, calendar: str) -> li
                 f"--calendar={calendar}: {error}", parameter="--calendar", value=calendar
             ) from error
         days = [day for day, is_open in zip(days, are_open, strict=True) if is_open]
-    if not days:
-        raise ParameterError(
-            f"there is no business day from {first} to {last}: give --from, --to and --calendar "
-            "that hold one",
-            parameter="--from",
-            value=str(first),
-        )
     return days

@@ -125,6 +125,13 @@ class RejectedRow(Line):
     raw: str | None
 
 
+class Day(Line):
+    """A business day, and the calendar that was asked."""
+
+    date: str
+    calendar: str
+
+
 class Project(Line):
     """A project that was made."""
 
@@ -153,6 +160,7 @@ _FAILURES: Any = line_of(Outcome, count=int)
 LINES: Mapping[str, type[BaseModel]] = {
     "action": Action,
     "component": line_of(Outcome),
+    "day": Day,
     "difference": Difference,
     "error": Error,
     "event": line_of(RecordedEvent),

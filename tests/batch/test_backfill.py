@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.support.json_lines import lines_of
 from tests.support.recorded import NewPlace
+from typer.testing import CliRunner
 
+from ledgerbeam.batch.cli.app import app
 from ledgerbeam.batch.cli.backfill import days_between
 from ledgerbeam.batch.cli.filters import read_pairs, read_since
 from ledgerbeam.batch.model.run import AttemptKind
@@ -41,8 +44,22 @@ def test_business_days_of_a_range(calendar: str, days: Sequence[int]) -> None:
     ],
 )
 def test_a_range_without_any_is_a_mistake(first: int, last: int, calendar: str, line: str) -> None:
-    with pytest.raises(ParameterError, match=line):
-        days_between(date(first), date(last), calendar)
+    arguments = [f"--from={date(first)}", f"--to={date(last)}", f"--calendar={calendar}"]
+    done = CliRunner().invoke(app, ["backfill", "delivery-marking", *arguments])
+    assert isinstance(done.exception, ParameterError)
+    assert line in str(done.exception)
+
+
+def test_days_are_listed() -> None:
+    # The NSE traded on the Sunday of the budget, and not on the Thursday of an election.
+    done = CliRunner().invoke(
+        app, ["days", "--from=2026-01-30", "--to=2026-02-02", "--calendar=XNSE"]
+    )
+    assert done.output.split() == ["2026-01-30", "2026-02-01", "2026-02-02"]
+    closed = ["days", "--from=2026-01-15", "--to=2026-01-15", "--json"]
+    assert CliRunner().invoke(app, [*closed, "--calendar=XNSE"]).output == ""
+    (line,) = lines_of(CliRunner().invoke(app, closed).output)
+    assert line == {"date": "2026-01-15", "calendar": ""}
 
 
 def test_a_time_since_when() -> None:

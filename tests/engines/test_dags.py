@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import datetime
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,13 @@ class TestCommands:
         with pytest.raises(runs.CommandError, match="SUCCESS") as raised:
             runs.cancel(run["id"], "too late")
         assert raised.value.code == "illegal-move"
+
+    def test_business_days_are_those_of_the_exchange(self, runs: Any) -> None:
+        sunday, thursday = datetime.date(2026, 2, 1), datetime.date(2026, 1, 15)
+        assert runs.is_business_day("XNSE", sunday)
+        assert not runs.is_business_day("XNSE", thursday)
+        with pytest.raises(runs.CommandError, match="no calendar of business days 'NOWHERE'"):
+            runs.is_business_day("NOWHERE", sunday)
 
     def test_a_mistake_is_the_line_of_the_command(self, runs: Any, place: Place) -> None:
         with pytest.raises(
