@@ -10,10 +10,10 @@ The business date is that of the logical date, in the time zone of the DAG. The 
     results/                         what is published
 
 Days of trading are the business days of the exchange that the parameter `exchange` names, special
-sessions on weekends included: `ledgerbeam days` lists them. The loans that are closed are those that
-the night before has published; the first night they are those boarded, as of the date that the
-parameter `boarded` gives. The report begins with the loans as boarded, at the end of a month, so
-that a payment of any month since may still be reversed.
+sessions on weekends included: `ledgerbeam days` lists them. The loans that are closed are those
+that the night before has published; the first night they are those boarded, as of the date that
+the parameter `boarded` gives. The report begins with the loans as boarded, at the end of a month,
+so that a payment of any month since may still be reversed.
 """
 
 import datetime

@@ -132,7 +132,7 @@ class TestCommands:
             runs.cancel(run["id"], "too late")
         assert raised.value.code == "illegal-move"
 
-    def test_business_days_are_those_of_the_exchange(self, runs: Any) -> None:
+    def test_business_days_are_those_of_the_exchange(self, runs: Any, place: Place) -> None:
         sunday, thursday = datetime.date(2026, 2, 1), datetime.date(2026, 1, 15)
         assert runs.is_business_day("XNSE", sunday)
         assert not runs.is_business_day("XNSE", thursday)
