@@ -6,6 +6,7 @@ PORT ?= 8017
 BENCH_FLAGS ?= --trades 1000000 --trades 10000000 --trades 50000000
 BENCH_LOANS_FLAGS ?= --loans 200000
 NEMESIS_FLAGS ?= --trials 20
+SIGNALS ?= 20
 # Of each property, of which the slow ones are tried with half as many: 20,000 in all.
 FUZZ_CASES ?= 1500
 # The suite's processes use one core each.
@@ -33,7 +34,7 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
 PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
-.PHONY: test test-slow correctness fuzz nemesis matrix airflow-test dataflow-test flink-test prism-test
+.PHONY: test test-slow correctness fuzz nemesis signals matrix airflow-test dataflow-test flink-test prism-test
 .PHONY: check types audit docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
@@ -78,6 +79,10 @@ fuzz: $(VENV)/dev.stamp ## change files, records and command lines by chance: 20
 
 nemesis: $(VENV)/dev.stamp ## disturb recorded runs at random: NEMESIS_FLAGS='--seed=1 --trials=500'
 	$(BIN)/python -m tests.nemesis $(NEMESIS_FLAGS)
+
+signals: export LEDGERBEAM_RANDOM_MOMENTS = $(SIGNALS)
+signals: $(VENV)/dev.stamp ## interrupt module runs at random moments: SIGNALS=100
+	$(BIN)/pytest tests/batch/test_interrupts.py -k random -m slow -n $(TEST_PROCESSES)
 
 matrix: ## run what `make test` runs on every supported Python that is found
 	@found=; missing=; \

@@ -1,9 +1,11 @@
-"""SIGINT and SIGTERM at named moments: one line, status 130 or 143, and the next start goes on."""
+"""SIGINT and SIGTERM at named and random moments: one line, 130 or 143, the next start goes on."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,10 @@ pytestmark = pytest.mark.slow
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 LINE = "counting: interrupted: the same command again goes on from what is committed\n"
+AT_THE_BEGINNING = "interrupted, before anything was begun\n"
+RANDOM_MOMENTS = int(os.environ.get("LEDGERBEAM_RANDOM_MOMENTS", "3"))
+"""How many are tried; `make signals` tries more."""
+
 SECONDS = 60.0
 """Within which a process ends that is to end within ten, on a machine that has much else to do."""
 
@@ -83,6 +89,14 @@ def undisturbed(base: Path) -> Manifest:
     return published(place)
 
 
+@pytest.fixture(scope="module")
+def seconds_alone(base: Path, undisturbed: Manifest) -> float:
+    """How long a run takes that nobody disturbs."""
+    began = time.monotonic()
+    assert start(Place(base / "timed", "none")).wait() == 0
+    return time.monotonic() - began
+
+
 @pytest.fixture
 def alone(tmp_path: Path, base: Path) -> Place:
     """A place of module runs, which are on no record."""
@@ -143,6 +157,25 @@ def test_at_any_moment(
     goes_on(alone, undisturbed)
 
 
+@pytest.mark.parametrize("seed", range(RANDOM_MOMENTS))
+def test_at_a_random_moment(
+    alone: Place, undisturbed: Manifest, seconds_alone: float, seed: int
+) -> None:
+    chance = random.Random(seed)
+    number = chance.choice([INT, TERM])
+    running = start(alone)
+    time.sleep(chance.uniform(0.2, 1.1 * seconds_alone))  # The moment isn't to be a known one.
+    running.send_signal(number)
+    _, told = running.communicate(timeout=SECONDS)
+    if running.returncode == 0:
+        assert told == ""
+        assert parts(published(alone)) == parts(undisturbed)
+    else:
+        assert running.returncode == 128 + number
+        assert told in (LINE, AT_THE_BEGINNING)
+    goes_on(alone, undisturbed)
+
+
 @pytest.mark.parametrize("number", [INT, TERM])
 @pytest.mark.parametrize(
     "command", [("run", "counting"), ("-m", "ledgerbeam.pipelines.delivery_marking")]
@@ -152,7 +185,7 @@ def test_while_it_imports(alone: Place, number: signal.Signals, command: tuple[s
     maps = Path(f"/proc/{running.pid}/maps")
     until(lambda: "apache_beam" in maps.read_text(), "the import of Beam")
     told = interrupted(running, number)
-    assert told in ("interrupted, before anything was begun\n", LINE)
+    assert told in (LINE, AT_THE_BEGINNING)
 
 
 def test_while_it_waits_for_a_pipe(alone: Place, undisturbed: Manifest) -> None:
