@@ -82,7 +82,7 @@ nemesis: $(VENV)/dev.stamp ## disturb recorded runs at random: NEMESIS_FLAGS='--
 
 signals: export LEDGERBEAM_RANDOM_MOMENTS = $(SIGNALS)
 signals: $(VENV)/dev.stamp ## interrupt module runs at random moments: SIGNALS=100
-	$(BIN)/pytest tests/batch/test_interrupts.py -k random -m slow -n $(TEST_PROCESSES)
+	$(BIN)/pytest tests/batch/launch/test_interrupts.py -k random -m slow -n $(TEST_PROCESSES)
 
 matrix: ## run what `make test` runs on every supported Python that is found
 	@found=; missing=; \

@@ -71,7 +71,7 @@ def in_process(
     if calls is not None:
         environment["PAGE_JOBS_CALLS"] = str(calls)
     environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     )
     return subprocess.run(
         [

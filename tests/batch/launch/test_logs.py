@@ -270,8 +270,8 @@ def launch() -> None:
 @pytest.mark.slow
 def test_lines_of_worker_processes_name_the_run_and_hold_no_secret() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", "from tests.batch.test_logs import launch; launch()"],
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", "from tests.batch.launch.test_logs import launch; launch()"],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"CANARY": CANARY},
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.batch.test_runs import verb
+from tests.batch.runs.test_runs import verb
 from tests.support.recorded import NewPlace, Place
 
 from ledgerbeam.batch.define.process import BatchProcess

@@ -28,7 +28,7 @@ from ledgerbeam.batch.define.process import Record, Retry, RetryMode
 from ledgerbeam.io.commit.claims import Call
 from ledgerbeam.io.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class TestAtMostOnce:
@@ -151,7 +151,7 @@ class TestAtMostOnce:
 def racer(folder: Path, **environment: str) -> "subprocess.Popen[bytes]":
     """A process that executes units of shard 0, each once at most."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.batch.test_at_most_once", str(folder)],
+        [sys.executable, "-m", "tests.batch.keyed.test_at_most_once", str(folder)],
         cwd=ROOT,
         env={**os.environ, **environment},
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.batch.test_runs import mistake, verb
+from tests.batch.runs.test_runs import mistake, verb
 from tests.support.recorded import ACCOUNTS, DAY, SHARDS, Place, held
 
 from ledgerbeam.batch.model.run import RunRecord

@@ -25,7 +25,7 @@ from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.registry.schema import HEAD, metadata, whole_metadata
 from ledgerbeam.io.errors import RegistryUnavailableError, UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class TestOpening:
