@@ -25,7 +25,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal, NamedTuple, ParamSpec, TextIO, TypeVar, cast
 
 from ledgerbeam.batch.plain_text import plain_text
@@ -284,11 +284,13 @@ class RedactedStream:
     """A text stream that takes secrets out of what is written to another one, line by line.
 
     A line is held back until it is whole or flushed, so that a secret that is written in pieces is
-    found, too.
+    found, too. What a log can't take, since its disk is full, is lost: no work fails for it, and no
+    thread of Beam ends by it, whose answer somebody would wait for without end.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, is_log: bool) -> None:
         self._stream = stream
+        self._is_log = is_log
         self._begun = ""
         self._lock = threading.RLock()
 
@@ -300,7 +302,8 @@ class RedactedStream:
         with self._lock:
             *lines, self._begun = (self._begun + text).split("\n")
             if lines:
-                self._stream.write(redact("\n".join([*lines, ""])))
+                with self._losing():
+                    self._stream.write(redact("\n".join([*lines, ""])))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -312,25 +315,32 @@ class RedactedStream:
         """Write what was held back."""
         with self._lock:
             begun, self._begun = self._begun, ""
-            if begun:
-                self._stream.write(redact(begun))
-            self._stream.flush()
+            with self._losing():
+                if begun:
+                    self._stream.write(redact(begun))
+                self._stream.flush()
+
+    def _losing(self) -> AbstractContextManager[None]:
+        return suppress(OSError) if self._is_log else nullcontext()
 
 
 @contextmanager
-def redacted_output() -> Iterator[None]:
+def redacted_output(stdout_is_log: bool = False) -> Iterator[None]:
     """Take secrets out of all that this process prints inside of the `with` block.
 
     That is what is printed and logged by any thread, warnings, and the tracebacks of threads. An
     exception that leaves the block, and is none of the user's mistakes, ends the program here: else
     its traceback would be printed by the interpreter as it is.
+
+    Args:
+        stdout_is_log: whether standard output is a log, as standard error is, and no result.
     """
     _redact_records()
     before = sys.stdout, sys.stderr
     if any(isinstance(stream, RedactedStream) for stream in before):
         yield
         return
-    redacted = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
+    redacted = RedactedStream(sys.stdout, stdout_is_log), RedactedStream(sys.stderr, is_log=True)
     sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", redacted)
     try:
         yield
@@ -353,10 +363,14 @@ def _redact_worker() -> None:
     """The same for good, in a process that is a worker and nothing else."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name == _WORKER and not isinstance(sys.stdout, RedactedStream):
-        sys.stdout = cast("TextIO", RedactedStream(sys.stdout))
-        sys.stderr = cast("TextIO", RedactedStream(sys.stderr))
+        sys.stdout = cast("TextIO", RedactedStream(sys.stdout, is_log=True))
+        sys.stderr = cast("TextIO", RedactedStream(sys.stderr, is_log=True))
 
 
 def _time(record: logging.LogRecord) -> str:
     at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# A worker imports this with the first step that it is given, in front of anything that can fail.
+_redact_worker()

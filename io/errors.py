@@ -26,6 +26,7 @@
     │   ├── StorageError
     │   ├── DatabaseError
     │   ├── RegistryUnavailableError
+    │   ├── AuditMismatchError
     │   ├── RunnerError
     │   │   └── RunnerUnavailableError
     │   ├── SubmissionConflictError
@@ -400,6 +401,18 @@ class RegistryUnavailableError(UserError):
 
     code = "registry-unavailable"
     registry: str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class AuditMismatchError(UserError):
+    """The audit's entries and their hashes don't fit together: something was changed or removed.
+
+    Attributes:
+        sequence: number of the event, where it is known.
+    """
+
+    code = "audit-mismatch"
+    sequence: int | None = None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

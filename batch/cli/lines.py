@@ -15,6 +15,7 @@ from ledgerbeam.batch.json_schemas import Line, TotalsJson, line_of
 from ledgerbeam.batch.model.outcomes import Outcome
 from ledgerbeam.batch.model.run import RecordedEvent
 from ledgerbeam.batch.model.status import ComponentStatus
+from ledgerbeam.batch.registry.audit_chain import AuditChain
 from ledgerbeam.batch.runs.body import ListedRun, RunBody
 from ledgerbeam.io.commit.control_log import Steering
 
@@ -159,6 +160,7 @@ _FAILURES: Any = line_of(Outcome, count=int)
 
 LINES: Mapping[str, type[BaseModel]] = {
     "action": Action,
+    "audit-chain": line_of(AuditChain),
     "component": line_of(Outcome),
     "day": Day,
     "difference": Difference,

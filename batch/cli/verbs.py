@@ -576,8 +576,30 @@ def expire(registry: Registry = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def audit(run: RunText, registry: RegistryOrServer = None, as_json: Json = False) -> None:
-    """Print the whole history of a run: who did what, when and why."""
+def audit(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help=RUN_HELP)] = "",
+    registry: RegistryOrServer = None,
+    as_json: Json = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="check the hashes of all events, in place of a RUN")
+    ] = False,
+    head: Annotated[
+        str, typer.Option(metavar="HASH", help="that an earlier --verify has printed, to be found")
+    ] = "",
+) -> None:
+    """Print the whole history of a run: who did what, when and why.
+
+    With `--verify`, check that no event of any run was changed or removed since `reconcile` has
+    sealed it. Keep the hash that it prints elsewhere: whoever can write to the registry could make
+    all hashes anew, but not that one.
+    """
+    if verify == bool(run):
+        raise ParameterError("give a RUN, or --verify", parameter="RUN")
+    if head and not verify:
+        raise ParameterError("--head goes with --verify", parameter="--head", value=head)
+    if verify:
+        _verify_audit(registry, head, as_json)
+        return
     with open_runs(registry) as runs:
         record = runs.find(run)
         events = runs.events(record.id)
@@ -588,3 +610,26 @@ def audit(run: RunText, registry: RegistryOrServer = None, as_json: Json = False
         from ledgerbeam.batch.cli import tables
 
         tables.print_history(record, events)
+
+
+def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
+    if server := server_of(registry):
+        raise ParameterError(
+            f"{server} is a service: hashes are checked in the registry: give --registry",
+            parameter="--registry",
+            value=server,
+        )
+    with open_runs(registry) as runs:
+        chain = runs.registry.verify_audit(head)
+    if as_json:
+        print_record("audit-chain", chain._asdict())
+        return
+    from ledgerbeam.batch.attempt.terminal import print_pairs
+
+    print_pairs(
+        [
+            ("sealed", f"{chain.entries:,} events, each as it was recorded"),
+            ("not sealed yet", f"{chain.unsealed:,} events"),
+            ("hash", chain.head),
+        ]
+    )

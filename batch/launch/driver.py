@@ -74,7 +74,7 @@ class AttemptMessage(NamedTuple):
     has_begun: bool = False
 
 
-@logs.redacted_output()
+@logs.redacted_output(stdout_is_log=True)
 def main() -> int:
     """Carry out the request; 0 when the instance is published."""
     # What the workload's own code prints must not be taken for a message.

@@ -28,7 +28,7 @@ from ledgerbeam.batch.model.run import (
     RunRecord,
 )
 from ledgerbeam.batch.model.status import RunStatus
-from ledgerbeam.batch.registry import submission
+from ledgerbeam.batch.registry import audit_chain, submission
 from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.queries import RegistryReader, get_run
 from ledgerbeam.batch.registry.schema import attempt, event, run
@@ -70,6 +70,32 @@ class Registry(RegistryReader):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def seal_audit(self) -> int:
+        """Seal all events that aren't yet, in their order; several may do so at once.
+
+        Returns:
+            How many were sealed now.
+        """
+        sealed = 0
+        while True:
+            with self._database.writing() as connection:
+                new = audit_chain.seal(connection)
+            sealed += new
+            if new < audit_chain.BATCH:
+                return sealed
+
+    def verify_audit(self, head: str = "") -> audit_chain.AuditChain:
+        """Compute the hashes of all sealed events again.
+
+        Args:
+            head: a hash that was the last one at some time; empty if none was kept.
+
+        Raises:
+            AuditMismatchError: an event or a hash was changed or removed, or the head isn't there.
+        """
+        with self._database.reading() as connection:
+            return audit_chain.verify(connection, head)
 
     def submit(self, draft: RunDraft, schema: Mapping[str, Any]) -> tuple[RunRecord, bool]:
         """Record a run, unless it is recorded already.

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import RunStatus
 
-HEAD = "4"
+HEAD = "5"
 """The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 
@@ -207,6 +207,16 @@ event = sa.Table(
         "(to_status IS NOT NULL AND from_status IS NOT NULL AND follows IS NOT NULL)",
         name="move",
     ),
+)
+
+# Without a foreign key: where an event is gone, what it was sealed with has to be left.
+audit_link = sa.Table(
+    "audit_link",
+    metadata,
+    _column("number", Sequence, primary_key=True, autoincrement=False),
+    _column("sequence", Sequence),
+    _column("sha256", sa.Text),
+    sa.UniqueConstraint("sequence"),
 )
 
 

@@ -12,6 +12,7 @@
 | the last attempt got lost, no launcher came after it | a launcher |
 | results due to expire | deleted |
 | events that listeners weren't notified of | notified |
+| events that aren't sealed by the audit's hash chain | sealed |
 | temporary files of this user's processes on this machine that were killed | deleted |
 """
 
@@ -77,6 +78,7 @@ def reconcile(settings: Settings, runs: Runs, now: datetime.datetime) -> list[Ac
         failpoint("reconcile: run seen to")
     actions += [Action(run, "results deleted, they were due") for run in runs.expire()]
     notify(runs.registry, known_listeners(), set())
+    runs.registry.seal_audit()
     return actions
 
 

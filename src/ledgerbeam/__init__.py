@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.errors import AmbiguousRunError as AmbiguousRunError
     from ledgerbeam.io.errors import ApprovalNeededError as ApprovalNeededError
     from ledgerbeam.io.errors import AttemptLostError as AttemptLostError
+    from ledgerbeam.io.errors import AuditMismatchError as AuditMismatchError
     from ledgerbeam.io.errors import BugError as BugError
     from ledgerbeam.io.errors import CanceledError as CanceledError
     from ledgerbeam.io.errors import ComponentNotFoundError as ComponentNotFoundError
@@ -169,6 +170,7 @@ _MODULES = {
     "AttemptKind": "batch.model.run",
     "ApprovalNeededError": "io.errors",
     "AttemptLostError": "io.errors",
+    "AuditMismatchError": "io.errors",
     "AttemptOutcome": "batch.model.run",
     "BatchProcess": "batch.define.process",
     "BugError": "io.errors",

@@ -14,6 +14,7 @@ from tests.support.recorded import ACCOUNTS, TIMEOUT, Place, goes_on, until
 from ledgerbeam.batch.launch.job import JobId
 from ledgerbeam.batch.model.run import AttemptOutcome, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.io.commit.attempts import Attempt, attempts, ending_of
 from ledgerbeam.io.commit.records import Manifest
 
 WORKER = "apache_beam.runners.worker.sdk_worker_main"
@@ -194,3 +195,23 @@ def test_a_worker_that_does_not_start(place: Place) -> None:
     assert len(lines) == 1, told
     assert "a worker process has not connected for 3 s" in lines[0]
     assert not goes_on(worker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), SEVERAL], ids=["one", "several"])
+def test_an_error_is_told_where_no_log_can_be_written(place: Place, flags: tuple[str, ...]) -> None:
+    # Where a worker can't print an error, Beam would wait for its answer for ever.
+    place.set("fail-A7")
+    code = "import sys; from ledgerbeam.batch.cli.app import main; sys.exit(main())"
+    with Path("/dev/full").open("w") as full:
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, "run", place.process, *place.flags(), *flags],
+            stderr=full,
+        )
+        try:
+            assert running.wait(TIMEOUT) == 1
+        finally:
+            running.kill()
+    uri = str(place.folder / "output" / "counting" / str(place.day))
+    (attempt,) = attempts(uri)
+    assert "1 of 12 components failed" in str(ending_of(Attempt(uri, attempt).uri))
