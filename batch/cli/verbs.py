@@ -628,8 +628,8 @@ def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
 
     print_pairs(
         [
-            ("sealed", f"{chain.entries:,} events, each as it was recorded"),
-            ("not sealed yet", f"{chain.unsealed:,} events"),
+            ("events as they were recorded", f"{chain.entries:,}"),
+            ("events not sealed yet", f"{chain.unsealed:,}"),
             ("hash", chain.head),
         ]
     )

@@ -150,8 +150,8 @@ class TestCommand:
             line.split("\t") for line in CliRunner().invoke(app, command).output.splitlines()
         )
         assert shown == {
-            "sealed": "6 events, each as it was recorded",
-            "not sealed yet": "1 events",
+            "events as they were recorded": "6",
+            "events not sealed yet": "1",
             "hash": sealed,
         }
         (line,) = lines_of(CliRunner().invoke(app, [*command, f"--head={sealed}", "--json"]).output)
