@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ def results(seeds: Iterable[int], end_at: float, at_once: int) -> Iterator[Resul
         return
     left = iter(seeds)
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(trial, seed) for seed, _ in zip(left, range(at_once), strict=False)}
+        running = {pool.submit(trial, seed) for seed in islice(left, at_once)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:

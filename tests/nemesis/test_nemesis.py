@@ -13,7 +13,7 @@ from tests.nemesis.trial import run_trial, undisturbed
 from ledgerbeam.io.commit.records import Manifest
 
 ROOT = Path(__file__).parents[2]
-SEEDS = range(6)
+SEEDS = range(5)
 
 
 def test_a_seed_draws_the_same_faults_again() -> None:
@@ -41,8 +41,8 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_a_campaign_runs_trials_side_by_side_and_counts_them() -> None:
-    command = [sys.executable, "-m", "tests.nemesis", "--seed=6", "--trials=2", "--at-once=2"]
+    command = [sys.executable, "-m", "tests.nemesis", "--seed=5", "--trials=3", "--at-once=2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "[2 of 2, 0 wrong]" in done.stdout
-    assert "| any trial | 2 | " in done.stdout
+    assert "[3 of 3, 0 wrong]" in done.stdout
+    assert "| any trial | 3 | " in done.stdout
