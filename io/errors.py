@@ -408,10 +408,12 @@ class AuditMismatchError(UserError):
     """The audit's entries and their hashes don't fit together: something was changed or removed.
 
     Attributes:
-        sequence: number of the event, where it is known.
+        source: table of the entry, where it is known: `event`, or the service's `audit`.
+        sequence: its number there.
     """
 
     code = "audit-mismatch"
+    source: str | None = None
     sequence: int | None = None
 
 

@@ -581,7 +581,7 @@ def audit(
     registry: RegistryOrServer = None,
     as_json: Json = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="check the hashes of all events, in place of a RUN")
+        bool, typer.Option("--verify", help="check the hashes of all entries, in place of a RUN")
     ] = False,
     head: Annotated[
         str, typer.Option(metavar="HASH", help="that an earlier --verify has printed, to be found")
@@ -589,9 +589,9 @@ def audit(
 ) -> None:
     """Print the whole history of a run: who did what, when and why.
 
-    With `--verify`, check that no event of any run was changed or removed since `reconcile` has
-    sealed it. Keep the hash that it prints elsewhere: whoever can write to the registry could make
-    all hashes anew, but not that one.
+    With `--verify`, check that no entry was changed or removed since `reconcile` has sealed it: of
+    any run, or of requests, queues and keys of the service. Keep the hash that it prints elsewhere:
+    whoever can write to the registry could make all hashes anew, but not that one.
     """
     if verify == bool(run):
         raise ParameterError("give a RUN, or --verify", parameter="RUN")
@@ -628,8 +628,8 @@ def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
 
     print_pairs(
         [
-            ("events as they were recorded", f"{chain.entries:,}"),
-            ("events not sealed yet", f"{chain.unsealed:,}"),
+            ("entries as they were recorded", f"{chain.entries:,}"),
+            ("entries not sealed yet", f"{chain.unsealed:,}"),
             ("hash", chain.head),
         ]
     )

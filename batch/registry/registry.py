@@ -72,7 +72,7 @@ class Registry(RegistryReader):
         self.close()
 
     def seal_audit(self) -> int:
-        """Seal all events that aren't yet, in their order; several may do so at once.
+        """Seal all entries of the audit that aren't yet; several may do so at once.
 
         Returns:
             How many were sealed now.
@@ -86,13 +86,13 @@ class Registry(RegistryReader):
                 return sealed
 
     def verify_audit(self, head: str = "") -> audit_chain.AuditChain:
-        """Compute the hashes of all sealed events again.
+        """Compute the hashes of all sealed entries again.
 
         Args:
             head: a hash that was the last one at some time; empty if none was kept.
 
         Raises:
-            AuditMismatchError: an event or a hash was changed or removed, or the head isn't there.
+            AuditMismatchError: an entry or a hash was changed or removed, or the head isn't there.
         """
         with self._database.reading() as connection:
             return audit_chain.verify(connection, head)

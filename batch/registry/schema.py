@@ -209,14 +209,15 @@ event = sa.Table(
     ),
 )
 
-# Without a foreign key: where an event is gone, what it was sealed with has to be left.
+# Without foreign keys: where an entry is gone, what it was sealed with has to be left.
 audit_link = sa.Table(
     "audit_link",
     metadata,
     _column("number", Sequence, primary_key=True, autoincrement=False),
+    _column("source", sa.Text),
     _column("sequence", Sequence),
     _column("sha256", sa.Text),
-    sa.UniqueConstraint("sequence"),
+    sa.UniqueConstraint("source", "sequence"),
 )
 
 

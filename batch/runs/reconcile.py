@@ -12,7 +12,7 @@
 | the last attempt got lost, no launcher came after it | a launcher |
 | results due to expire | deleted |
 | events that listeners weren't notified of | notified |
-| events that aren't sealed by the audit's hash chain | sealed |
+| entries that aren't sealed by the audit's hash chain | sealed |
 | temporary files of this user's processes on this machine that were killed | deleted |
 """
 

@@ -54,7 +54,7 @@ _VARIABLE = [
     (r'"seconds": [\d.]+', '"seconds": …'),
     (r"^(seconds|.* a second)[ \t]+[\d.,]+$", r"\1 …"),
     (r"^(rate)[ \t]+[\d,.]+", r"\1 …"),
-    (r"^(events as they were recorded)[ \t]+[\d,]+", r"\1 …"),
+    (r"^(entries as they were recorded)[ \t]+[\d,]+", r"\1 …"),
     (r"\b[\d,]+\.\d+ ?s\b(?: \(\d+:\d\d:\d\d\))?", "… s"),
     (r"laptop:\d+:[\d.]+", "laptop:PID"),
     (r"(version|fingerprint|sha256|hash)([\"=:\s]+)[0-9a-f]{8,}", r"\1\2…"),

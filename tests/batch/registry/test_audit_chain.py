@@ -120,6 +120,37 @@ def test_what_is_removed_is_found(registry: Registry, sealed: str, engine: sa.En
         registry.verify_audit(sealed)
 
 
+ACT = """
+INSERT INTO audit (at, who, action, kind, subject, why, detail)
+VALUES ('2026-11-20 09:00:00', 'ada', 'hold', 'counting', 'counting', 'a storm', '{}')
+"""
+
+
+def test_what_the_service_has_recorded_is_covered(
+    registry: Registry, sealed: str, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(ACT))
+    assert registry.verify_audit().unsealed == 1
+    assert registry.seal_audit() == 1
+    assert registry.verify_audit(sealed).entries == 7
+    change(engine, sa.text("UPDATE audit SET why = 'no storm'"))
+    with pytest.raises(AuditMismatchError, match="audit 1 or its hash was changed") as at:
+        registry.verify_audit()
+    assert (at.value.source, at.value.sequence) == ("audit", 1)
+    change(engine, sa.text("DELETE FROM audit"))
+    with pytest.raises(AuditMismatchError, match="audit 1 was removed"):
+        registry.verify_audit()
+
+
+def test_an_entry_of_a_table_that_is_unknown_is_found(
+    registry: Registry, sealed: str, engine: sa.Engine
+) -> None:
+    change(engine, sa.update(audit_link).where(audit_link.c.number == 2).values(source="other"))
+    with pytest.raises(AuditMismatchError, match=r"other \d+ was removed"):
+        registry.verify_audit()
+
+
 def test_a_place_that_is_missing_is_found(
     registry: Registry, sealed: str, engine: sa.Engine
 ) -> None:
@@ -150,8 +181,8 @@ class TestCommand:
             line.split("\t") for line in CliRunner().invoke(app, command).output.splitlines()
         )
         assert shown == {
-            "events as they were recorded": "6",
-            "events not sealed yet": "1",
+            "entries as they were recorded": "6",
+            "entries not sealed yet": "1",
             "hash": sealed,
         }
         (line,) = lines_of(CliRunner().invoke(app, [*command, f"--head={sealed}", "--json"]).output)

@@ -1,4 +1,4 @@
-"""Events are sealed by hashes that follow from each other.
+"""Entries of the audit are sealed by hashes that follow from each other.
 
 A table is added: programs of version 4 that have the registry open go on, and what they record is
 sealed by those of this version.
@@ -22,13 +22,14 @@ def upgrade() -> None:
     op.create_table(
         "audit_link",
         sa.Column("number", _Sequence, nullable=False, autoincrement=False),
+        sa.Column("source", sa.Text, nullable=False),
         sa.Column("sequence", _Sequence, nullable=False),
         sa.Column("sha256", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_audit_link"),
-        sa.UniqueConstraint("sequence", name="uq_audit_link_sequence"),
+        sa.UniqueConstraint("source", "sequence", name="uq_audit_link_source_sequence"),
     )
 
 
 def downgrade() -> None:
-    """Drop the table: events stay, and may be sealed anew."""
+    """Drop the table: entries stay, and may be sealed anew."""
     op.drop_table("audit_link")
