@@ -129,7 +129,8 @@ def _is_unsealed(source: str) -> sa.ColumnElement[bool]:
 
 def _links(connection: sa.Connection) -> Iterator[tuple[int, str, int, str, Sequence[Any]]]:
     """The links in their order, with what their entries hold now; nothing if a table is unknown."""
-    columns = [audit_link.c.number, audit_link.c.source, audit_link.c.sequence, audit_link.c.sha256]
+    link = audit_link.c
+    columns: list[sa.ColumnElement[Any]] = [link.number, link.source, link.sequence, link.sha256]
     joined: sa.FromClause = audit_link
     at: dict[str, slice] = {}
     for source, covered in _SOURCES.items():
