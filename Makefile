@@ -11,6 +11,8 @@ SIGNALS ?= 20
 FUZZ_CASES ?= 1500
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
+# The slow ones wait for processes, leases and databases in between.
+SLOW_TEST_PROCESSES ?= 3
 FLINK := 1.19.1
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
@@ -67,7 +69,7 @@ test: $(VENV)/dev.stamp ## run the test suite, less what is slow
 	$(BIN)/pytest -m '$(FAST)' -n $(TEST_PROCESSES)
 
 test-slow: $(VENV)/dev.stamp ## run the rest: object-store emulators, installs, benchmarks in small
-	$(BIN)/pytest -m slow -n $(TEST_PROCESSES)
+	$(BIN)/pytest -m slow -n $(SLOW_TEST_PROCESSES)
 
 correctness: $(VENV)/dev.stamp ## published examples, and 100,000 random loans by other libraries
 	$(BIN)/pytest tests/rules/test_correctness.py tests/rules/test_calendar.py tests/differential \

@@ -1,6 +1,7 @@
 """The package as users get it: built, installed into an empty environment, run from elsewhere."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,9 +30,17 @@ def call(*command: str | Path, cwd: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to build from: to build writes to the tree, and others may do so at the same time."""
+    left_out = shutil.ignore_patterns(".*", "*.egg-info", "build", "data", "mutants")
+    folder = tmp_path_factory.mktemp("tree") / "ledgerbeam"
+    return shutil.copytree(ROOT, folder, symlinks=True, ignore=left_out)
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT, cwd=folder)
+    call(sys.executable, "-m", "build", "--sdist", "--outdir", folder, tree, cwd=folder)
     (archive,) = folder.glob("*.tar.gz")
     return archive
 
@@ -80,11 +89,11 @@ def test_sdist_in_an_empty_environment_runs(sdist: Path, tmp_path: Path) -> None
     assert "pip install 'ledgerbeam[gcp]'" in refused.stderr
 
 
-def test_beam_stages_the_package_by_its_setup_file(tmp_path: Path) -> None:
+def test_beam_stages_the_package_by_its_setup_file(tree: Path, tmp_path: Path) -> None:
     """What `--setup_file=./setup.py` sends to workers is the whole package."""
     from apache_beam.runners.portability.stager import Stager
 
-    built = Stager._build_setup_package(str(ROOT / "setup.py"), str(tmp_path), None)
+    built = Stager._build_setup_package(str(tree / "setup.py"), str(tmp_path), None)
     with tarfile.open(built) as archive:
         names = archive.getnames()
     assert any(name.endswith("src/ledgerbeam/pipelines/delivery_marking.py") for name in names)
