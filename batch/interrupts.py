@@ -6,6 +6,7 @@ to it that the process ends in time. That loses nothing: a process may be killed
 the next attempt goes on from what is committed.
 """
 
+import atexit
 import contextlib
 import enum
 import os
@@ -62,6 +63,16 @@ class _Program:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _handle)
         threading.Thread(target=self._see_to_end, name="interrupts", daemon=True).start()
+        atexit.register(self._ignore)
+
+    def _ignore(self) -> None:
+        """Let signals not change the status of a program that has ended, and is being taken down.
+
+        The interpreter would give them back their default, which is to kill.
+        """
+        if self.phase is _Phase.OVER:
+            for number in _CAUGHT:
+                signal.signal(number, signal.SIG_IGN)
 
     def begin(self, line: str) -> None:
         self.line, self._is_told = line, False

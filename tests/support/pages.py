@@ -97,7 +97,7 @@ def user_environment(folder: Path) -> dict[str, str]:
     ours = sysconfig.get_path("purelib")
     (site_packages / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
     for name, main in {
-        "ledgerbeam": "from ledgerbeam.batch.cli.app import main",
+        "ledgerbeam": "from ledgerbeam.batch.cli import main",
         "pip": "from pip._internal.cli.main import main",
         "pytest": "from pytest import main",
     }.items():

@@ -105,7 +105,7 @@ def alone(tmp_path: Path, base: Path) -> Place:
 
 def start(place: Place, *command: str, **environment: str) -> "subprocess.Popen[str]":
     """Begin a module run; by default of the place's workload."""
-    code = "import sys; from ledgerbeam.batch.cli.app import main; sys.exit(main())"
+    code = "import sys; from ledgerbeam.batch.cli import main; sys.exit(main())"
     command = command or ("-c", code, "run", place.process)
     return subprocess.Popen(
         [sys.executable, *command, *place.flags()],
@@ -164,7 +164,7 @@ def test_at_a_random_moment(
     chance = random.Random(seed)
     number = chance.choice([INT, TERM])
     running = start(alone)
-    time.sleep(chance.uniform(0.2, 1.1 * seconds_alone))  # The moment isn't to be a known one.
+    time.sleep(chance.uniform(0.1, 1.1) * seconds_alone)  # The moment isn't to be a known one.
     running.send_signal(number)
     _, told = running.communicate(timeout=SECONDS)
     if running.returncode == 0:
