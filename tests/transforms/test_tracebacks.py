@@ -1,6 +1,7 @@
 """What a failed call leaves: where it was, on what, and in plain words."""
 
 import json
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -118,7 +119,8 @@ def rethrown(account: Component) -> list[Any]:
 
 def test_a_traceback_has_the_users_own_frames_only() -> None:
     (failure,) = failures(parsed, accounts()[0])
-    assert failure.traceback.count("File ") == 2  # the function, and its comprehension
+    # Up to Python 3.11 a comprehension has a frame beside that of its function.
+    assert failure.traceback.count("File ") == (2 if sys.version_info < (3, 12) else 1)
     assert __file__ in failure.traceback
     assert "in parsed" in failure.traceback
     assert "json.loads(" in failure.traceback
@@ -143,7 +145,11 @@ def test_the_record_at_hand() -> None:
 
 def test_of_a_page_it_is_the_item_at_hand() -> None:
     def execute(page: Page) -> list[Any]:
-        return [item["amount"] for item in page.items if item["id"] > 1]
+        # From Python 3.12 on, what a comprehension is at can't be seen from outside.
+        for item in page.items:
+            if item["id"] > 1:
+                return [item["amount"]]
+        return []
 
     of_table = Page("1..3", table=pa.table({"id": [1, 2, 3], "note": ["a", None, "c"]}))
     of_cursor = Page("0", items=[{"id": 1}, {"id": 2}])
