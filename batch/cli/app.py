@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from ledgerbeam.batch import interrupts
+from ledgerbeam.batch.cli import verb_of
 from ledgerbeam.batch.cli.backfill import app as backfill_app
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.init import app as init_app
@@ -309,9 +310,7 @@ def main() -> int:
 
 def _add_commands(args: list[str]) -> None:
     """Add the commands of entry points: all of them for the help, else only the one asked for."""
-    # `--env NAME verb`, without `=`, has a value in front of the verb.
-    names = [arg for flag, arg in zip(["", *args], args, strict=False) if flag != "--env"]
-    verb = next((arg for arg in names if not arg.startswith("-")), None)
+    verb = verb_of(args)
     asked = {
         found.value: found for found in entry_points(group=COMMANDS) if verb in {None, found.name}
     }

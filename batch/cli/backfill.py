@@ -18,7 +18,7 @@ from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.plain_text import print_line
-from ledgerbeam.batch.settings import REGISTRY, Settings, server_of
+from ledgerbeam.batch.settings import REGISTRY, Settings, refuse_server
 from ledgerbeam.io.errors import ParameterError
 
 EVERY_DAY = "none"
@@ -84,12 +84,7 @@ def backfill(
     from ledgerbeam.batch.runs.body import listed
     from ledgerbeam.batch.runs.client import Runs
 
-    if server := server_of(registry):
-        raise ParameterError(
-            f"{server} is a service: a backfill needs a registry, by --registry or {REGISTRY}",
-            parameter="--registry",
-            value=server,
-        )
+    refuse_server(registry, f"a backfill needs a registry, by --registry or {REGISTRY}")
     process = load_workload(workload)
     flag = flag_of(process.date_parameter)
     if any(argument.partition("=")[0] == flag for argument in context.args):

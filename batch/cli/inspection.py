@@ -1,4 +1,4 @@
-"""The verbs that show why a run did not go as it should: its log, and the rows it rejected."""
+"""The verbs that show what became of a run: its log, the rows it rejected, its whole history."""
 
 import csv
 import itertools
@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ledgerbeam.batch.cli.verbs import Json, RegistryOrServer, RunText, open_runs
+from ledgerbeam.batch.cli.verbs import RUN_HELP, Json, RegistryOrServer, RunText, open_runs
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import plain_text, print_line
+from ledgerbeam.batch.settings import refuse_server
+from ledgerbeam.io.errors import ParameterError
 
 app = typer.Typer()
 
@@ -71,3 +73,58 @@ def rejects(
     print_rejects(found[:limit])
     if len(found) > limit:
         print_line("and more: --limit=NUMBER shows them, --csv prints them all", sys.stderr)
+
+
+@app.command()
+def audit(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help=RUN_HELP)] = "",
+    registry: RegistryOrServer = None,
+    as_json: Json = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="check the hashes of all entries, in place of a RUN")
+    ] = False,
+    head: Annotated[
+        str, typer.Option(metavar="HASH", help="that an earlier --verify has printed, to be found")
+    ] = "",
+) -> None:
+    """Print the whole history of a run: who did what, when and why.
+
+    With `--verify`, check that no entry was changed or removed since `reconcile` has sealed it: of
+    any run, or of requests, queues and keys of the service. Keep the hash that it prints elsewhere:
+    whoever can write to the registry could make all hashes anew, but not that one.
+    """
+    if verify == bool(run):
+        raise ParameterError("give a RUN, or --verify", parameter="RUN")
+    if head and not verify:
+        raise ParameterError("--head goes with --verify", parameter="--head", value=head)
+    if verify:
+        _verify_audit(registry, head, as_json)
+        return
+    with open_runs(registry) as runs:
+        record = runs.find(run)
+        events = runs.events(record.id)
+    if as_json:
+        for event in events:
+            print_record("event", event.model_dump(mode="json"))
+    else:
+        from ledgerbeam.batch.cli import tables
+
+        tables.print_history(record, events)
+
+
+def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
+    refuse_server(registry, "hashes are checked in the registry: give --registry")
+    with open_runs(registry) as runs:
+        chain = runs.registry.verify_audit(head)
+    if as_json:
+        print_record("audit-chain", chain._asdict())
+        return
+    from ledgerbeam.batch.attempt.terminal import print_pairs
+
+    print_pairs(
+        [
+            ("entries as they were recorded", f"{chain.entries:,}"),
+            ("entries not sealed yet", f"{chain.unsealed:,}"),
+            ("hash", chain.head),
+        ]
+    )

@@ -347,10 +347,10 @@ class KeyedProcess(BatchProcess[P]):
                     f"{where}: the amount {name} must be a required column of int64 or decimals, "
                     f"not of {type_}"
                 )
+        types = {column.name: column.type for column in rows.contract.columns}
         for attribute in ("date_column", "dated_by"):
             name = getattr(rows, attribute)
-            contract_columns = {column.name: column.type for column in rows.contract.columns}
-            if name and contract_columns.get(name) != pa.date32():
+            if name and types.get(name) != pa.date32():
                 raise DefinitionError(
                     f"{where}: {attribute} is {name!r}, and must be a column of dates of the "
                     "contract: date32"
