@@ -10,7 +10,7 @@ from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam.io.arrow.spill import spill
 from ledgerbeam.io.datasets.contract import Contract
-from ledgerbeam.io.datasets.inputs import Split, plan_input
+from ledgerbeam.io.datasets.inputs import Split, Splits, plan_input
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, Check, SplitRows, read_split
 from ledgerbeam.io.datasets.reading import Reading
 from ledgerbeam.io.datasets.rejections import (
@@ -24,8 +24,8 @@ ROWS = "rows"
 REJECTED = "rejected"
 LINE_COUNTS = "line_counts"
 
-Batches = Iterator[SplitRows]
-"""The rows of a split, batch by batch."""
+SplitBatches = tuple[Split, Iterator[SplitRows]]
+"""A split, and its rows, batch by batch."""
 
 
 def _no_check(_: pa.Table) -> dict[int, list[str]]:
@@ -78,7 +78,9 @@ class ReadTables(beam.PTransform):
 
 
 class ReadSplits(beam.PTransform):
-    """Reads planned splits, and applies a function to the batches of each.
+    """Reads planned splits, and applies a function to their batches.
+
+    Small splits are read together, in one call of the function.
 
     It outputs collections by name: `rows`, the outputs of the function; `rejected`, a
     `RejectedTable` for each batch with rows that break the contract; `line_counts`, which are
@@ -87,8 +89,8 @@ class ReadSplits(beam.PTransform):
 
     def __init__(
         self,
-        splits: Sequence[Split],
-        function: Callable[[Split, Batches], Iterable[Any]],
+        splits: Splits,
+        function: Callable[[Iterator[SplitBatches]], Iterable[Any]],
         *,
         check_of: Callable[[Split], Check] = lambda _: _no_check,
         tags: Sequence[str] = (),
@@ -100,8 +102,8 @@ class ReadSplits(beam.PTransform):
 
         Args:
             splits: of one or of several inputs, numbered through.
-            function: called with each split and its batches, all of which it has to take; its
-                outputs are `rows`, or `TaggedOutput`s of `tags`. Workers import it.
+            function: called with splits of one input, each with its batches, all of which it has to
+                take; its outputs are `rows`, or `TaggedOutput`s of `tags`. Workers import it.
             check_of: what else may be wrong with rows of a split; workers import it, too.
             tags: names of its other outputs.
             in_flight: how many splits a process reads at a time, in threads. More than one holds
@@ -111,8 +113,8 @@ class ReadSplits(beam.PTransform):
                 written on their way; empty if runner and workers hold them in memory.
         """
         super().__init__()
-        self._splits = tuple(splits)
-        self._read = _ReadSplit(function, check_of, spill_directory)
+        self._splits = splits
+        self._read = _ReadGroup(splits, function, check_of, spill_directory)
         self._tags = tuple(tags)
         self._in_flight = in_flight
         self._type = type_
@@ -123,7 +125,7 @@ class ReadSplits(beam.PTransform):
         read: Any = DoInFlight(self._read, self._in_flight) if many else self._read
         found = (
             root
-            | "Splits" >> beam.Create(self._splits, reshuffle=False)
+            | "Splits" >> beam.Create(list(self._splits.groups()), reshuffle=False)
             | "SpreadSplits" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(read)
@@ -161,30 +163,31 @@ class Collections(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class _ReadSplit:
-    function: Callable[[Split, Batches], Iterable[Any]]
+class _ReadGroup:
+    splits: Splits
+    function: Callable[[Iterator[SplitBatches]], Iterable[Any]]
     check_of: Callable[[Split], Check]
     spill_directory: str
 
-    def __call__(self, split: Split) -> Iterator[Any]:
-        line_count = 0
-        rejected: list[RejectedRows] = []
+    def __call__(self, group: tuple[int, ...]) -> Iterator[Any]:
+        found: list[TaggedOutput] = []
 
-        def batches() -> Batches:
-            nonlocal line_count
+        def batches(split: Split) -> Iterator[SplitRows]:
+            line_count = 0
             for number, rows in enumerate(read_split(split, self.check_of(split))):
                 line_count += rows.line_count
                 if rows.rejected.num_rows:
-                    rejected.append(self._rejected(split, number, rows.rejected))
+                    rejected = self._rejected(split, number, rows.rejected)
+                    found.append(TaggedOutput(REJECTED, rejected))
                 yield rows
+            found.append(TaggedOutput(LINE_COUNTS, (split.index, line_count)))
 
-        for output in self.function(split, batches()):
+        splits = (self.splits[position] for position in group)
+        for output in self.function((split, batches(split)) for split in splits):
             yield output
-            while rejected:
-                yield TaggedOutput(REJECTED, rejected.pop())
-        while rejected:
-            yield TaggedOutput(REJECTED, rejected.pop())
-        yield TaggedOutput(LINE_COUNTS, (split.index, line_count))
+            while found:
+                yield found.pop()
+        yield from found
 
     def _rejected(self, split: Split, batch: int, rows: pa.Table) -> RejectedRows:
         if not self.spill_directory:
@@ -195,7 +198,7 @@ class _ReadSplit:
 
 @dataclass(frozen=True)
 class _Locate:
-    splits: tuple[Split, ...]
+    splits: Splits
 
     def __call__(self, rejected: RejectedRows, line_counts: LineCounts) -> RejectedTable:
         table = RowLocator(self.splits, line_counts).located(rejected)
@@ -206,6 +209,7 @@ def _table_of(rejected: RejectedTable) -> pa.Table:
     return rejected.table
 
 
-def _tables(_: Split, batches: Batches) -> Iterator[pa.Table]:
-    for rows in batches:
-        yield rows.table.drop_columns(ROW_LOCATION)
+def _tables(read: Iterator[SplitBatches]) -> Iterator[pa.Table]:
+    for _, batches in read:
+        for rows in batches:
+            yield rows.table.drop_columns(ROW_LOCATION)

@@ -72,7 +72,7 @@ def rejected_totals(plan: Plan, rejected: Sequence[RejectedRowsOfShard]) -> tupl
     """Totals of the rejected rows, by input."""
     totals = [NO_ROWS] * len(plan.inputs)
     for rows in rejected:
-        totals[rows.input] += row_totals(plan.process, rows.input, rows.rows)
+        totals[rows.input] += row_totals(plan.row_inputs[rows.input], plan.process.key, rows.rows)
     return tuple(totals)
 
 

@@ -43,11 +43,12 @@ from ledgerbeam.transforms.columnar.hashing import hash_distinct
 from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 from ledgerbeam.transforms.publish import Part, commit_part, count_committed
-from ledgerbeam.transforms.read import ReadSplits, RejectedTable
+from ledgerbeam.transforms.read import ReadSplits, RejectedTable, SplitBatches
 from ledgerbeam.transforms.shuffle import Cut, GroupShards, element_type
 
 SUMMARIES = "summaries"
 DISTINCT = "distinct"
+ROWS_PER_CUT = 50_000
 
 
 class KeyedBatch(beam.PTransform):
@@ -125,29 +126,53 @@ class CheckMoney:
 
     def __call__(self, split: Split) -> Check:
         """The check for rows of a split."""
-        rows = self.plan.process.inputs[self.plan.input_of(split.index)]
+        rows = self.plan.row_inputs[self.plan.input_of(split.index)]
         return partial(check_money, currencies=rows.currencies)
 
 
 @dataclass(frozen=True)
 class CutRows:
-    """Cuts the rows of a split into batches for their shards, and counts them."""
+    """Cuts the rows of splits into batches for their shards, and counts them."""
 
     plan: Plan
 
-    def __call__(self, split: Split, batches: Iterator[SplitRows]) -> Iterator[Any]:
+    def __call__(self, read: Iterator[SplitBatches]) -> Iterator[Any]:
         """Yield `(shard, (input, batch))`, and a tagged `SplitSummary` and hashes to count."""
+        plan = self.plan
+        # Rows of small splits are cut together: a batch for a shard has a price of its own.
+        tables: list[pa.Table] = []
+        number = 0
+
+        def cut() -> Iterator[Any]:
+            table = pa.concat_tables(tables)
+            tables.clear()
+            yield from Cut(
+                number,
+                plan.inputs[number],
+                plan.process.key,
+                plan.shards,
+                plan.done,
+                plan.context.spill_directory or "",
+            )(table)
+
+        for split, batches in read:
+            number = plan.input_of(split.index)
+            for output in self._counted(split, number, batches):
+                if not isinstance(output, pa.Table):
+                    yield output
+                    continue
+                tables.append(output)
+                if sum(table.num_rows for table in tables) >= ROWS_PER_CUT:
+                    yield from cut()
+        if tables:
+            yield from cut()
+
+    def _counted(
+        self, split: Split, number: int, batches: Iterator[SplitRows]
+    ) -> Iterator[pa.Table | TaggedOutput]:
+        """The rows of a split that take part, as tables, and what was counted."""
         plan, process = self.plan, self.plan.process
-        number = plan.input_of(split.index)
-        input_ = process.inputs[number]
-        cut = Cut(
-            number,
-            plan.inputs[number],
-            process.key,
-            plan.shards,
-            plan.done,
-            plan.context.spill_directory or "",
-        )
+        input_ = plan.row_inputs[number]
         totals = ReadTotals()
         dates: list[datetime.date] = []
         limit = RejectionLimit(process, plan.context.attempt, split)
@@ -155,7 +180,7 @@ class CutRows:
             limit.check(rows.rejected)
             table = _of_date(rows.table, input_.date_column, process.business_date)
             table = process.derived(input_.name, table)
-            of_table = row_totals(process, number, table)
+            of_table = row_totals(input_, process.key, table)
             totals = totals.add(
                 ReadTotals(
                     replace(of_table, rows=rows.row_count),
@@ -168,7 +193,7 @@ class CutRows:
                 dates += [] if newest is None else [newest]
             if process.distinct is not None and not number:
                 yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
-            yield from cut(table)
+            yield table
         summary = SplitSummary(split.index, number, totals, max(dates, default=None))
         yield TaggedOutput(SUMMARIES, summary)
 

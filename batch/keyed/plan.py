@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess, RowInput
 from ledgerbeam.batch.execute.prepared import AttemptContext
-from ledgerbeam.io.datasets.inputs import Split
+from ledgerbeam.io.datasets.inputs import Splits
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, empty_rows
 from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
 from ledgerbeam.transforms.columnar.totals import TableTotals, table_totals
@@ -29,7 +29,7 @@ class Plan:
     """
 
     process: KeyedProcess[Any]
-    splits: tuple[tuple[Split, ...], ...]
+    splits: tuple[Splits, ...]
     context: AttemptContext
     memory_limit: int | None = None
 
@@ -40,15 +40,20 @@ class Plan:
         assert shards is not None
         return shards
 
-    @property
-    def all_splits(self) -> tuple[Split, ...]:
+    @cached_property
+    def all_splits(self) -> Splits:
         """The splits of all inputs, by their index."""
-        return tuple(split for splits in self.splits for split in splits)
+        return Splits(split for splits in self.splits for split in splits)
 
     @property
     def done(self) -> frozenset[int]:
         """Numbers of the shards that are committed already, and not retried."""
         return frozenset(commit.shard for commit in self.context.kept)
+
+    @cached_property
+    def row_inputs(self) -> tuple[RowInput, ...]:
+        """The inputs as the definition declares them, which may compute them at each look."""
+        return tuple(self.process.inputs)
 
     @cached_property
     def inputs(self) -> tuple[ShuffledInput, ...]:
@@ -66,7 +71,7 @@ class Plan:
                 rows.contract,
                 ROW_LOCATION,
             )
-            for rows, splits in zip(process.inputs, self.splits, strict=True)
+            for rows, splits in zip(self.row_inputs, self.splits, strict=True)
         )
 
     def input_of(self, split: int) -> int:
@@ -95,7 +100,6 @@ class SplitSummary(NamedTuple):
     newest: datetime.date | None = None
 
 
-def row_totals(process: KeyedProcess[Any], number: int, table: pa.Table) -> TableTotals:
+def row_totals(rows: RowInput, key: tuple[str, ...], table: pa.Table) -> TableTotals:
     """The totals of an input's rows, by the columns that the input declares."""
-    rows: RowInput = process.inputs[number]
-    return table_totals(table, rows.amounts, rows.currency, rows.identity(process.key))
+    return table_totals(table, rows.amounts, rows.currency, rows.identity(key))

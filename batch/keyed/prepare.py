@@ -17,6 +17,7 @@ from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.io.datasets.inputs import (
     Input,
     Split,
+    Splits,
     SqlSplit,
     TableName,
     plan_input,
@@ -39,10 +40,10 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     fields = {field.name for field in planned[0].splits[0].fields}
     process.bind(fields)
     present = process.present
-    splits: list[tuple[Split, ...]] = []
+    splits: list[Splits] = []
     for input_ in planned:
         first = sum(map(len, splits))
-        splits.append(tuple(replace(s, index=first + s.index) for s in input_.splits))
+        splits.append(Splits(replace(s, index=first + s.index) for s in input_.splits))
     estimated = sum(input_.estimated_rows for input_ in planned)
     lookups = [it for it in process.lookups if getattr(process.parameters, it.name)]
     looked_up = [read_lookup(process, lookup) for lookup in lookups]
@@ -147,9 +148,7 @@ def _readings(process: KeyedProcess[Any]) -> list[Reading]:
     return inputs + [reading_of(settings, f"{lookup.name}_") for lookup in process.lookups]
 
 
-def _in_snapshots(
-    splits: list[tuple[Split, ...]], stack: ExitStack
-) -> tuple[tuple[Split, ...], ...]:
+def _in_snapshots(splits: list[Splits], stack: ExitStack) -> tuple[Splits, ...]:
     """The splits of all inputs, with a snapshot of its database for each split of a table.
 
     Raises:
@@ -175,4 +174,4 @@ def _in_snapshots(
             check_version(pinned)
         return pinned
 
-    return tuple(tuple(map(in_snapshot, of_input)) for of_input in splits)
+    return tuple(Splits(map(in_snapshot, of_input)) for of_input in splits)

@@ -232,15 +232,15 @@ def _totals(
     if lost:
         is_lost[:] = [name in lost for name in names.all()]
     succeeded, lost_rows = [], []
-    for number in range(len(process.inputs)):
-        rows = components.related.get(process.inputs[number].name, components)
+    for number, input_ in enumerate(process.inputs):
+        rows = components.related.get(input_.name, components)
         is_covered = _is_covered(process, number, of_results)
         chosen = NO_ROWS
         if not is_covered:
-            chosen = row_totals(process, number, rows.select(~is_lost).table)
+            chosen = row_totals(input_, process.key, rows.select(~is_lost).table)
         succeeded.append(chosen)
         if lost:
-            lost_rows.append(row_totals(process, number, rows.select(is_lost).table))
+            lost_rows.append(row_totals(input_, process.key, rows.select(is_lost).table))
     names_of_totals = process.total_names
     totals = ShardTotals(
         components=len(components.starts),

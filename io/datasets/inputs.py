@@ -6,10 +6,13 @@ attempt reads the same bytes or stops.
 
 import csv
 import json
+import pickle
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -44,6 +47,8 @@ from ledgerbeam.io.storage.base import FileInfo
 
 ROWS_PER_SPLIT = 500_000
 BYTES_PER_SPLIT = 32 << 20
+BYTES_PER_GROUP = 1 << 20
+"""Of files that are read in one step, so that thousands of small files cost little each."""
 FORMATS = ("csv", "jsonl", "parquet", "avro")
 
 _SUFFIXES = {
@@ -133,6 +138,37 @@ class SqlSplit(Split):
     snapshot: str | None = None
 
 
+class Splits(tuple[Split, ...]):
+    """Splits for workers. Many DoFns hold them, so they are packed once, and unpacked once."""
+
+    @cached_property
+    def _packed(self) -> bytes:
+        return zlib.compress(pickle.dumps(tuple(self), pickle.HIGHEST_PROTOCOL), 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (self._packed,)
+
+    def groups(self) -> Iterator[tuple[int, ...]]:
+        """Positions of splits that are read in one step: of one input, and small if several."""
+        group: list[int] = []
+        size = 0
+        for position, split in enumerate(self):
+            fits = size + split.file.size <= BYTES_PER_GROUP and not isinstance(split, SqlSplit)
+            if group and not (fits and split.fields is self[group[0]].fields):
+                yield tuple(group)
+                group, size = [], 0
+            group.append(position)
+            size += split.file.size
+        if group:
+            yield tuple(group)
+
+
+@lru_cache(maxsize=8)
+def _unpacked(packed: bytes) -> Splits:
+    # Beam pickles and unpickles the DoFns that hold this.
+    return Splits(pickle.loads(zlib.decompress(packed)))  # noqa: S301
+
+
 class TableName(NamedTuple):
     """A table as an input: `URL#TABLE`."""
 
@@ -158,7 +194,7 @@ class Input(NamedTuple):
         estimated_rows: exact for Parquet, a guess for other formats.
     """
 
-    splits: tuple[Split, ...]
+    splits: Splits
     files: tuple[FileInfo, ...]
     estimated_rows: int
 
@@ -221,9 +257,12 @@ def plan_input(
         ]
     fields = _common_fields(files, plans)
     splits: list[Split] = []
+    shared: tuple[Field, ...] = ()
     for file, planned in zip(files, plans, strict=True):
         by_name = {field.name: field for field in planned.fields}
         ordered = tuple(replace(by_name[field.name], type=field.type) for field in fields)
+        # Files that agree, as most do, share one object, which is packed once.
+        shared = shared if ordered == shared else ordered
         kind, compression = _format_of(file.uri, reading.format)
         for start, end, first_row, in_quotes in planned.ranges:
             splits.append(
@@ -237,13 +276,13 @@ def plan_input(
                     first_row=first_row,
                     header=planned.header,
                     has_header=not reading.columns.header,
-                    fields=ordered,
+                    fields=shared,
                     dialect=reading.dialect,
                     in_quotes=in_quotes,
                     max_bytes=max_unpacked(file.size, reading.max_decompressed),
                 )
             )
-    return Input(tuple(splits), tuple(files), sum(planned.rows for planned in plans))
+    return Input(Splits(splits), tuple(files), sum(planned.rows for planned in plans))
 
 
 def _common_fields(files: Sequence[FileInfo], plans: Sequence[_FilePlan]) -> tuple[Field, ...]:

@@ -167,9 +167,10 @@ def read_split(split: Split, check: Check = lambda _: {}) -> Iterator[SplitRows]
 
 
 def _joined(parts: list[SplitRows]) -> SplitRows:
+    rejected = [part.rejected for part in parts if part.rejected.num_rows]
     return SplitRows(
         pa.concat_tables([part.table for part in parts if part.table.num_rows] or [parts[0].table]),
-        pa.concat_tables([part.rejected for part in parts]).sort_by("row"),
+        pa.concat_tables(rejected).sort_by("row") if rejected else parts[0].rejected,
         sum(part.line_count for part in parts),
     )
 

@@ -1,7 +1,7 @@
 """Rejected rows: the location of each, and the table that they are written to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ LineCounts = Iterable[tuple[int, int]]
 class RowLocator:
     """Finds the file of a row of a split, and the row's line or row number in the file."""
 
-    def __init__(self, splits: tuple[Split, ...], line_counts: LineCounts) -> None:
+    def __init__(self, splits: Sequence[Split], line_counts: LineCounts) -> None:
         self._splits = splits
         self._line_counts = line_counts
 
