@@ -85,5 +85,7 @@ def sheet(totals: Mapping[str, int], decimals: Mapping[str, int]) -> Sheet:
             continue
         currency = currency_of(name)
         currencies.add(currency)
-        lines.setdefault(label_of(name), {})[currency] = shown(name, value, decimals)
+        # The column says which currency it is.
+        text = shown(name, value, decimals).removesuffix(f" {currency}")
+        lines.setdefault(label_of(name), {})[currency] = text
     return Sheet(sorted(currencies), list(lines.items()))

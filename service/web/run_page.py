@@ -185,7 +185,8 @@ def log(
     try:
         for line in front.runs.logs(record.id, component or None):
             number += 1
-            lines.append(line)
+            # All of them are of this run.
+            lines.append(line.replace(f"run={record.id} ", "", 1))
     except UserError as error:
         problem = str(error)
     return _page(

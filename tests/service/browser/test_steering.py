@@ -143,12 +143,12 @@ def test_a_rate_is_limited_and_the_limit_lifted(
     run = submitted("hold")
     page.goto(f"/runs/{run.id}")
     page.locator("summary").filter(has_text="Limit the rate…").click()
-    page.get_by_label("Components a second").fill("2.5")
+    page.get_by_role("textbox", name="Components a second").fill("2.5")
     page.get_by_role("button", name="Limit the rate").click()
     expect(page.locator("dl")).to_contain_text("at most 2.5 components a second")
     assert place.runs.get(run.id).progress.steering.rate == 2.5
     page.locator("summary").filter(has_text="Limit the rate…").click()
-    page.get_by_label("Components a second").fill("none")
+    page.get_by_role("textbox", name="Components a second").fill("none")
     page.get_by_role("button", name="Limit the rate").click()
     expect(page.locator("dl")).not_to_contain_text("at most 2.5")
 
