@@ -14,6 +14,7 @@ TEST_PROCESSES ?= 2
 # The slow ones wait for processes, leases and databases in between.
 SLOW_TEST_PROCESSES ?= 3
 FLINK := 1.19.1
+AXE := 4.14.1
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
 # What tests of other engines need is fetched once, and kept here.
@@ -23,7 +24,7 @@ empty :=
 space := $(empty) $(empty)
 
 # What `make test` runs: the tests that need nothing but .venv and a few seconds each.
-FAST := not slow and not airflow and not dataflow and not flink and not prism
+FAST := not slow and not airflow and not browser and not dataflow and not flink and not prism
 PYTHONS := 3.11 3.12 3.13
 
 # Types are checked in a folder of links: beside `io/`, mypy would take it for the standard library's.
@@ -36,7 +37,8 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
 PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
-.PHONY: test test-slow correctness fuzz nemesis signals matrix airflow-test dataflow-test flink-test prism-test
+.PHONY: test test-slow correctness fuzz nemesis signals matrix
+.PHONY: airflow-test browser-test dataflow-test flink-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
@@ -104,6 +106,12 @@ matrix-%: $(CACHE)/python-%/stamp
 
 airflow-test: $(VENV)/dev.stamp $(CACHE)/airflow/stamp ## carry the DAGs out in Airflow
 	$(BIN)/pytest -m airflow
+
+browser-test: $(VENV)/dev.stamp $(CACHE)/axe-$(AXE)/axe.min.js ## use the page in a browser; needs Chromium, npm
+	LEDGERBEAM_AXE=$(CACHE)/axe-$(AXE)/axe.min.js $(BIN)/pytest -m browser tests/service/browser
+
+screenshots: $(VENV)/dev.stamp ## take the pictures of docs/page again; needs Chromium
+	$(BIN)/python -m tests.service.browser.screenshots docs/page
 
 dataflow-test: $(CACHE)/dataflow/stamp ## build jobs for Dataflow, and steer them on a fake service
 	$(CACHE)/dataflow/bin/pytest -m dataflow tests/engines/test_dataflow.py
@@ -178,6 +186,12 @@ $(CACHE)/audit/stamp:
 	$(PYTHON) -m venv $(CACHE)/audit
 	$(CACHE)/audit/bin/pip install --quiet pip-audit
 	@touch $@
+
+$(CACHE)/axe-$(AXE)/axe.min.js:
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@$(AXE)
+	tar -xzf $(@D)/axe-core-$(AXE).tgz -C $(@D) --strip-components=1 package/axe.min.js package/LICENSE
+	rm $(@D)/axe-core-$(AXE).tgz
 
 $(CACHE)/airflow/stamp: dags/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/airflow

@@ -13,7 +13,7 @@ from ledgerbeam.io.commit import control_log
 from ledgerbeam.io.commit.amounts import read_totals, totals_json
 from ledgerbeam.io.commit.attempts import Attempt, attempts, commits, find_manifest
 from ledgerbeam.io.commit.control_log import Executing, Steering
-from ledgerbeam.io.commit.records import Fence, ShardCommit, Totals
+from ledgerbeam.io.commit.records import AttemptRecord, Fence, ShardCommit, Totals
 
 _DONE = (ComponentStatus.SUCCESS, ComponentStatus.FAILURE, ComponentStatus.UNKNOWN)
 _COUNTS = ("components", "failed", "unknown", "retries")
@@ -85,6 +85,19 @@ class ProgressReader:
         self._uri = run_uri
         self._markers: dict[str, ShardCommit | Fence] = {}
 
+    def commits(self) -> tuple[AttemptRecord | None, dict[int, ShardCommit]]:
+        """The last attempt, and the marker of each committed shard by the shard's number.
+
+        What earlier attempts have committed on the same input counts. The attempt is None where
+        there was none yet.
+        """
+        records = attempts(self._uri)
+        if not records:
+            return None, {}
+        last = records[-1]
+        current = [r.number for r in records if r.fingerprint == last.fingerprint]
+        return last, commits(self._uri, current, self._markers)
+
     def read(self, now: datetime.datetime, is_live: bool = True) -> Progress:
         """How far the run is.
 
@@ -93,12 +106,9 @@ class ProgressReader:
             is_live: whether an attempt is under way; workers of one that was killed may have
                 left heartbeats.
         """
-        records = attempts(self._uri)
-        if not records:
+        last, found = self.commits()
+        if last is None:
             return Progress(at=now, steering=control_log.latest(self._uri))
-        last = records[-1]
-        current = [record for record in records if record.fingerprint == last.fingerprint]
-        found = commits(self._uri, [r.number for r in current], self._markers)
         totals = Counter[str]()
         for commit in found.values():
             totals.update(commit.totals)

@@ -27,11 +27,12 @@ from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
 from ledgerbeam.service.web import approvals, health, pages, queues, requests, runs
 from ledgerbeam.service.web.front import Front
+from ledgerbeam.service.web.render import error_page, is_page
 
 _BODY_SECONDS = 20.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "img-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -172,10 +173,10 @@ class _Problem(JSONResponse):
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LedgerbeamError)
-    if error.code == "unauthenticated" and pages.is_page(request):
+    if error.code == "unauthenticated" and is_page(request):
         return RedirectResponse("/sign-in", 303)
-    if pages.is_page(request):
-        return pages.error_page(request, error, status_of(error.code))
+    if is_page(request):
+        return error_page(request, error, status_of(error.code))
     return _problem(error)
 
 

@@ -1,34 +1,34 @@
-"""The page: what people watch and steer by. Rendered here, and readable without JavaScript."""
+"""The page: what people watch and steer by. Rendered here, and readable without JavaScript.
+
+The page of a run is in `run_page`.
+"""
 
 import datetime
-import hashlib
-import hmac
-import secrets
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from typing import Any
+from urllib.parse import urlencode
 
-import jinja2
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from ledgerbeam.batch.model.run import RunRecord
-from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.runs.reading import RunView
-from ledgerbeam.io.commit.amounts import label_of, shown
-from ledgerbeam.io.errors import LedgerbeamError, ParameterError, UserError
-from ledgerbeam.service.errors import (
-    AccessDeniedError,
-    BadRequestError,
-    ChangedMeanwhileError,
+from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.service.errors import BadRequestError
+from ledgerbeam.service.model import (
+    Principal,
+    RequestRecord,
+    RequestState,
+    Role,
+    Submission,
+    Verb,
 )
-from ledgerbeam.service.model import Principal, RequestState, Role, Submission, Verb
-from ledgerbeam.service.web import approvals, requests, runs
-from ledgerbeam.service.web.forms import fields_of, parameters_of
+from ledgerbeam.service.page.forms import fields_of, parameters_of
+from ledgerbeam.service.page.night import RECENT, Seen, is_over, night
+from ledgerbeam.service.web import requests, run_page, runs
 from ledgerbeam.service.web.front import (
     COOKIE,
     AFront,
@@ -36,103 +36,43 @@ from ledgerbeam.service.web.front import (
     Front,
     demand,
     etag_of,
-    front_of,
     visible_kinds,
 )
+from ledgerbeam.service.web.render import STATIC, Form, is_refresh, page_of
 
-_FOLDER = Path(__file__).parent
-_LIVE_RUNS = 20
-_COMPONENTS = 50
-# Without keys there is no session that a token could belong to; then it is this process's.
-_LOCAL = secrets.token_hex(16)
+_FEW = 20
 
 router = APIRouter(include_in_schema=False)
 
 
-class Bar(NamedTuple):
-    """A run against its deadline, in percent of the time from its start to the later of both.
-
-    Attributes:
-        now: where the present is.
-        end: where it is expected to end; None where nobody can say.
-        deadline: where it must have ended; None where it needn't.
-    """
-
-    now: float
-    end: float | None
-    deadline: float | None
-
-
 def mount(app: FastAPI) -> None:
     """Add the pages and their static files to an application."""
-    app.mount("/static", StaticFiles(directory=_FOLDER / "static"))
-    app.include_router(router)
-
-
-def is_page(request: Request) -> bool:
-    """Whether a person is to read the answer."""
-    paths = ("/v1/", "/healthz", "/readyz", "/metrics", "/static/")
-    return not request.url.path.startswith(paths)
-
-
-def error_page(request: Request, error: LedgerbeamError, status: int) -> Response:
-    """An error for people."""
-    return _page(request, None, "error.html", status=status, error=error)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """What a form has sent.
-
-    Raises:
-        AccessDeniedError: it isn't one of our own.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0]
-    if kind != "application/x-www-form-urlencoded":
-        raise BadRequestError("a form is sent as application/x-www-form-urlencoded")
-    body = (await request.body()).decode("utf-8", "replace")
-    sent = dict(parse_qsl(body, keep_blank_values=True))
-    # Who signs in has no session yet, and gives a key that another site doesn't know.
-    is_own = hmac.compare_digest(sent.pop("csrf", ""), _token(request))
-    if not is_own and request.url.path != "/sign-in":
-        raise AccessDeniedError("this form is out of date: load the page again, and repeat")
-    return sent
-
-
-Form = Annotated[dict[str, str], Depends(_form)]
+    app.mount("/static", StaticFiles(directory=STATIC))
+    for part in (run_page.router, router):
+        app.include_router(part)
 
 
 @router.get("/")
 def tonight(request: Request, front: AFront, caller: Caller) -> Response:
     """What is late or will be, what is stuck, what waits for a person, how queues stand."""
-    name = "tonight-live.html" if "hx-request" in request.headers else "tonight.html"
-    kinds = visible_kinds(caller, None)
-    at_work = [r for r in front.runs.registry.open_runs() if caller.may(Role.VIEWER, r.process)]
-    views = [front.runs.get(run.id) for run in at_work[:_LIVE_RUNS]]
     now = front.now()
-    day = datetime.timedelta(days=1)
+    queues = [q for q in front.intake.queues() if caller.may(Role.VIEWER, q.kind)]
+    at_work = [r for r in front.runs.registry.open_runs() if caller.may(Role.VIEWER, r.process)]
+    last = [run for queue in queues for run in front.runs.list(queue.kind, limit=1)]
     failed = [
         run
-        for run in front.runs.list(status=RunStatus.FAILURE, limit=_LIVE_RUNS)
-        if caller.may(Role.VIEWER, run.process) and run.submitted_at > now - day
+        for run in front.runs.list(status=RunStatus.FAILURE, limit=_FEW)
+        if caller.may(Role.VIEWER, run.process) and not is_over(run, now)
     ]
-    requests_ = [
-        found
-        for state in (RequestState.DEAD, RequestState.FAILURE)
-        for found in front.intake.search(state=state, kinds=kinds, limit=_LIVE_RUNS).items
-        # What has failed with a run is shown as that.
-        if state is RequestState.DEAD or (found.run_id is None and found.received_at > now - day)
-    ]
-    queues = [q for q in front.intake.queues() if caller.may(Role.VIEWER, q.kind)]
-    rows = [(view, _bar(view, now), _is_late(view, now)) for view in views]
-    return _page(
+    runs = {run.id: run for run in (*at_work[:_FEW], *last, *failed)}
+    return page_of(
         request,
         caller,
-        name,
-        rows=sorted(rows, key=lambda row: not row[2]),
-        more=len(at_work) - len(views),
-        failed=failed,
-        requests=requests_,
+        "tonight-live.html" if is_refresh(request) else "tonight.html",
+        night=night([_seen(front, run) for run in runs.values()], _left(front, caller, now), now),
+        more=max(0, len(at_work) - _FEW),
         queues=queues,
+        now=now,
     )
 
 
@@ -156,103 +96,6 @@ def run_list(
     )
     chosen = {"kind": kind, "status": status}
     return _list(request, front, caller, "runs.html", page, chosen, statuses=list(RunStatus))
-
-
-@router.get("/runs/{run}")
-def run_page(
-    request: Request, run: str, front: AFront, caller: Caller, component: str = ""
-) -> Response:
-    """A run."""
-    record = front.runs.registry.find(run)
-    demand(caller, Role.VIEWER, record.process)
-    view = front.runs.get(record.id)
-    bad = []
-    for status in (ComponentStatus.UNKNOWN, ComponentStatus.FAILURE):
-        for outcome in front.runs.components(record.id, status):
-            if component in outcome.component or component in outcome.error:
-                bad.append(outcome)
-            if len(bad) >= _COMPONENTS:
-                break
-    events = front.runs.registry.events(record.id)
-    decimals = view.progress.total_decimals
-    totals = [
-        (label_of(name), shown(name, value, decimals))
-        for name, value in sorted(view.progress.totals.items())
-    ]
-    return _page(
-        request,
-        caller,
-        "run-live.html" if "hx-request" in request.headers else "run.html",
-        view=view,
-        run=record,
-        bar=_bar(view, front.now()),
-        bad=bad,
-        component=component,
-        totals=totals,
-        events=events,
-        reports=runs.reports(record) if record.status is RunStatus.SUCCESS else [],
-        allowed=runs.allowed(record) if caller.may(Role.OPERATOR, record.process) else [],
-        may_resolve=caller.may(Role.APPROVER, record.process),
-        request_of_run=front.intake.of_run(record.id),
-    )
-
-
-@router.post("/runs/{run}/{verb}")
-def act_on_run(
-    run: str, verb: str, form: Form, front: AFront, caller: Caller, response: Response
-) -> Response:
-    """Do what somebody has chosen on the page of a run."""
-    record = front.runs.registry.find(run)
-    # A person has seen a status; what else happens meanwhile, such as progress, changes nothing.
-    if form.get("etag") != record.status:
-        raise ChangedMeanwhileError(
-            f"run {record.name} is {record.status} now: load its page again, and decide anew",
-            etag=record.status,
-        )
-    why = form.get("why", "")
-    if verb in ("approve", "refuse"):
-        return _answered(front, caller, record, verb, response, form)
-    demand(caller, Role.OPERATOR, record.process)
-    if verb in ("cancel", "pause", "resume"):
-        runs.act(front, caller, record, verb, why)
-    elif verb in ("retry", "restart"):
-        again = runs.ask_again(front, caller, record, response, Verb(verb), why)
-        return RedirectResponse(f"/requests/{again.id}", 303)
-    elif verb == "resolve":
-        resolution = runs.Resolution(
-            component=form.get("component", ""),
-            status=ComponentStatus(form.get("status", "")),
-            results=form.get("results") or None,
-            why=why,
-        )
-        asked = runs.resolve(record, front, caller, response, resolution)
-        return RedirectResponse(f"/requests/{asked.id}", 303)
-    elif verb in ("set-parallelism", "set-rate"):
-        _limit(front, caller, record, verb, form.get("value", ""), why)
-    else:
-        raise BadRequestError(f"a run has no verb {verb}")
-    return RedirectResponse(f"/runs/{record.id}", 303)
-
-
-def _answered(
-    front: Front,
-    caller: Principal,
-    record: RunRecord,
-    verb: str,
-    response: Response,
-    form: Mapping[str, str],
-) -> Response:
-    """Approve or refuse what another person has asked for."""
-    demand(caller, Role.APPROVER, record.process)
-    number = form.get("number", "")
-    if not number.isdecimal():
-        raise BadRequestError("the form lacks the number of what was asked for")
-    given = approvals.Answer(approval=int(number), why=form.get("why", ""))
-    if verb == "refuse":
-        approvals.refuse(record, front, caller, response, given)
-        return RedirectResponse(f"/runs/{record.id}", 303)
-    asked = approvals.approve(record, front, caller, response, given)
-    return RedirectResponse(f"/requests/{asked.id}", 303)
 
 
 @router.get("/requests")
@@ -287,10 +130,10 @@ def request_page(request: Request, request_id: str, front: AFront, caller: Calle
     verbs = [] if found.state.is_final else ["cancel"]
     if found.state in (RequestState.DEAD, RequestState.EXPIRED):
         verbs = ["redrive"]
-    return _page(
+    return page_of(
         request,
         caller,
-        "request-live.html" if "hx-request" in request.headers else "request.html",
+        "request-live.html" if is_refresh(request) else "request.html",
         found=found,
         verbs=verbs,
         entries=front.intake.audit(subject=found.id).items,
@@ -315,7 +158,7 @@ def queue_list(request: Request, front: AFront, caller: Caller) -> Response:
     kinds = visible_kinds(caller, None)
     queues = [q for q in front.intake.queues() if caller.may(Role.VIEWER, q.kind)]
     running = front.intake.search(state=RequestState.RUNNING, kinds=kinds, limit=100).items
-    return _page(
+    return page_of(
         request,
         caller,
         "queues.html",
@@ -358,7 +201,7 @@ def submission_form(
     found = front.intake.kind(kind)
     earlier = front.intake.get(like) if like else None
     values = earlier.parameters if earlier is not None and earlier.kind == kind else {}
-    return _page(
+    return page_of(
         request,
         caller,
         "form.html",
@@ -402,7 +245,7 @@ def audit(
 @router.get("/sign-in")
 def sign_in_form(request: Request) -> Response:
     """Where a key is given."""
-    return _page(request, None, "sign-in.html", error=None)
+    return page_of(request, None, "sign-in.html", error=None)
 
 
 @router.post("/sign-in")
@@ -413,7 +256,7 @@ async def sign_in(request: Request, form: Form, front: AFront) -> Response:
             front.keys.sign_in, form.get("key", "").strip(), front.now()
         )
     except UserError as error:
-        return _page(request, None, "sign-in.html", status=401, error=error)
+        return page_of(request, None, "sign-in.html", status=401, error=error)
     response = RedirectResponse("/", 303)
     is_secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=is_secure)
@@ -430,38 +273,27 @@ def sign_out(form: Form, front: AFront, caller: Caller) -> Response:
     return response
 
 
-def _limit(
-    front: Front, caller: Principal, record: RunRecord, verb: str, value: str, why: str
-) -> None:
-    signed = front.runs.signed_by(caller.name)
+def _seen(front: Front, run: RunRecord) -> Seen:
+    """A run with its progress, where storage can be read."""
     try:
-        if verb == "set-rate":
-            signed.set_rate(record.id, float(value) if value.strip() else None, why=why)
-        else:
-            signed.set_parallelism(record.id, int(value) if value.strip() else None, why)
-    except ValueError as error:
-        raise ParameterError(f"{value}: give a number, or nothing", parameter=verb) from error
+        return Seen(front.runs.get(run.id))
+    except UserError as error:
+        from ledgerbeam.batch.observe.progress import Progress
+
+        return Seen(RunView(run, Progress(at=front.now())), str(error))
 
 
-def _bar(view: RunView, now: datetime.datetime) -> Bar | None:
-    run, end = view.run, view.progress.estimated_end
-    if not run.attempts:
-        return None
-    start = run.attempts[0].started_at
-    times = [now, *filter(None, (end, run.must_finish_by))]
-    whole = max((time - start).total_seconds() for time in times) or 1.0
-
-    def share(time: datetime.datetime | None) -> float | None:
-        if time is None:
-            return None
-        return max(0.0, 100 * (time - start).total_seconds() / whole)
-
-    return Bar(share(now) or 0.0, share(end), share(run.must_finish_by))
-
-
-def _is_late(view: RunView, now: datetime.datetime) -> bool:
-    due = view.run.must_finish_by
-    return due is not None and max(now, view.progress.estimated_end or now) > due
+def _left(front: Front, caller: Principal, now: datetime.datetime) -> list[RequestRecord]:
+    """Requests that have ended without a run, and that somebody should look at."""
+    kinds = visible_kinds(caller, None)
+    found = []
+    for state in (RequestState.DEAD, RequestState.FAILURE):
+        for each in front.intake.search(state=state, kinds=kinds, limit=_FEW).items:
+            # What has failed with a run is shown as that.
+            is_new = each.run_id is None and each.received_at > now - RECENT
+            if state is RequestState.DEAD or is_new:
+                found.append(each)
+    return found
 
 
 def _list(
@@ -478,7 +310,7 @@ def _list(
         given = {key: value for key, value in chosen.items() if value}
         following = f"?{urlencode({**given, 'cursor': page.next})}"
     kinds = [k.name for k in front.intake.kinds() if caller.may(Role.VIEWER, k.name)]
-    return _page(
+    return page_of(
         request,
         caller,
         name,
@@ -488,36 +320,3 @@ def _list(
         chosen=chosen,
         **values,
     )
-
-
-def _token(request: Request) -> str:
-    session = request.cookies.get(COOKIE) if front_of(request).asks_for_key() else _LOCAL
-    return hashlib.sha256(f"csrf:{session}".encode()).hexdigest()
-
-
-def _page(
-    request: Request, caller: Principal | None, name: str, *, status: int = 200, **values: Any
-) -> Response:
-    text = _templates.get_template(name).render(
-        path=request.url.path,
-        caller=caller,
-        needs_key=front_of(request).asks_for_key(),
-        csrf=_token(request),
-        key=secrets.token_hex(16),
-        **values,
-    )
-    return HTMLResponse(text, status)
-
-
-def _time(value: datetime.datetime | None) -> str:
-    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
-
-
-_templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-_templates.filters["time"] = _time

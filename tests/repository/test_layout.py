@@ -37,7 +37,7 @@ LEVELS = [
         "batch/cli messages/cli",
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
-        "service/problems service/store",
+        "service/problems service/store service/page",
         "service/client service/lines service/router service/node service/web",
         "service/commands",
         "batch io rules transforms messages service",

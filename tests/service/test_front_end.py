@@ -489,6 +489,10 @@ class TestPage:
             "/queues",
             "/audit",
             f"/runs/{run.id}",
+            f"/runs/{run.id}/components?text={evil}",
+            f"/runs/{run.id}/results",
+            f"/runs/{run.id}/log?component={evil}",
+            f"/runs/{run.id}/record",
             f"/requests/{asked}",
             f"/requests?requester={evil}",
             f"/kinds/{KIND}/new",
@@ -504,7 +508,7 @@ class TestPage:
                 assert "unsafe" not in policy
                 # Else a browser calls the origin of the page's own forms `null`.
                 assert answer.headers["referrer-policy"] == "same-origin"
-        assert "alert(1)" in local.get(f"/runs/{run.id}").text
+        assert "alert(1)" in local.get(f"/runs/{run.id}/record").text
 
     def test_actions_are_forms_with_their_reason(
         self, local: TestClient, registry: Registry
@@ -524,7 +528,13 @@ class TestPage:
         )
 
     def test_static_files_are_those_that_are_shipped(self, local: TestClient) -> None:
-        for name in ("app.css", "app.js", "htmx.min.js", "htmx.LICENSE"):
+        for name in (
+            "app.css",
+            "htmx.min.js",
+            "htmx.LICENSE",
+            "uPlot.iife.min.js",
+            "uPlot.LICENSE",
+        ):
             assert local.get(f"/static/{name}").status_code == 200
         for path in ("/static/../pages.py", "/static/%2e%2e/pages.py", "/static/..%2fpages.py"):
             assert local.get(path).status_code == 404

@@ -1,0 +1,1 @@
+"""What the page shows of runs: worked out from records and drawn, without HTTP."""

@@ -1,0 +1,174 @@
+"""Tonight: how each run stands against its deadline, and what waits for a person."""
+
+import datetime
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.runs.reading import RunView
+from ledgerbeam.service.model import RequestRecord
+from ledgerbeam.service.page.timeline import Axis, Forecast, begun_at, duration, end_of, forecast
+
+RECENT = datetime.timedelta(days=1)
+"""What ended longer ago is no matter of this night."""
+
+
+class Seen(NamedTuple):
+    """A run, as far as it could be looked at.
+
+    Attributes:
+        view: the run.
+        problem: why nothing is known of its progress; empty where it is.
+    """
+
+    view: RunView
+    problem: str = ""
+
+    @property
+    def run(self) -> RunRecord:
+        """What is on record of it."""
+        return self.view.run
+
+
+class Row(NamedTuple):
+    """A run on the axis of the night.
+
+    Attributes:
+        seen: the run.
+        forecast: how it stands against its deadline; None for one that lies before the axis.
+    """
+
+    seen: Seen
+    forecast: Forecast | None
+
+
+class Matter(NamedTuple):
+    """What waits for a person.
+
+    Attributes:
+        href: where it is seen to.
+        name: of the run or request.
+        what: in a word or two.
+        style: how urgent that is: `bad` or `warn`.
+        why: one line.
+    """
+
+    href: str
+    name: str
+    what: str
+    style: str
+    why: str
+
+
+class Night(NamedTuple):
+    """The night at a glance.
+
+    Attributes:
+        axis: over which runs are drawn; None where there are none.
+        rows: one for each run at work, and for the last run of each kind.
+        matters: what waits for a person, the most urgent first.
+        late: how many runs have missed their deadline, or will.
+        stuck: how many components were called more than once, and haven't ended.
+    """
+
+    axis: Axis | None
+    rows: Sequence[Row]
+    matters: Sequence[Matter]
+    late: int
+    stuck: int
+
+
+def night(seen: Iterable[Seen], requests: Iterable[RequestRecord], now: datetime.datetime) -> Night:
+    """Runs and requests as what a person on call has to know.
+
+    Args:
+        seen: runs at work, the last one of each kind, and those of the last day that failed.
+        requests: that have ended without a run, and that somebody should look at.
+        now: the present time in UTC.
+    """
+    runs = list(seen)
+    recent = [each for each in runs if not is_over(each.run, now)]
+    axis = _axis([each.view for each in recent], now)
+    rows = [
+        Row(each, forecast(each.view, axis, now) if axis and each in recent else None)
+        for each in runs
+    ]
+    rows.sort(key=_urgency)
+    matters = [matter for row in rows for matter in _matters(row, now)]
+    matters += [_of_request(request) for request in requests]
+    late = [row for row in rows if row.forecast is not None and row.forecast.is_late]
+    stuck = sum(len(row.seen.view.progress.stuck) for row in rows)
+    matters.sort(key=lambda matter: matter.style != "bad")
+    return Night(axis, rows, matters, len(late), stuck)
+
+
+def is_over(run: RunRecord, now: datetime.datetime) -> bool:
+    """Whether a run ended so long ago that it is no matter of this night."""
+    if not run.status.is_final:
+        return False
+    ended = run.attempts[-1].ended_at if run.attempts else None
+    return (ended or run.submitted_at) < now - RECENT
+
+
+def _axis(views: Sequence[RunView], now: datetime.datetime) -> Axis | None:
+    earliest, latest = now - RECENT, now + RECENT
+    times = [now]
+    for view in views:
+        times += [begun_at(view.run), end_of(view, now)]
+        times += [view.run.must_finish_by] if view.run.must_finish_by is not None else []
+    # One run that hangs since days, or is due in days, would leave nothing to be seen of the night.
+    within = [min(max(time, earliest), latest) for time in times]
+    return Axis.over(within) if views else None
+
+
+def _urgency(row: Row) -> tuple[bool, bool, bool, str]:
+    run = row.seen.run
+    is_late = row.forecast is not None and row.forecast.is_late
+    return not is_late, run.status.is_final, row.forecast is None, run.name
+
+
+def _matters(row: Row, now: datetime.datetime) -> Iterable[Matter]:
+    seen, run, progress = row.seen, row.seen.run, row.seen.view.progress
+    href = f"/runs/{run.id}"
+    if seen.problem:
+        yield Matter(href, run.name, "out of sight", "bad", seen.problem)
+    if row.forecast is None:
+        return
+    if row.forecast.is_late and not run.status.is_final:
+        has_missed = run.must_finish_by is not None and now > run.must_finish_by
+        what = "late" if has_missed else "will be late"
+        yield Matter(href, run.name, what, "bad", row.forecast.text)
+    if run.status is RunStatus.FAILURE:
+        yield Matter(href, run.name, "failed", "bad", run.error or "")
+    unknown = progress.components.get(ComponentStatus.UNKNOWN, 0)
+    if unknown:
+        why = f"{_count(unknown, 'component')} UNKNOWN: say how its call has ended"
+        yield Matter(f"{href}/components?status=UNKNOWN", run.name, "to be resolved", "bad", why)
+    for stuck in progress.stuck[:1]:
+        why = f"{stuck.component}, in try {stuck.tries}: {stuck.error or 'it was called again'}"
+        what = f"{len(progress.stuck)} stuck"
+        yield Matter(href, run.name, what, "warn", why)
+    for asked in row.seen.view.approvals:
+        why = f"{asked.act} by {asked.who}: {asked.why}"
+        yield Matter(href, run.name, "to be approved", "warn", why)
+    failed = progress.components.get(ComponentStatus.FAILURE, 0)
+    if failed and run.status is not RunStatus.FAILURE:
+        what = run.options.failure_event.replace("_", " ")
+        where = f"{href}/components?status=FAILURE"
+        yield Matter(where, run.name, what, "warn", f"{_count(failed, 'component')} failed")
+    if run.status is RunStatus.PAUSED:
+        by = f"by {progress.steering.who}: {progress.steering.why}" if progress.steering.who else ""
+        since = progress.steering.at
+        long = f" since {duration(now - since)}" if since is not None else ""
+        yield Matter(href, run.name, "paused", "warn", f"paused{long} {by}".rstrip())
+
+
+def _of_request(request: RequestRecord) -> Matter:
+    name = f"{request.kind}, asked for by {request.requester}"
+    why = request.error or ""
+    return Matter(f"/requests/{request.id}", name, request.state.lower(), "bad", why)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,87 @@
+"""Takes the pictures of the documentation: `python -m tests.service.browser.screenshots FOLDER`."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from playwright.sync_api import expect, sync_playwright
+from tests.service.browser.scene import Night, launched, night
+
+from ledgerbeam.io.machine import HOST
+
+LARGEST = 150_000
+"""Bytes of a picture at most."""
+
+
+class Shot(NamedTuple):
+    """A picture.
+
+    Attributes:
+        name: of its file.
+        page: which, as the scene names it.
+        scheme: dark or light.
+        width: of the window, in pixels.
+        height: of it.
+        at: a heading that it begins with; empty for the page's top.
+    """
+
+    name: str
+    page: str
+    scheme: Literal["dark", "light"]
+    width: int
+    height: int
+    at: str = ""
+
+
+SHOTS = (
+    Shot("tonight", "tonight", "light", 1280, 1000),
+    Shot("tonight-phone", "tonight", "dark", 360, 740),
+    Shot("run", "run", "dark", 1280, 1000),
+    Shot("balance", "run-done", "light", 1280, 900, "Control totals"),
+    Shot("components", "components", "light", 1280, 500),
+    Shot("results", "results", "dark", 1280, 900),
+)
+
+
+def take(found: Night, folder: Path) -> None:
+    """Take all pictures, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright, launched(playwright) as browser:
+        for shot in SHOTS:
+            size = {"width": shot.width, "height": shot.height}
+            page = browser.new_page(
+                base_url=found.server,
+                color_scheme=shot.scheme,
+                viewport=size,  # type: ignore[arg-type]
+            )
+            page.goto("/sign-in")
+            page.get_by_label("API key").fill(found.key)
+            page.get_by_role("button", name="Sign in").click()
+            page.goto(found.paths[shot.page])
+            if shot.page == "components":
+                page.locator("summary").filter(has_text="Retry…").first.click()
+            if shot.page == "run":
+                # The rate is drawn from the third report of progress on.
+                expect(page.locator("#rate canvas")).to_be_visible(timeout=60_000)
+            if shot.at:
+                heading = page.get_by_role("heading", name=shot.at)
+                heading.evaluate("each => window.scrollTo(0, each.offsetTop - 16)")
+            path = folder / f"{shot.name}.png"
+            page.screenshot(path=path)
+            page.close()
+            assert path.stat().st_size < LARGEST, f"{path} has {path.stat().st_size:,} bytes"
+
+
+if __name__ == "__main__":
+    os.environ[HOST] = "laptop"
+    # Its name is seen in the pictures.
+    home = Path(tempfile.gettempdir(), "bank")
+    home.mkdir()
+    try:
+        with night(home) as tonight:
+            take(tonight, Path(sys.argv[1]))
+    finally:
+        shutil.rmtree(home)
