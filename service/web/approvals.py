@@ -24,7 +24,7 @@ class Answer(Reason):
             thing that waits.
     """
 
-    approval: int | None = Field(default=None, ge=1)
+    approval: int | None = Field(default=None, ge=1, strict=True)
 
 
 def _approver(record: Found, caller: Caller) -> RunRecord:
