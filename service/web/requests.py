@@ -32,7 +32,7 @@ IfMatch = Annotated[
     str | None,
     Header(
         description="the `ETag` that was seen; 412 if it changed",
-        json_schema_extra={"pattern": r'^(\*|(W/)?"[0-9]{1,18}")$'},
+        json_schema_extra={"pattern": r'^(W/)?"?[0-9]{1,18}"?$'},
     ),
 ]
 Prefer = Annotated[str | None, Header(description="`wait=N`: for N seconds, or until the end")]

@@ -531,7 +531,15 @@ def ask_again(
     Raises:
         IllegalMoveError: the run goes on, or has published.
     """
-    if verb not in allowed(record):
+    submission = Submission(
+        kind=record.process, parameters={"after": last_event(front, record.id), **given}, why=why
+    )
+    asked: dict[str, Any] = {"who": caller.name, "at": front.now(), "verb": verb}
+    # Sent again, it is the attempt that goes on, and no other one.
+    is_known = key is not None and front.intake.recall(
+        submission, run_id=record.id, key=key, **asked
+    )
+    if not is_known and verb not in allowed(record):
         told = "it has published" if record.status is RunStatus.SUCCESS else "wait for its end"
         if record.results_expired_at is not None:
             told = "what it had committed has expired"
@@ -541,9 +549,6 @@ def ask_again(
             from_status=record.status,
             to_status=RunStatus.EXECUTING,
         )
-    submission = Submission(
-        kind=record.process, parameters={"after": last_event(front, record.id), **given}, why=why
-    )
     return accept(front, caller, submission, response, verb, record.id, key)
 
 

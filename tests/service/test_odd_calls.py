@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from tests.service.test_request_database import NOON
-from tests.support.racers import submitted
+from tests.support.racers import play, submitted
 
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.registry.registry import Registry
@@ -160,3 +160,20 @@ def test_the_document_says_what_is_answered(client: TestClient) -> None:
     change = document["components"]["schemas"]["QueueChange"]["properties"]
     assert change["held"] == {"type": "boolean", "title": "Held"}
     assert client.patch("/v1/queues/counting", json={"held": None}).status_code == 400
+
+
+def test_a_retry_that_is_sent_twice_is_one_however_far_it_has_come(
+    client: TestClient, registry: Registry
+) -> None:
+    run = submitted(registry).id
+    play(registry, run, "start fail")
+    path, key = f"/v1/runs/{run}/retry", {"Idempotency-Key": "night-7"}
+    first = client.post(path, headers=key)
+    assert first.status_code == 202, first.text
+    play(registry, run, "retry start")
+    again = client.post(path, headers=key)
+    assert again.status_code == 202, again.text
+    assert again.json()["id"] == first.json()["id"]
+    assert client.post(path, headers={"Idempotency-Key": "another"}).status_code == 409
+    other = client.post(path, headers=key, json={"why": "another reason"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-conflict")
