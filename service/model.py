@@ -68,8 +68,17 @@ def _in_calendar(value: datetime.datetime) -> datetime.datetime:
     return value
 
 
+def _a_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("give a number")
+    return value
+
+
 JsonObject = Annotated[dict[str, Any], AfterValidator(_readable)]
 """A JSON object that can be stored, and given to others as it is."""
+
+Whole = Annotated[int, BeforeValidator(_a_number)]
+"""A whole number, for which neither `true` nor a text is taken."""
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_calendar)]
 """A time with its zone, as callers send it."""
@@ -164,7 +173,7 @@ class Submission(BaseModel):
 
     kind: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
     parameters: JsonObject = {}
-    priority: int = Field(default=0, ge=-100, le=100, strict=True)
+    priority: Whole = Field(default=0, ge=-100, le=100)
     start_by: Moment | None = None
     why: str = Field(default="", max_length=2000)
 

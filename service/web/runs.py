@@ -32,6 +32,7 @@ from ledgerbeam.service.model import (
     Role,
     Submission,
     Verb,
+    Whole,
 )
 from ledgerbeam.service.store.reading import cursor_of, place_of
 from ledgerbeam.service.web.front import (
@@ -113,7 +114,7 @@ class Rows(BaseModel):
 class Parallelism(Reason):
     """How many components may be in flight over the whole run; None for the default."""
 
-    parallelism: int | None = Field(default=None, ge=1, strict=True)
+    parallelism: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class Rate(Reason):

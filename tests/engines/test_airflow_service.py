@@ -47,6 +47,21 @@ path, given = trigger.serialize()
 asyncio.run(EndTrigger(**given).on_kill())
 asyncio.run(EndTrigger(**given).on_kill())  # once more does no harm
 """
+TRIES = """
+import json, os
+from ledgerbeam_provider.service import ServiceHook
+
+def path_of(number, map_index, **others):
+    given = {**json.loads(os.environ["GIVEN"]), **others}
+    task = ("asked", "night", "count", map_index)
+    return ServiceHook().go("counting", given, task=task, number=number, why="night")[0]
+
+paths = [path_of(1, "-1"), path_of(1, "-1"), path_of(2, "-1")]
+assert len(set(paths)) == 1, paths
+assert path_of(1, "0") not in paths
+assert path_of(1, "-1", shards=2) not in paths
+print(paths[0])
+"""
 NIGHT = "2026-11-20T21:00:00+00:00"
 
 
@@ -155,8 +170,11 @@ def test_an_airflow_that_is_killed_and_one_that_kills(night: Night) -> None:
     place.unset("hold")
     done = night.airflow.dag("asked", NIGHT)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    (request,) = night.requests()
-    assert request["state"] == "SUCCESS"
+    # Airflow had forgotten about the first one; the service had not.
+    second, asked_first = night.requests()
+    assert second["state"] == asked_first["state"] == "SUCCESS"
+    assert second["run_id"] == asked_first["run_id"]
+    assert len(place.run().attempts) == 1
     # A task that is killed while its trigger waits takes its run with it.
     place.set("hold")
     with httpx.Client(
@@ -176,6 +194,17 @@ def test_an_airflow_that_is_killed_and_one_that_kills(night: Night) -> None:
         until(lambda: client.get(path).json()["ended_at"], "an end")
         assert client.get(path).json()["state"] == "CANCELED"
         assert client.get(path).json()["cancel_why"] == "its task was killed in Airflow"
+
+
+def test_the_tries_of_a_task_are_one_request(night: Night) -> None:
+    tried = subprocess.run(
+        [str(AIRFLOW.parent / "python"), "-c", TRIES],
+        env=night.airflow.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert tried.returncode == 0, tried.stderr[-3000:]
+    assert len(night.requests()) == 3
+    path = tried.stdout.split()[-1]
+    assert path.removeprefix("/v1/requests/") == night.requests()[-1]["id"]
 
 
 def test_wrong_parameters_are_not_tried_again(night: Night) -> None:

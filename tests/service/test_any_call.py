@@ -53,26 +53,32 @@ def service(new_place: NewPlace, lease: float, postgres: PostgresServer) -> Iter
 
 
 def test_whatever_is_called_the_answer_is_documented(service: Service, tmp_path: Path) -> None:
-    command = [
-        str(Path(sys.executable).with_name("schemathesis")),
-        f"--config-file={CONFIGURATION}",
-        "run",
-        f"{service.server}/v1/openapi.json",
-        "--phases=examples,coverage,fuzzing,stateful",
-        "--checks=all",
-        "--continue-on-failure",
-        "--suppress-health-check=all",
-        f"--max-examples={CASES or CASES_OF_SUITE}",
-        # A request's end is waited for, by some cases.
-        "--request-timeout=120",
-        *([] if CASES else ["--seed=1"]),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-50_000:] + service.told()
-    found = re.search(r"(\d+) generated", done.stdout)
-    assert found is not None, done.stdout
-    print(f"{found[1]} cases")
-    assert int(found[1]) > 1_000
+    cases = int(CASES or CASES_OF_SUITE)
+    # Of the last one a case is a way of several calls.
+    phases = {"examples,coverage,fuzzing": cases, "stateful": 10 * cases}
+    number = 0
+    for phase, examples in phases.items():
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")),
+            f"--config-file={CONFIGURATION}",
+            "run",
+            f"{service.server}/v1/openapi.json",
+            f"--phases={phase}",
+            "--checks=all",
+            "--continue-on-failure",
+            "--suppress-health-check=all",
+            f"--max-examples={examples}",
+            "--request-timeout=120",  # some wait for an end
+            *([] if CASES else ["--seed=1"]),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout[-50_000:] + service.told()
+        generated = re.search(r"(\d+) generated", done.stdout)
+        assert generated is not None, done.stdout
+        number += int(generated[1])
+        links = re.search(r"API Links: .*", done.stdout)
+        print(f"{phase}: {generated[0]} cases; {links[0] if links else ''}")
+    assert number > 1_000
     # Nothing that was sent has stopped one of its parts.
     with service.client() as client:
         asked = client.request("counting", service.place.parameters())

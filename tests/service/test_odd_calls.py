@@ -130,6 +130,8 @@ def test_nothing_is_taken_for_a_number_that_is_none(
     assert given.status_code == 400, given.text
     submission = {"kind": "counting", "priority": True}
     assert client.post("/v1/requests", json=submission).status_code == 400
+    # In JSON, 2.0 is a whole number.
+    assert client.patch("/v1/queues/counting", json={"limit": 2.0}).status_code == 200
     for change in ({"limit": True}, {"lost_nodes": True}, {"held": 1}, {"held": "no"}):
         assert client.patch("/v1/queues/counting", json=change).status_code == 400
 
