@@ -1,10 +1,18 @@
 """The vocabulary of the service, as it travels over REST and stands in the request database."""
 
 import datetime
+import math
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 from ledgerbeam.batch.model.queue import QueuePolicy
 
@@ -13,6 +21,67 @@ KEY_SECONDS = 24 * 3600
 
 MAX_BODY = 256 * 1024
 """Bytes of a request's body at most. Input is named by URI, never sent."""
+
+_DEEPEST = 64
+"""How deep lists and objects may stand in each other; readers of JSON have their limits."""
+
+
+def _readable(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Python takes for JSON, and what no database or no other reader takes."""
+    _check_readable(value, 1)
+    return value
+
+
+def _check_readable(value: Any, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"lists and objects stand in each other more than {_DEEPEST} deep")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON: leave it out, or give it as a text")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half a character (a lone surrogate) stands in a text") from error
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            _check_readable(name, depth)
+            _check_readable(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            _check_readable(each, depth + 1)
+
+
+def _written_out(value: Any) -> Any:
+    # A number could be seconds or milliseconds.
+    if isinstance(value, int | float) or (
+        isinstance(value, str) and value.strip("-+.eE0123456789") == ""
+    ):
+        raise ValueError("give a time with its zone, such as 2026-11-20T22:00:00Z")
+    return value
+
+
+def _in_calendar(value: datetime.datetime) -> datetime.datetime:
+    try:
+        value.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError("in UTC it is out of the years 1 to 9999") from error
+    return value
+
+
+def _a_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("give a number")
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_readable)]
+"""A JSON object that can be stored, and given to others as it is."""
+
+Whole = Annotated[int, BeforeValidator(_a_number)]
+"""A whole number, for which neither `true` nor a text is taken."""
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_calendar)]
+"""A time with its zone, as callers send it."""
 
 
 class RequestState(StrEnum):
@@ -103,9 +172,9 @@ class Submission(BaseModel):
     )
 
     kind: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
-    parameters: dict[str, Any] = {}
-    priority: int = Field(default=0, ge=-100, le=100)
-    start_by: AwareDatetime | None = None
+    parameters: JsonObject = {}
+    priority: Whole = Field(default=0, ge=-100, le=100)
+    start_by: Moment | None = None
     why: str = Field(default="", max_length=2000)
 
 

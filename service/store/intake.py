@@ -86,13 +86,7 @@ class Intake(RequestReader):
             known = None if key is None else _known(connection, who, key, at)
             fingerprint = _fingerprint(submission, verb, run_id)
             if known is not None:
-                if known.fingerprint != fingerprint:
-                    raise IdempotencyConflictError(
-                        f"Idempotency-Key {key} was used for request {known.request_id}, which is "
-                        "another: give each request a key of its own",
-                        request=known.request_id,
-                    )
-                return record_of(find_request(connection, known.request_id)), False
+                return _same(connection, known, fingerprint), False
             inserted = connection.execute(request.insert().values(new)).inserted_primary_key
             assert inserted is not None
             if key is not None:
@@ -121,6 +115,27 @@ class Intake(RequestReader):
         unknown = dict.fromkeys(RequestRecord.model_fields)
         facts = {**unknown, **new, "sequence": inserted[0]}
         return RequestRecord.model_validate(facts), True
+
+    def recall(
+        self,
+        submission: Submission,
+        *,
+        who: str,
+        at: datetime.datetime,
+        verb: Verb,
+        run_id: str,
+        key: str,
+    ) -> RequestRecord | None:
+        """The request that was stored before by a key, as `accept` would; None where there is none.
+
+        Raises:
+            IdempotencyConflictError: the key stands for another request.
+        """
+        with self._database.writing() as connection:
+            known = _known(connection, who, key, at)
+            if known is None:
+                return None
+            return _same(connection, known, _fingerprint(submission, verb, run_id))
 
     def cancel(
         self, request_id: str, *, who: str, at: datetime.datetime, why: str, etag: int | None = None
@@ -265,8 +280,23 @@ def _known(
     return connection.execute(idempotency.select().where(of_key)).first()
 
 
+def _same(connection: sa.Connection, known: sa.Row[Any], fingerprint: str) -> RequestRecord:
+    """The request that a key stands for, if it is the one that is sent now."""
+    if known.fingerprint != fingerprint:
+        raise IdempotencyConflictError(
+            f"Idempotency-Key {known.key} was used for request {known.request_id}, which is "
+            "another: give each request a key of its own",
+            request=known.request_id,
+        )
+    return record_of(find_request(connection, known.request_id))
+
+
 def _fingerprint(submission: Submission, verb: Verb, run_id: str | None) -> str:
-    facts = [submission.model_dump(mode="json"), verb, run_id]
+    asked = submission.model_dump(mode="json")
+    if verb is not Verb.SUBMIT:
+        # How the run stood when it was asked for is not what was asked for.
+        asked["parameters"].pop("after", None)
+    facts = [asked, verb, run_id]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -46,11 +46,16 @@ def place_of(cursor: str, *types: type) -> list[Any]:
     """
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if [type(value) for value in place] == list(types):
+        if [type(value) for value in place] == list(types) and all(map(_is_place, place)):
             return list(place)
     except (ValueError, TypeError):
         pass
     raise BadRequestError(f"cursor {cursor[:40]}: it is none: give `next` of the page before it")
+
+
+def _is_place(value: int | str) -> bool:
+    """Whether databases can compare it."""
+    return isinstance(value, str) or 0 <= value < 2**63
 
 
 class RequestReader:

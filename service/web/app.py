@@ -6,6 +6,7 @@ It holds no state: any number of replicas may stand behind a load balancer.
 """
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from ledgerbeam import __version__
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import BugError, LedgerbeamError, UserError
 from ledgerbeam.io.secrets import redact
+from ledgerbeam.service.document import complete
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
@@ -29,6 +31,7 @@ from ledgerbeam.service.web import approvals, health, pages, queues, requests, r
 from ledgerbeam.service.web.front import Front
 from ledgerbeam.service.web.render import error_page, is_page
 
+_PARTS = (requests, runs, approvals, queues, health)
 _BODY_SECONDS = 20.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -77,9 +80,11 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
         openapi_url="/v1/openapi.json",
     )
     app.state.front = front
-    for part in (requests, runs, approvals, queues, health):
+    for part in _PARTS:
         app.include_router(part.router)
     pages.mount(app)
+    derived = app.openapi
+    app.openapi = functools.cache(lambda: complete(derived()))  # type: ignore[method-assign]
     app.add_exception_handler(LedgerbeamError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -198,7 +203,14 @@ async def _on_http(request: Request, error: Exception) -> Response:
         "status": error.status_code,
         "detail": f"{request.method} {request.url.path}: {error.detail}",
     }
-    return _Problem(body, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # Starlette names the methods of one route, and each method has a route of its own.
+        path = request.url.path
+        routes: list[Any] = [route for part in (*_PARTS, pages) for route in part.router.routes]
+        methods = {m for route in routes if route.path_regex.match(path) for m in route.methods}
+        headers["Allow"] = ", ".join(sorted(methods)) or headers["Allow"]
+    return _Problem(body, error.status_code, headers)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

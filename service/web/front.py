@@ -176,6 +176,11 @@ def _check_local(request: Request) -> None:
         raise AccessDeniedError("a page of another site may not do that in your name")
 
 
+def is_number(text: str) -> bool:
+    """Whether a text from a header is a number, of a size that databases have."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
 def etag_of(if_match: str | None) -> int | None:
     """The version that a caller has seen, from the header `If-Match`; None for any.
 
@@ -185,7 +190,7 @@ def etag_of(if_match: str | None) -> int | None:
     if if_match is None or if_match.strip() == "*":
         return None
     text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isascii() or not text.isdigit():
+    if not is_number(text):
         raise BadRequestError(f"If-Match: {if_match[:40]}: give the ETag of the answer before")
     return int(text)
 
@@ -194,6 +199,6 @@ def seconds_to_wait(prefer: str | None) -> float:
     """How long a caller would wait, from the header `Prefer: wait=N`; a minute at most."""
     for preference in (prefer or "").split(","):
         name, _, value = preference.strip().partition("=")
-        if name.strip().lower() == "wait" and value.strip().isdigit():
+        if name.strip().lower() == "wait" and is_number(value.strip()):
             return min(float(value), 60.0)
     return 0.0

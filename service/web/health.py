@@ -27,7 +27,9 @@ def readyz(front: AFront) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}}
+)
 def metrics(front: AFront) -> Response:
     """Depth and age of queues in Prometheus' text format; it tells nothing of parameters."""
     registry = CollectorRegistry()

@@ -28,7 +28,13 @@ from ledgerbeam.service.web.front import (
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"])
 
-IfMatch = Annotated[str | None, Header(description="the `ETag` that was seen; 412 if it changed")]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description="the `ETag` that was seen; 412 if it changed",
+        json_schema_extra={"pattern": r'^(W/)?"?[0-9]{1,18}"?$'},
+    ),
+]
 Prefer = Annotated[str | None, Header(description="`wait=N`: for N seconds, or until the end")]
 Limit = Annotated[int, Query(ge=1, le=200, description="how many at most")]
 Cursor = Annotated[str | None, Query(description="`next` of the page before")]

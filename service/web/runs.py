@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field, StrictFloat
 from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.json_lines import text_of
@@ -24,7 +24,16 @@ from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.service.errors import ChangedMeanwhileError
-from ledgerbeam.service.model import Principal, RequestRecord, Role, Submission, Verb
+from ledgerbeam.service.model import (
+    JsonObject,
+    Moment,
+    Principal,
+    RequestRecord,
+    Role,
+    Submission,
+    Verb,
+    Whole,
+)
 from ledgerbeam.service.store.reading import cursor_of, place_of
 from ledgerbeam.service.web.front import (
     AFront,
@@ -32,6 +41,7 @@ from ledgerbeam.service.web.front import (
     Front,
     demand,
     etag_of,
+    is_number,
     seconds_to_wait,
     visible_kinds,
 )
@@ -84,7 +94,7 @@ class Again(Reason):
     """
 
     components: list[str] = Field(default_factory=list)
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: JsonObject = Field(default_factory=dict)
 
 
 class RejectList(BaseModel):
@@ -94,10 +104,17 @@ class RejectList(BaseModel):
     next: str | None
 
 
+class Rows(BaseModel):
+    """The first rows that a run has published, and the types of their columns in Arrow's words."""
+
+    columns: list[dict[str, str]]
+    rows: list[dict[str, Any]]
+
+
 class Parallelism(Reason):
     """How many components may be in flight over the whole run; None for the default."""
 
-    parallelism: int | None = Field(default=None, ge=1)
+    parallelism: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class Rate(Reason):
@@ -106,9 +123,9 @@ class Rate(Reason):
     A ramp begins at `ramp_from` now, and reaches `rate` after `ramp_seconds`.
     """
 
-    rate: float | None = None
-    ramp_from: float | None = None
-    ramp_seconds: float | None = None
+    rate: StrictFloat | None = None
+    ramp_from: StrictFloat | None = None
+    ramp_seconds: StrictFloat | None = None
 
 
 class Resolution(Reason):
@@ -154,7 +171,7 @@ def find(
     status: RunStatus | None = None,
     name: Annotated[str | None, Query(description="`process/instance[/run-number]`")] = None,
     since: Annotated[
-        AwareDatetime | None, Query(description="only those submitted at that time or later")
+        Moment | None, Query(description="only those submitted at that time or later")
     ] = None,
     where: Annotated[
         list[str] | None, Query(description="`NAME=VALUE`: only those with that parameter")
@@ -331,7 +348,11 @@ def rejects(record: Found, front: AFront, limit: Limit = 50, cursor: Cursor = No
     return RejectList(items=items, next=None)
 
 
-@router.get("/{run}/results", response_class=JSONResponse)
+@router.get(
+    "/{run}/results",
+    response_class=JSONResponse,
+    responses={200: {"model": Rows, "content": {_ARROW: {}}}},
+)
 def results(
     record: Found,
     front: AFront,
@@ -366,7 +387,9 @@ def reports(record: Found) -> list[dict[str, Any]]:
     ]
 
 
-@router.get("/{run}/reports/{name:path}", response_class=Response)
+@router.get(
+    "/{run}/reports/{name:path}", response_class=Response, responses={200: {"content": {"*/*": {}}}}
+)
 def report(record: Found, name: str) -> Response:
     """A report, after checking that it is what was published.
 
@@ -397,7 +420,11 @@ def audit(record: Found, front: AFront) -> list[RecordedEvent]:
     return list(front.runs.registry.events(record.id))
 
 
-@router.get("/{run}/events", response_class=StreamingResponse)
+@router.get(
+    "/{run}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def events(
     record: Found,
     request: Request,
@@ -409,7 +436,7 @@ async def events(
     Each has the number of its audit entry as `id`: a client that was cut off sends the last one it
     has as `Last-Event-ID`, and goes on behind it. In between, `progress` says how far the run is.
     """
-    after = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    after = int(last_event_id) if last_event_id and is_number(last_event_id) else 0
     return StreamingResponse(
         _stream(front, record, after, request.is_disconnected), media_type="text/event-stream"
     )
@@ -505,7 +532,15 @@ def ask_again(
     Raises:
         IllegalMoveError: the run goes on, or has published.
     """
-    if verb not in allowed(record):
+    submission = Submission(
+        kind=record.process, parameters={"after": last_event(front, record.id), **given}, why=why
+    )
+    asked: dict[str, Any] = {"who": caller.name, "at": front.now(), "verb": verb}
+    # Sent again, it is the attempt that goes on, and no other one.
+    is_known = key is not None and front.intake.recall(
+        submission, run_id=record.id, key=key, **asked
+    )
+    if not is_known and verb not in allowed(record):
         told = "it has published" if record.status is RunStatus.SUCCESS else "wait for its end"
         if record.results_expired_at is not None:
             told = "what it had committed has expired"
@@ -515,9 +550,6 @@ def ask_again(
             from_status=record.status,
             to_status=RunStatus.EXECUTING,
         )
-    submission = Submission(
-        kind=record.process, parameters={"after": last_event(front, record.id), **given}, why=why
-    )
     return accept(front, caller, submission, response, verb, record.id, key)
 
 

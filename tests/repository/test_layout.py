@@ -38,7 +38,8 @@ LEVELS = [
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
         "service/problems service/store service/page",
-        "service/client service/lines service/router service/node service/web",
+        "service/client service/document service/lines service/router service/node",
+        "service/web",
         "service/commands",
         "batch io rules transforms messages service",
     )
