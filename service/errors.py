@@ -21,6 +21,18 @@ class RequestNotFoundError(UserError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class BulkNotFoundError(UserError):
+    """There is no such action on many.
+
+    Attributes:
+        bulk: the id that was given.
+    """
+
+    code = "bulk-not-found"
+    bulk: str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class KindNotFoundError(UserError):
     """No router has published such a kind.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
-from ledgerbeam.service.model import KeyRecord
+from ledgerbeam.service.model import BulkPreview, BulkRecord, BulkTarget, KeyRecord
 
 
 class FrontEnd(Line):
@@ -47,6 +47,9 @@ class RevokedKey(Line):
 
 
 LINES: Mapping[str, type[BaseModel]] = {
+    "bulk": line_of(BulkRecord),
+    "bulk-preview": line_of(BulkPreview),
+    "bulk-target": line_of(BulkTarget),
     "front-end": FrontEnd,
     "key": line_of(KeyRecord),
     "new-key": NewKey,

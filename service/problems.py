@@ -24,6 +24,7 @@ _STATUS = {
     "run-not-found": 404,
     "request-not-found": 404,
     "kind-not-found": 404,
+    "bulk-not-found": 404,
     "workload-not-found": 404,
     "component-not-found": 404,
     "not-published": 404,

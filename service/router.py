@@ -37,11 +37,15 @@ from ledgerbeam.service.model import (
     Verb,
     again_of,
 )
+from ledgerbeam.service.store.bulk import Bulks
 from ledgerbeam.service.store.dispatch import Dispatch
 from ledgerbeam.service.store.wake import Bell, Waiter
 
 PUBLISH_SECONDS = 300.0
 """How often it says again which kinds it knows."""
+
+_TARGETS = 20
+"""Of an action, before the next one has its turn, and new requests are looked at."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Router:
         self._runs = runs
         self._now = now
         self._dispatch = Dispatch(runs.registry.database)
+        self._bulks = Bulks(runs.registry.database)
         self._who = whoami("router")
         self._kinds = {name: load_workload(name) for name in workload_names()}
         self._published_at = float("-inf")
@@ -81,7 +86,7 @@ class Router:
         bell.close()
 
     def step(self) -> int:
-        """Decide on what is there; gives how many requests that were."""
+        """Decide on what is there, and go on with actions on many; gives how much that was."""
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self._dispatch.publish(self._records())
             self._dispatch.forget(self._now())
@@ -89,7 +94,17 @@ class Router:
         received = self._dispatch.received(list(self._kinds))
         for request in received:
             self._decide(request)
-        return len(received)
+        return len(received) + self._act()
+
+    def _act(self) -> int:
+        """Go on with actions on many, some targets of each at a time; gives how many."""
+        reached = 0
+        for action in self._bulks.at_work():
+            for _ in range(_TARGETS):
+                if not self._bulks.reach(action, self._now(), self._who):
+                    break
+                reached += 1
+        return reached
 
     def _decide(self, request: RequestRecord) -> None:
         try:
@@ -161,6 +176,7 @@ class Router:
                 parameters_schema=kind.parameters_type.model_json_schema(),
                 code_version=__version__,
                 policy=kind.queue,
+                approvals=kind.approvals,
                 seen_at=self._now(),
             )
 

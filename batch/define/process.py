@@ -109,7 +109,8 @@ class BatchProcess(ABC, Generic[P]):
         lost_attempts: how many attempts of a run may be lost (their machine failed, or they were
             killed) before the run fails; after each of them but the last, another attempt starts.
         approvals: what a second person has to approve: `"correct"` (a retry with other parameters),
-            `"replace"` (a submission in the place of a run), `"resolve"`.
+            `"replace"` (a submission in the place of a run), `"resolve"`, `"bulk"` (an action of a
+            service on many runs or requests at once).
         queue: how requests for runs wait for each other, where they are submitted to a service.
     """
 

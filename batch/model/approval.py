@@ -18,9 +18,11 @@ class Act(StrEnum):
     """What a definition may want approved.
 
     `CORRECT`: a retry with other parameters. `REPLACE`: a submission in the place of a run.
-    `RESOLVE`: recording how a call has ended whose outcome was unknown.
+    `RESOLVE`: recording how a call has ended whose outcome was unknown. `BULK`: an action on many
+    runs or requests of a service at once.
     """
 
+    BULK = "bulk"
     CORRECT = "correct"
     REPLACE = "replace"
     RESOLVE = "resolve"

@@ -172,29 +172,18 @@ class Registry(RegistryReader):
             RunNotFoundError: there is no such run.
         """
         with self._database.writing() as connection:
-            row = lock_run(connection, run_id)
-            if expected is not None and row.status is not expected:
-                return False
-            if next_kind is not None:
-                detail = {**(detail or {}), "kind": next_kind}
-                _set_next_kind(connection, run_id, next_kind)
-                forget_launch(connection, run_id)
-            if parameters:
-                changed = change_parameters(connection, row, parameters)
-                detail = {**(detail or {}), "parameters": changed}
-            record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
-            if row.status.is_final:
-                check_reopening(connection, row)
-            last = last_attempt(connection, run_id)
-            if to.is_final and last is not None and last.ended_at is None:
-                raise IllegalMoveError(
-                    f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
-                    f"cancel it, or reconcile if its launcher {last.launcher} is dead",
-                    run=run_id,
-                    from_status=row.status,
-                    to_status=to,
-                )
-            return True
+            return move(
+                connection,
+                run_id,
+                to,
+                who=who,
+                at=at,
+                why=why,
+                expected=expected,
+                next_kind=next_kind,
+                detail=detail,
+                parameters=parameters,
+            )
 
     def append(self, entry: Event) -> None:
         """Record an event that leaves the run's status as it is.
@@ -480,6 +469,45 @@ class Registry(RegistryReader):
             connection.execute(run.update().where(run.c.id == run_id).values(results_expired_at=at))
             record_event(connection, row, "results_expired", who, at)
             return True
+
+
+def move(
+    connection: sa.Connection,
+    run_id: str,
+    to: RunStatus,
+    *,
+    who: str,
+    at: datetime.datetime,
+    why: str = "",
+    expected: RunStatus | None = None,
+    next_kind: AttemptKind | None = None,
+    detail: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> bool:
+    """Change a run's status within a transaction that writes; see `Registry.move`."""
+    row = lock_run(connection, run_id)
+    if expected is not None and row.status is not expected:
+        return False
+    if next_kind is not None:
+        detail = {**(detail or {}), "kind": next_kind}
+        _set_next_kind(connection, run_id, next_kind)
+        forget_launch(connection, run_id)
+    if parameters:
+        changed = change_parameters(connection, row, parameters)
+        detail = {**(detail or {}), "parameters": changed}
+    record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
+    if row.status.is_final:
+        check_reopening(connection, row)
+    last = last_attempt(connection, run_id)
+    if to.is_final and last is not None and last.ended_at is None:
+        raise IllegalMoveError(
+            f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
+            f"cancel it, or reconcile if its launcher {last.launcher} is dead",
+            run=run_id,
+            from_status=row.status,
+            to_status=to,
+        )
+    return True
 
 
 def _set_next_kind(connection: sa.Connection, run_id: str, kind: AttemptKind) -> None:

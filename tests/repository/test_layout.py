@@ -38,8 +38,9 @@ LEVELS = [
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
         "service/problems service/store",
-        "service/client service/lines service/router service/node service/web",
-        "service/commands",
+        "service/calls service/lines service/router service/node service/web",
+        "service/client",
+        "service/verbs service/commands",
         "batch io rules transforms messages service",
     )
 ]
