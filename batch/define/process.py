@@ -202,7 +202,7 @@ class BatchProcess(ABC, Generic[P]):
 
     @property
     def instance_name(self) -> str:
-        """The instance's name: business date and identity."""
+        """The instance's name: business date and identity, and the key where it is of one only."""
         parts = [self.business_date.isoformat()]
         for name in self.identity:
             given = getattr(self.parameters, name)
@@ -213,11 +213,9 @@ class BatchProcess(ABC, Generic[P]):
                 raise ParameterError(
                     f"{flag} is empty, and identifies an instance: give it", parameter=flag
                 )
-            value = str(given)
-            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
-            if plain != value:
-                plain += f"-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
-            parts.append(f"{name.replace('_', '-')}-{plain}")
+            parts.append(f"{name.replace('_', '-')}-{_plain(str(given))}")
+        if only := getattr(self.parameters, "only_key", ""):
+            parts.append(f"only-{_plain(only)}")
         return "-".join(parts)
 
     @property
@@ -278,6 +276,12 @@ class BatchProcess(ABC, Generic[P]):
         the code of the currency.
         """
         return []
+
+
+def _plain(value: str) -> str:
+    """A value in the name of a folder."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
+    return plain if plain == value else f"{plain}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
 
 
 def is_overridden(cls: type, base: type, method: str) -> bool:

@@ -42,7 +42,10 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     splits: list[tuple[Split, ...]] = []
     for input_ in planned:
         first = sum(map(len, splits))
-        splits.append(tuple(replace(s, index=first + s.index) for s in input_.splits))
+        there = {field.name for field in input_.splits[0].fields}
+        # What the definition derives, readers don't know: rows are chosen by that afterwards.
+        only = tuple((name, text) for name, text in process.only if name in there)
+        splits.append(tuple(replace(s, index=first + s.index, only=only) for s in input_.splits))
     estimated = sum(input_.estimated_rows for input_ in planned)
     lookups = [it for it in process.lookups if getattr(process.parameters, it.name)]
     looked_up = [read_lookup(process, lookup) for lookup in lookups]
@@ -75,7 +78,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
             | {"max_decompressed", "max_rejects", "shuffle"}
         ),
         partition=lambda: Partitioning(
-            asked or shard_count(estimated, process.rows_per_shard),
+            asked or (1 if process.only else shard_count(estimated, process.rows_per_shard)),
             {"columns": list(present)} if present else {},
         ),
         build=build,
@@ -131,7 +134,8 @@ def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
         # Database clients are imported only if a database is read.
         from ledgerbeam.io.datasets.tables import plan_table
 
-        return plan_table(table, rows.contract, rows.identity(process.key), reading.columns)
+        ids = rows.identity(process.key)
+        return plan_table(table, rows.contract, ids, reading.columns, process.only)
     return plan_input(name, rows.contract, reading)
 
 
