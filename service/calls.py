@@ -21,6 +21,8 @@ from ledgerbeam.service.model import (
     BulkRecord,
     BulkTarget,
     BulkVerb,
+    InlineAnswer,
+    InlineAsk,
     RequestRecord,
     RequestState,
     Submission,
@@ -32,6 +34,7 @@ KEY = "LEDGERBEAM_KEY"
 POLL_SECONDS = 0.2
 
 _TRIES = 4
+_PATIENCE_SECONDS = 15.0
 
 
 class Calls:
@@ -185,6 +188,45 @@ class Calls:
         """
         return self._decide(action, "cancel", why)
 
+    # At once
+
+    def inline(
+        self,
+        process: str,
+        key: str,
+        parameters: Mapping[str, Any],
+        *,
+        publish: bool = False,
+        seconds: float = 30.0,
+        why: str = "",
+    ) -> InlineAnswer:
+        """Execute one component now, and give its rows.
+
+        Args:
+            process: name of the workload.
+            key: of the component, as the method `components` gives it.
+            parameters: of the workload; without `publish` no `output` is needed.
+            publish: whether it is recorded and published as an instance of its own.
+            seconds: that it may take, up to 60; a run that is published goes on after that.
+            why: for the record.
+
+        Raises:
+            ComponentNotFoundError: no row of the input has that key.
+            TimeLimitExceededError: it took too long, and was ended.
+            ServiceUnavailableError: no node was free in time.
+            UserError: the parameters don't fit.
+        """
+        asked = InlineAsk(
+            key=key, parameters=dict(parameters), publish=publish, seconds=seconds, why=why
+        )
+        answer = self._create(
+            f"/v1/kinds/{process}/inline",
+            asked.model_dump(mode="json"),
+            None,
+            timeout=seconds + _PATIENCE_SECONDS,
+        )
+        return InlineAnswer.model_validate(answer.json())
+
     def _decide(self, action: str, verb: str, why: str) -> BulkRecord:
         answer = self._post(f"/v1/bulk/{action}/{verb}", {"why": why})
         return BulkRecord.model_validate(answer.json())
@@ -208,10 +250,12 @@ class Calls:
     def _ask(self, path: str, body: Mapping[str, Any], key: str | None) -> RequestRecord:
         return RequestRecord.model_validate(self._create(path, body, key).json())
 
-    def _create(self, path: str, body: Mapping[str, Any], key: str | None) -> httpx.Response:
+    def _create(
+        self, path: str, body: Mapping[str, Any], key: str | None, **given: Any
+    ) -> httpx.Response:
         # What breaks off may have been stored: with a key, it is safe to ask again.
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        return self._send("POST", path, json=body, headers=headers)
+        return self._send("POST", path, json=body, headers=headers, **given)
 
     def _get(self, path: str, params: Any = None, **given: Any) -> httpx.Response:
         asked = {name: value for name, value in (params or {}).items() if value is not None}

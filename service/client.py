@@ -160,14 +160,13 @@ class Client(Calls):
             yield pa.Table.from_pylist(page, REJECTS_SCHEMA)
 
     def logs(self, run: str, component: str | None = None) -> Iterator[str]:
-        """Not offered: a log is on the machine of its launcher, and with its platform.
+        """The lines of a run's log, which a node on its launcher's machine reads; see `Runs.logs`.
 
         Raises:
-            ParameterError: always.
+            ServiceUnavailableError: no node of that machine has answered.
         """
-        raise self._not_offered(
-            "logs", "call it on the node that has launched the run, or ask its platform"
-        )
+        for page in self._pages(f"{self._path(run)}/logs", component=component):
+            yield from page
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
-from ledgerbeam.service.model import BulkPreview, BulkRecord, BulkTarget, KeyRecord
+from ledgerbeam.service.model import BulkPreview, BulkRecord, BulkTarget, InlineAnswer, KeyRecord
 
 
 class FrontEnd(Line):
@@ -51,6 +51,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "bulk-preview": line_of(BulkPreview),
     "bulk-target": line_of(BulkTarget),
     "front-end": FrontEnd,
+    "inline": line_of(InlineAnswer),
     "key": line_of(KeyRecord),
     "new-key": NewKey,
     "node": Node,

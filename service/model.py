@@ -15,6 +15,9 @@ KEY_SECONDS = 24 * 3600
 MAX_BODY = 256 * 1024
 """Bytes of a request's body at most. Input is named by URI, never sent."""
 
+MAX_ANSWER = 4 << 20
+"""Bytes of what a node answers at once, at most."""
+
 MAX_TARGETS = 10_000
 """How many an action on many may be for."""
 
@@ -385,6 +388,105 @@ class BulkPreview(_Stored):
     kinds: dict[str, int]
     targets: tuple[BulkTarget, ...]
     approval: bool
+
+
+class InlineAsk(BaseModel):
+    """One component that is to be executed at once.
+
+    Attributes:
+        key: of the component, as `components` prints it.
+        parameters: of the workload, as for a request; without `publish` no `output` is needed.
+        publish: whether it is recorded, and published in `output`, as an instance of its own.
+        seconds: that the caller waits at most; without `publish` it is ended then.
+        why: for the record.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "key": "L000123",
+                    "parameters": {
+                        "loans": "s3://results/loan-close-of-business/2026-11-19",
+                        "transactions": "s3://bank/transactions/*.parquet",
+                        "business_date": "2026-11-20",
+                    },
+                    "why": "the customer is on the phone",
+                }
+            ]
+        },
+    )
+
+    key: str = Field(min_length=1, max_length=500, pattern=r"^[^\x00]+$")
+    parameters: dict[str, Any] = {}
+    publish: bool = False
+    seconds: float = Field(default=30.0, ge=1, le=60)
+    why: str = Field(default="", max_length=2000)
+
+
+class InlineAnswer(_Stored):
+    """What has become of a component that was executed at once.
+
+    Attributes:
+        kind: name of the workload.
+        key: of the component.
+        state: `SUCCESS`, `FAILURE`, or `RUNNING` where its run goes on.
+        results: its rows; decimals and dates as text. At most 1,000.
+        tables: the rows of extra tables, by their names.
+        rejects: rows that were rejected, with file, row and reason.
+        failures: the component, where it has failed, with its error.
+        code: of the error by which all of it has failed; None where it hasn't.
+        error: one line that says why.
+        request_id: of the request that was recorded, where it was to be published.
+        run_id: of its run.
+    """
+
+    kind: str
+    key: str
+    state: str
+    results: list[dict[str, Any]] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
+    rejects: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    code: str | None = None
+    error: str | None = None
+    request_id: str | None = None
+    run_id: str | None = None
+
+
+class Errand(_Stored):
+    """What a node is to answer at once.
+
+    Attributes:
+        id: a UUID.
+        what: is asked for.
+        kind: name of the workload, which the node has to serve.
+        host: of the node that alone can answer; None for any.
+        given: arguments.
+        requester: who asks.
+        why: the reason.
+        deadline: when the caller waits no more, in UTC.
+        node: who has taken it; None where nobody has.
+        answered_at: time in UTC; None before that.
+        answer: what was asked for; None where it can't be given.
+        code: of the error by which it can't.
+        error: one line that says why.
+    """
+
+    id: str
+    what: ErrandKind
+    kind: str
+    host: str | None
+    given: dict[str, Any]
+    requester: str
+    why: str
+    deadline: AwareDatetime
+    node: str | None
+    answered_at: AwareDatetime | None
+    answer: dict[str, Any] | None
+    code: str | None
+    error: str | None
 
 
 class KindRecord(_Stored):

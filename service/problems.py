@@ -44,6 +44,7 @@ _STATUS = {
     "database-error": 502,
     "storage-error": 502,
     "registry-unavailable": 503,
+    "time-limit-exceeded": 504,
     "service-unavailable": 503,
 }
 _RESERVED = {"type", "title", "status", "detail", "instance"}

@@ -39,6 +39,7 @@ from ledgerbeam.service.model import (
 )
 from ledgerbeam.service.store.bulk import Bulks
 from ledgerbeam.service.store.dispatch import Dispatch
+from ledgerbeam.service.store.errands import Errands
 from ledgerbeam.service.store.wake import Bell, Waiter
 
 PUBLISH_SECONDS = 300.0
@@ -63,6 +64,7 @@ class Router:
         self._now = now
         self._dispatch = Dispatch(runs.registry.database)
         self._bulks = Bulks(runs.registry.database)
+        self._errands = Errands(runs.registry.database)
         self._who = whoami("router")
         self._kinds = {name: load_workload(name) for name in workload_names()}
         self._published_at = float("-inf")
@@ -90,6 +92,7 @@ class Router:
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self._dispatch.publish(self._records())
             self._dispatch.forget(self._now())
+            self._errands.forget(self._now())
             self._published_at = time.monotonic()
         received = self._dispatch.received(list(self._kinds))
         for request in received:

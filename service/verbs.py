@@ -1,25 +1,26 @@
 """The commands that only a service has: `bulk` and `inline`."""
 
 import datetime
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ledgerbeam.batch.cli.filters import read_since
-from ledgerbeam.batch.cli.verbs import Json
+from ledgerbeam.batch.cli.verbs import WITH_OWN_FLAGS, Json, WorkloadName
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import SERVER, server_of
-from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.errors import ParameterError, WorkloadNotFoundError
 from ledgerbeam.service.model import BulkOf, BulkVerb, RequestState, TargetState
 
 if TYPE_CHECKING:
     from ledgerbeam.service.client import Client
-    from ledgerbeam.service.model import BulkPreview, BulkRecord
+    from ledgerbeam.service.model import BulkPreview, BulkRecord, InlineAnswer
 
 app = typer.Typer(help="Service")
 bulk = typer.Typer(
@@ -208,6 +209,96 @@ def stop(action: Action, why: Reason = "", server: Server = None, as_json: Json 
     """End an action where it has got to; what it has done stays done."""
     with open_service(server) as client:
         _show(client.cancel_bulk(action, why), as_json)
+
+
+@app.command(context_settings=WITH_OWN_FLAGS)
+def inline(
+    context: typer.Context,
+    workload: WorkloadName,
+    key: Annotated[str, typer.Option(help="of the component, as `components` prints it")] = "",
+    publish: Annotated[
+        bool, typer.Option("--publish", help="record and publish it, as an instance of its own")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="that it may take")] = 30.0,
+    why: Reason = "",
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Execute one component of WORKLOAD now, given its own flags, and print its rows.
+
+    A service does it on a node; without one it is done here. Exit status 1 if the component fails.
+    """
+    if not key:
+        raise ParameterError("--key is required: see `ledgerbeam inline --help`", parameter="--key")
+    parameters = _parameters(workload, context.args)
+    if server_of(server) is not None:
+        with open_service(server) as client:
+            answer = client.inline(
+                workload, key, parameters, publish=publish, seconds=seconds, why=why
+            )
+    else:
+        if publish:
+            raise ParameterError(
+                "--publish needs a service: name one by --server; without one, `ledgerbeam submit "
+                f"{workload} --only-key={key} --watch` does the same",
+                parameter="--publish",
+            )
+        from ledgerbeam.service.inline import execute
+        from ledgerbeam.service.model import InlineAnswer
+
+        facts = execute({"kind": workload, "key": key, "parameters": parameters})
+        answer = InlineAnswer.model_validate({"kind": workload, "key": key, **facts})
+    _show_answer(answer, as_json)
+    if answer.state == "FAILURE" or answer.failures:
+        raise typer.Exit(Exit.FAILURE)
+
+
+def _parameters(workload: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The workload's parameters, which only a service may know."""
+    from ledgerbeam.batch.cli.arguments import given_parameters, parse_arguments
+    from ledgerbeam.batch.define.workloads import load_workload
+
+    try:
+        kind = load_workload(workload)
+    except WorkloadNotFoundError:
+        return given_parameters(arguments)
+    # Results that nobody keeps need no place.
+    has_output = any(flag.partition("=")[0] == "--output" for flag in arguments)
+    parsed = parse_arguments(kind, [*arguments, *([] if has_output else ["--output=."])])
+    if parsed.beam_flags:
+        raise ParameterError(
+            f"{parsed.beam_flags[0]}: one component goes to no runner: leave it out",
+            parameter=parsed.beam_flags[0],
+        )
+    left_out = set() if has_output else {"output"}
+    return parsed.parameters.model_dump(mode="json", exclude_unset=True, exclude=left_out)
+
+
+def _show_answer(answer: "InlineAnswer", as_json: bool) -> None:
+    if as_json:
+        print_record("inline", answer.model_dump(mode="json"))
+        return
+    from ledgerbeam.batch.attempt.terminal import print_pairs, print_table
+
+    for name, rows in {"": answer.results, **answer.tables}.items():
+        if name:
+            print_line(f"{name}: {len(rows):,}")
+        if len(rows) == 1 and not name:
+            print_pairs((column, _cell(value)) for column, value in rows[0].items())
+        elif rows:
+            print_table([*rows[0]], (map(_cell, row.values()) for row in rows))
+    for row in answer.rejects:
+        print_line(f"rejected: {row['file']} row {row['row']}: {row['reason']}", sys.stderr)
+    for failure in answer.failures:
+        print_line(f"{failure['component']} {failure['status']}: {failure['error']}", sys.stderr)
+    if answer.error is not None:
+        print_line(answer.error, sys.stderr)
+    if answer.run_id is not None:
+        print_line(f"run {answer.run_id} {answer.state}")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _act(

@@ -25,7 +25,7 @@ from ledgerbeam.io.secrets import redact
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
-from ledgerbeam.service.web import approvals, bulk, health, pages, queues, requests, runs
+from ledgerbeam.service.web import approvals, bulk, health, inline, pages, queues, requests, runs
 from ledgerbeam.service.web.front import Front
 
 _BODY_SECONDS = 20.0
@@ -76,7 +76,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
         openapi_url="/v1/openapi.json",
     )
     app.state.front = front
-    for part in (requests, runs, approvals, bulk, queues, health):
+    for part in (requests, runs, approvals, bulk, inline, queues, health):
         app.include_router(part.router)
     pages.mount(app)
     app.add_exception_handler(LedgerbeamError, _on_error)

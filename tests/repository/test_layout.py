@@ -38,8 +38,9 @@ LEVELS = [
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
         "service/problems service/store",
-        "service/calls service/lines service/router service/node service/web",
-        "service/client",
+        "service/calls service/inline",
+        "service/errands service/lines service/router service/web",
+        "service/client service/node",
         "service/verbs service/commands",
         "batch io rules transforms messages service",
     )
