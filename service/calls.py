@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from ledgerbeam.batch.define.parameters import parameter_error
 from ledgerbeam.batch.settings import SERVER
 from ledgerbeam.io.errors import ParameterError
-from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
-from ledgerbeam.service.model import (
+from ledgerbeam.service.bulk import (
     BulkAsk,
     BulkFilter,
     BulkOf,
@@ -21,12 +20,15 @@ from ledgerbeam.service.model import (
     BulkRecord,
     BulkTarget,
     BulkVerb,
+    TargetState,
+)
+from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
+from ledgerbeam.service.model import (
     InlineAnswer,
     InlineAsk,
     RequestRecord,
     RequestState,
     Submission,
-    TargetState,
 )
 from ledgerbeam.service.problems import classes, error_of
 
@@ -80,6 +82,7 @@ class Calls:
         priority: int = 0,
         why: str = "",
         key: str | None = None,
+        replace: bool = False,
     ) -> RequestRecord:
         """Ask for a run, and don't wait for a node to take it.
 
@@ -90,9 +93,14 @@ class Calls:
             why: for the record.
             key: by which the service knows the request again if it is sent twice; by default a new
                 one.
+            replace: whether it takes the place of a run whose parameters were wrong.
         """
         submission = Submission(
-            kind=process, parameters=dict(parameters), priority=priority, why=why
+            kind=process,
+            parameters=dict(parameters),
+            priority=priority,
+            why=why,
+            replace=replace,
         )
         return self._ask("/v1/requests", submission.model_dump(mode="json"), key)
 
@@ -212,7 +220,7 @@ class Calls:
 
         Raises:
             ComponentNotFoundError: no row of the input has that key.
-            TimeLimitExceededError: it took too long, and was ended.
+            AnswerTimeoutError: it took too long, and was ended.
             ServiceUnavailableError: no node was free in time.
             UserError: the parameters don't fit.
         """

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.audit_chain import AuditChain
+from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.batch.runs.body import record_of, view_of
 from ledgerbeam.batch.runs.reading import RunView, Tracker
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import StorageError, WaitTimeoutError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.service.calls import POLL_SECONDS, Calls, check_request
-from ledgerbeam.service.model import RequestState
+from ledgerbeam.service.model import RequestState, Verb
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.model.outcomes import Outcome
 
 _WAIT_SECONDS = 20
+_LINES = "application/x-ndjson"
 _ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -58,7 +61,8 @@ class Client(Calls):
             process: name of the workload.
             parameters: its parameters.
             beam_flags: none: the nodes have theirs.
-            replace: False: give the run that there is the right parameters by `retry`.
+            replace: whether it takes the place of a run whose parameters were wrong; see
+                `Runs.submit`.
             why: for the record.
             timeout: seconds to wait at most; None to wait without a limit. The request stays.
 
@@ -69,11 +73,7 @@ class Client(Calls):
         """
         if beam_flags:
             raise self._not_offered(f"flags for Beam ({' '.join(beam_flags)})", "nodes have theirs")
-        if replace:
-            raise self._not_offered(
-                "replacing a run", "cancel it, and retry it with the right parameters"
-            )
-        asked = self.request(process, parameters, why=why)
+        asked = self.request(process, parameters, why=why, replace=replace)
         deadline = None if timeout is None else time.monotonic() + timeout
         while asked.run_id is None:
             check_request(asked)
@@ -166,7 +166,7 @@ class Client(Calls):
             ServiceUnavailableError: no node of that machine has answered.
         """
         for page in self._pages(f"{self._path(run)}/logs", component=component):
-            yield from page
+            yield from map(str, page)
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
@@ -252,13 +252,10 @@ class Client(Calls):
     def restart(self, run: str, why: str = "", *, force: bool = False) -> RunRecord:
         """Execute missing components, when a node is free; see `Runs.restart`.
 
-        An attempt whose machine is gone isn't given up by force: another node takes its request
-        over when its lease has run out.
+        An attempt whose machine is gone is given up by force, by a node, at once.
         """
-        if force:
-            raise self._not_offered(
-                "giving up an attempt", "another node takes it over when its lease has run out"
-            )
+        if force and self.find(run).live_attempt is not None:
+            return self._act(run, "force-restart", why)
         return self._again(run, "restart", {"why": why})
 
     def resolve(
@@ -290,6 +287,25 @@ class Client(Calls):
         found = self._get(f"{self._path(run)}/audit").json()
         return [RecordedEvent.model_validate(event) for event in found]
 
+    def audit(
+        self,
+        after: int = 0,
+        process: str | None = None,
+        since: datetime.datetime | None = None,
+    ) -> Iterator[ChainedEntry]:
+        """The whole audit, of runs and of the service, in one order; see `Runs.audit`."""
+        asked = {"after": after, "kind": process, "since": since and since.isoformat()}
+        lines = self._get("/v1/audit", params=asked, headers={"Accept": _LINES}).iter_lines()
+        yield from map(ChainedEntry.model_validate_json, filter(None, lines))
+
+    def verify_audit(self, head: str = "") -> AuditChain:
+        """Compute the hashes of all sealed entries of the audit again; see `Runs.verify_audit`.
+
+        Raises:
+            AuditMismatchError: an entry or a hash was changed or removed, or the head isn't there.
+        """
+        return AuditChain(**self._get("/v1/audit/chain", params={"head": head or None}).json())
+
     def _act(self, run: str, verb: str, why: str) -> RunRecord:
         return record_of(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
 
@@ -297,9 +313,12 @@ class Client(Calls):
         """Ask for another attempt; gives the run when a node has begun that."""
         path = self._path(run)
         asked = self._ask(f"{path}/{verb}", body, None)
+        first = asked.run_id
         while not asked.state.is_final:
             record = self.get(str(asked.run_id)).run
-            if not record.status.is_final:
+            # One that is to be replaced may go on until then.
+            is_other = asked.verb is not Verb.REPLACE or asked.run_id != first
+            if is_other and not record.status.is_final:
                 return record
             time.sleep(POLL_SECONDS)
             asked = self.get_request(asked.id)

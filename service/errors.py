@@ -118,6 +118,12 @@ class AccessDeniedError(UserError):
     kind: str | None = None
 
 
+class AnswerTimeoutError(UserError):
+    """What was to be answered at once has taken longer than the caller waits."""
+
+    code = "answer-timeout"
+
+
 class BadRequestError(UserError):
     """The call isn't one that the service understands."""
 

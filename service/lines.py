@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
-from ledgerbeam.service.model import BulkPreview, BulkRecord, BulkTarget, InlineAnswer, KeyRecord
+from ledgerbeam.service.bulk import BulkPreview, BulkRecord, BulkTarget
+from ledgerbeam.service.model import InlineAnswer, KeyRecord
 
 
 class FrontEnd(Line):

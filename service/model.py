@@ -2,12 +2,11 @@
 
 import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ledgerbeam.batch.model.queue import QueuePolicy
-from ledgerbeam.batch.model.status import RunStatus
 
 KEY_SECONDS = 24 * 3600
 """How long an `Idempotency-Key` is remembered."""
@@ -17,9 +16,6 @@ MAX_BODY = 256 * 1024
 
 MAX_ANSWER = 4 << 20
 """Bytes of what a node answers at once, at most."""
-
-MAX_TARGETS = 10_000
-"""How many an action on many may be for."""
 
 
 class RequestState(StrEnum):
@@ -48,9 +44,13 @@ class RequestState(StrEnum):
 
 
 class Verb(StrEnum):
-    """What is asked for: a run, another attempt of one, or that a component be resolved."""
+    """What is asked for: a run, another attempt of one, or that a component be resolved.
+
+    `REPLACE`: a run in the place of one whose parameters were wrong.
+    """
 
     SUBMIT = "submit"
+    REPLACE = "replace"
     RETRY = "retry"
     RESTART = "restart"
     RESOLVE = "resolve"
@@ -66,11 +66,13 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class _Stored(BaseModel):
+class Stored(BaseModel):
+    """Base of what is recorded."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Problem(_Stored):
+class Problem(Stored):
     """What is wrong with one parameter.
 
     Attributes:
@@ -91,6 +93,8 @@ class Submission(BaseModel):
         priority: higher ones are taken first, except in a queue that is served in order.
         start_by: time until which it is of use; not started by then, it is `EXPIRED`.
         why: for the record.
+        replace: whether it takes the place of a run of the same instance and number that hasn't
+            published, because its parameters were wrong; needs `why`. One that goes on is canceled.
     """
 
     model_config = ConfigDict(
@@ -114,9 +118,10 @@ class Submission(BaseModel):
     priority: int = Field(default=0, ge=-100, le=100)
     start_by: AwareDatetime | None = None
     why: str = Field(default="", max_length=2000)
+    replace: bool = False
 
 
-class RequestRecord(_Stored):
+class RequestRecord(Stored):
     """A request, as it is recorded.
 
     Attributes:
@@ -180,214 +185,16 @@ def again_of(request: RequestRecord) -> dict[str, Any]:
     return {name: given[name] for name in ("components", "parameters", "approval") if name in given}
 
 
-class BulkOf(StrEnum):
-    """What an action on many is about."""
-
-    RUNS = "runs"
-    REQUESTS = "requests"
-    QUEUES = "queues"
-
-
-class BulkVerb(StrEnum):
-    """What is done with each of many.
-
-    `CANCEL` runs or requests, `RETRY` runs, `REDRIVE` requests, `RELEASE` queues that are held.
-    """
-
-    CANCEL = "cancel"
-    RETRY = "retry"
-    REDRIVE = "redrive"
-    RELEASE = "release"
-
-
-class BulkState(StrEnum):
-    """Where an action on many stands.
-
-    `WAITING`: for the approval of a second person. `RUNNING`: a router carries it out. `DONE`: with
-    all of its targets. `CANCELED`: with those that it had reached by then. `REFUSED`: by a second
-    person, before it began.
-    """
-
-    WAITING = "WAITING"
-    RUNNING = "RUNNING"
-    DONE = "DONE"
-    CANCELED = "CANCELED"
-    REFUSED = "REFUSED"
-
-
-class TargetState(StrEnum):
-    """What became of one of many.
-
-    `PENDING`: nothing yet. `DONE`: what was asked for. `SKIPPED`: it was no more as it had been
-    when the action was asked for, and was left alone. `FAILED`: by an error.
-    """
-
-    PENDING = "PENDING"
-    DONE = "DONE"
-    SKIPPED = "SKIPPED"
-    FAILED = "FAILED"
-
-
 class ErrandKind(StrEnum):
-    """What a node is to answer at once: a component executed now, or the lines of a log."""
+    """What a node is to answer at once.
+
+    `INLINE`: a component executed now. `LOGS`: the lines of a log. `RESTART`: that a live attempt
+    was given up, and another begun.
+    """
 
     INLINE = "inline"
     LOGS = "logs"
-
-
-_FILTERS = {
-    BulkOf.RUNS: {"kind", "status", "since", "where"},
-    BulkOf.REQUESTS: {"kind", "state", "requester", "error"},
-    BulkOf.QUEUES: {"kind"},
-}
-_BULKS = {
-    (BulkOf.RUNS, BulkVerb.CANCEL),
-    (BulkOf.RUNS, BulkVerb.RETRY),
-    (BulkOf.REQUESTS, BulkVerb.CANCEL),
-    (BulkOf.REQUESTS, BulkVerb.REDRIVE),
-    (BulkOf.QUEUES, BulkVerb.RELEASE),
-}
-
-
-class BulkFilter(BaseModel):
-    """Which ones an action is for: what the lists of runs and of requests can be asked for.
-
-    Attributes:
-        kind: name of the workload.
-        status: of runs.
-        since: only runs that were submitted at that time or later.
-        where: `NAME=VALUE`: only runs with that parameter.
-        state: of requests.
-        requester: of requests.
-        error: a text in the error of requests.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: str | None = None
-    status: RunStatus | None = None
-    since: AwareDatetime | None = None
-    where: list[str] = Field(default=[], max_length=20)
-    state: RequestState | None = None
-    requester: str | None = None
-    error: str | None = None
-
-
-class BulkAsk(BaseModel):
-    """An action on many: on all that the filter finds now, and that it can be done with.
-
-    Attributes:
-        of: what it is about.
-        verb: what is done with each.
-        filter: which ones.
-        why: the reason, for the record of each.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "of": "runs",
-                    "verb": "retry",
-                    "filter": {"kind": "delivery-marking", "status": "FAILURE"},
-                    "why": "the prices were late, and are there now",
-                }
-            ]
-        },
-    )
-
-    of: BulkOf
-    verb: BulkVerb
-    filter: BulkFilter = BulkFilter()
-    why: str = Field(min_length=1, max_length=2000)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        given = self.filter.model_fields_set
-        if (self.of, self.verb) not in _BULKS:
-            fits = ", ".join(f"{verb} {of}" for of, verb in sorted(_BULKS))
-            raise ValueError(f"there is no {self.verb} of {self.of}: there is {fits}")
-        if other := given - _FILTERS[self.of]:
-            known = ", ".join(sorted(_FILTERS[self.of]))
-            raise ValueError(f"{self.of} have no filter {min(other)}: they have {known}")
-        if not given and self.of is not BulkOf.QUEUES:
-            raise ValueError(f"a filter is missing: not all {self.of} there are can be meant")
-        return self
-
-
-class BulkTarget(_Stored):
-    """One of many, and what became of it.
-
-    Attributes:
-        id: of the run or the request; of a queue, its kind.
-        kind: name of the workload.
-        name: for people: of the run, or of what was asked for.
-        state: what became of it.
-        done_at: when, in UTC; None before that.
-        request_id: of the request that has come of it, where it was retried.
-        told: why it was left alone, or by which error it failed.
-    """
-
-    id: str
-    kind: str
-    name: str
-    state: TargetState = TargetState.PENDING
-    done_at: AwareDatetime | None = None
-    request_id: str | None = None
-    told: str | None = None
-
-
-class BulkRecord(_Stored):
-    """An action on many, as it stands.
-
-    Attributes:
-        id: a UUID.
-        sequence: a number that grows from one to the next.
-        of: what it is about.
-        verb: what is done with each.
-        filter: which ones were meant.
-        why: the reason.
-        requester: who asks.
-        kinds: of its targets.
-        state: where it stands.
-        asked_at: time in UTC, as all others.
-        approved_by: the second person, where one was needed.
-        ended_at: None before its end.
-        targets: how many there are, by what became of them.
-        version: counts changes of its state; it is its `ETag`.
-    """
-
-    id: str
-    sequence: int
-    of: BulkOf
-    verb: BulkVerb
-    filter: dict[str, Any]
-    why: str
-    requester: str
-    kinds: tuple[str, ...]
-    state: BulkState
-    asked_at: AwareDatetime
-    approved_by: str | None
-    ended_at: AwareDatetime | None
-    targets: dict[TargetState, int]
-    version: int
-
-
-class BulkPreview(_Stored):
-    """What an action on many would touch now.
-
-    Attributes:
-        count: how many.
-        kinds: how many of each kind.
-        targets: the first of them.
-        approval: whether a second person has to approve it.
-    """
-
-    count: int
-    kinds: dict[str, int]
-    targets: tuple[BulkTarget, ...]
-    approval: bool
+    RESTART = "restart"
 
 
 class InlineAsk(BaseModel):
@@ -425,7 +232,7 @@ class InlineAsk(BaseModel):
     why: str = Field(default="", max_length=2000)
 
 
-class InlineAnswer(_Stored):
+class InlineAnswer(Stored):
     """What has become of a component that was executed at once.
 
     Attributes:
@@ -455,7 +262,7 @@ class InlineAnswer(_Stored):
     run_id: str | None = None
 
 
-class Errand(_Stored):
+class Errand(Stored):
     """What a node is to answer at once.
 
     Attributes:
@@ -489,7 +296,7 @@ class Errand(_Stored):
     error: str | None
 
 
-class KindRecord(_Stored):
+class KindRecord(Stored):
     """A workload, as its router has published it.
 
     Attributes:
@@ -511,7 +318,7 @@ class KindRecord(_Stored):
     seen_at: AwareDatetime
 
 
-class QueueRecord(_Stored):
+class QueueRecord(Stored):
     """The queue of a kind, as it stands.
 
     Attributes:
@@ -533,7 +340,7 @@ class QueueRecord(_Stored):
     version: int
 
 
-class AuditEntry(_Stored):
+class AuditEntry(Stored):
     """Who did what, when and why.
 
     Attributes:
@@ -557,7 +364,7 @@ class AuditEntry(_Stored):
     detail: dict[str, Any]
 
 
-class Principal(_Stored):
+class Principal(Stored):
     """Who calls.
 
     Attributes:
@@ -577,7 +384,7 @@ class Principal(_Stored):
         return has is not None and ranks.index(has) >= ranks.index(role)
 
 
-class KeyRecord(_Stored):
+class KeyRecord(Stored):
     """An API key, without its secret.
 
     Attributes:

@@ -32,7 +32,7 @@ from ledgerbeam.io.errors import IllegalMoveError, RegistryUnavailableError, Use
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
 from ledgerbeam.service.ahead import LaunchersAhead
-from ledgerbeam.service.errands import ErrandRunner
+from ledgerbeam.service.at_once.errands import ErrandRunner
 from ledgerbeam.service.model import RequestRecord, RequestState, Submission, Verb, again_of
 from ledgerbeam.service.store.dispatch import Dispatch
 from ledgerbeam.service.store.wake import Bell, Waiter
@@ -234,6 +234,8 @@ class Node:
             run, is_new = runs.record(request.kind, request.parameters, self._beam_flags)
             # One that was recorded long before may have a launcher, though it hasn't begun.
             return run, is_new or (run.status is RunStatus.INITIATED and request.epoch == 1)
+        if request.verb is Verb.REPLACE:
+            return self._replaced(request, runs), True
         run = self._runs.registry.get(str(request.run_id))
         after = request.parameters["after"]
         moves = [e for e in self._runs.registry.events(run.id) if e.sequence > after]
@@ -246,6 +248,23 @@ class Node:
             if not self._runs.registry.get(run.id).status.is_final:
                 return run, False
             raise
+
+    def _replaced(self, request: RequestRecord, runs: Runs) -> RunRecord:
+        """The run that takes another's place; the one that a lost node has recorded, if it has."""
+        given = request.parameters
+        if request.run_id is not None:
+            before = runs.registry.get(request.run_id)
+            by = runs.registry.successor(before.id)
+            if by is not None:
+                return runs.registry.get(by)
+            if "approval" not in given:
+                return before  # it was linked already
+            asked = runs.to_be_approved(before, given["approval"])
+            return runs.replace_approved(before, asked, request.why)
+        before, is_it = runs.begin_replacing(request.kind, given, request.why)
+        if is_it:
+            return before
+        return runs.record(request.kind, given, self._beam_flags, replace=True, why=request.why)[0]
 
     def _wait(self, run: RunRecord, launcher: "subprocess.Popen[bytes] | None") -> RunRecord:
         """Wait for a run's end, and have it launched again where its launcher has died."""

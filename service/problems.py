@@ -32,6 +32,7 @@ _STATUS = {
     "ambiguous-run": 409,
     "approval-needed": 409,
     "already-published": 409,
+    "audit-mismatch": 409,
     "already-resolved": 409,
     "illegal-move": 409,
     "submission-conflict": 409,
@@ -44,7 +45,7 @@ _STATUS = {
     "database-error": 502,
     "storage-error": 502,
     "registry-unavailable": 503,
-    "time-limit-exceeded": 504,
+    "answer-timeout": 504,
     "service-unavailable": 503,
 }
 _RESERVED = {"type", "title", "status", "detail", "instance"}

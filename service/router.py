@@ -117,15 +117,21 @@ class Router:
                     f"no workload {request.kind}: there are {', '.join(sorted(self._kinds))}",
                     workload=request.kind,
                 )
-            problems = _problems(kind, request) if request.verb is Verb.SUBMIT else []
+            is_new = request.verb in (Verb.SUBMIT, Verb.REPLACE) and request.run_id is None
+            problems = _problems(kind, request) if is_new else []
             if problems:
                 told = "; ".join(f"{p.parameter}: {p.message}" for p in problems)
                 self._reject(request, "invalid-parameter", told, problems)
             elif request.verb is Verb.RESOLVE:
                 self._resolve(request)
             else:
-                if request.verb is Verb.RETRY:
-                    runs = self._runs.signed_by(request.requester)
+                runs = self._runs.signed_by(request.requester)
+                if request.verb is Verb.REPLACE and request.run_id is None:
+                    runs.begin_replacing(request.kind, request.parameters, request.why)
+                elif request.verb is Verb.REPLACE:
+                    record = runs.registry.get(str(request.run_id))
+                    runs.to_be_approved(record, request.parameters["approval"])
+                elif request.verb is Verb.RETRY:
                     record = runs.registry.get(str(request.run_id))
                     runs.check_retry(record, request.why, **again_of(request))
                 self._dispatch.admit(request.id, self._who, self._now())

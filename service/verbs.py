@@ -16,11 +16,13 @@ from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import SERVER, server_of
 from ledgerbeam.io.errors import ParameterError, WorkloadNotFoundError
-from ledgerbeam.service.model import BulkOf, BulkVerb, RequestState, TargetState
+from ledgerbeam.service.bulk import BulkOf, BulkVerb, TargetState
+from ledgerbeam.service.model import RequestState
 
 if TYPE_CHECKING:
+    from ledgerbeam.service.bulk import BulkPreview, BulkRecord
     from ledgerbeam.service.client import Client
-    from ledgerbeam.service.model import BulkPreview, BulkRecord, InlineAnswer
+    from ledgerbeam.service.model import InlineAnswer
 
 app = typer.Typer(help="Service")
 bulk = typer.Typer(
@@ -243,7 +245,7 @@ def inline(
                 f"{workload} --only-key={key} --watch` does the same",
                 parameter="--publish",
             )
-        from ledgerbeam.service.inline import execute
+        from ledgerbeam.service.at_once.inline import execute
         from ledgerbeam.service.model import InlineAnswer
 
         facts = execute({"kind": workload, "key": key, "parameters": parameters})
@@ -286,7 +288,7 @@ def _show_answer(answer: "InlineAnswer", as_json: bool) -> None:
         if len(rows) == 1 and not name:
             print_pairs((column, _cell(value)) for column, value in rows[0].items())
         elif rows:
-            print_table([*rows[0]], (map(_cell, row.values()) for row in rows))
+            print_table([*rows[0]], ([*map(_cell, row.values())] for row in rows))
     for row in answer.rejects:
         print_line(f"rejected: {row['file']} row {row['row']}: {row['reason']}", sys.stderr)
     for failure in answer.failures:

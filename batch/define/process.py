@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from ledgerbeam.batch.define.checks import check_class, guard_hooks
 from ledgerbeam.batch.define.dates import with_strict_dates
 from ledgerbeam.batch.define.expect import SHARE, Expect
-from ledgerbeam.batch.model.approval import Act
+from ledgerbeam.batch.model.approval import APPROVED
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
@@ -146,9 +146,9 @@ class BatchProcess(ABC, Generic[P]):
         except ValueError as error:
             raise DefinitionError(f"{cls.__name__}: {error}") from None
         for act in cls.approvals:
-            if act not in set(Act):
+            if act not in APPROVED:
                 raise DefinitionError(
-                    f"{cls.__name__}: nobody can approve {act!r}: name {', '.join(Act)}"
+                    f"{cls.__name__}: nobody can approve {act!r}: name {', '.join(APPROVED)}"
                 )
         name = cls.__dict__.get("name")
         if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

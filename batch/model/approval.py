@@ -18,14 +18,19 @@ class Act(StrEnum):
     """What a definition may want approved.
 
     `CORRECT`: a retry with other parameters. `REPLACE`: a submission in the place of a run.
-    `RESOLVE`: recording how a call has ended whose outcome was unknown. `BULK`: an action on many
-    runs or requests of a service at once.
+    `RESOLVE`: recording how a call has ended whose outcome was unknown.
     """
 
-    BULK = "bulk"
     CORRECT = "correct"
     REPLACE = "replace"
     RESOLVE = "resolve"
+
+
+BULK = "bulk"
+"""Of an action of a service on many runs or requests, which stands in no run's history."""
+
+APPROVED = (BULK, *Act)
+"""All that a definition may want approved."""
 
 
 class Approval(BaseModel):

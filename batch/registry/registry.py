@@ -14,8 +14,8 @@ old one return that it is no longer the owner, and it stops.
 """
 
 import datetime
-from collections.abc import Collection, Mapping
-from typing import Any, Self
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
@@ -43,6 +43,9 @@ from ledgerbeam.batch.registry.transitions import (
     update_own,
 )
 from ledgerbeam.io.errors import IllegalMoveError
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.registry.audit_export import ChainedEntry
 
 
 class Registry(RegistryReader):
@@ -96,6 +99,19 @@ class Registry(RegistryReader):
         """
         with self._database.reading() as connection:
             return audit_chain.verify(connection, head)
+
+    def audit_entries(
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        kinds: Sequence[str] | None = None,
+        since: datetime.datetime | None = None,
+    ) -> "list[ChainedEntry]":
+        """Sealed entries of the whole audit behind one; see `audit_export`."""
+        from ledgerbeam.batch.registry.audit_export import entries
+
+        with self._database.reading() as connection:
+            return entries(connection, after, limit, kinds, since)
 
     def submit(self, draft: RunDraft, schema: Mapping[str, Any]) -> tuple[RunRecord, bool]:
         """Record a run, unless it is recorded already.

@@ -25,23 +25,21 @@ from ledgerbeam.io.errors import (
 )
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
-from ledgerbeam.service.errors import (
-    BulkNotFoundError,
-    IdempotencyConflictError,
-    RequestStateError,
-)
-from ledgerbeam.service.model import (
-    KEY_SECONDS,
+from ledgerbeam.service.bulk import (
     BulkAsk,
     BulkOf,
     BulkRecord,
     BulkState,
     BulkTarget,
     BulkVerb,
-    Submission,
     TargetState,
-    Verb,
 )
+from ledgerbeam.service.errors import (
+    BulkNotFoundError,
+    IdempotencyConflictError,
+    RequestStateError,
+)
+from ledgerbeam.service.model import KEY_SECONDS, Submission, Verb
 from ledgerbeam.service.store.intake import (
     cancel_request,
     change_queue,
@@ -323,7 +321,7 @@ def _end(connection: sa.Connection, sequence: int, at: datetime.datetime, who: s
         return False
     done = {"state": BulkState.DONE, "ended_at": at, "version": row.version + 1}
     connection.execute(bulk.update().where(bulk.c.sequence == sequence).values(done))
-    _note(connection, row, at, who, "done", **_counts(connection, sequence))
+    _note(connection, row, at, who, "done", counts=_counts(connection, sequence))
     return True
 
 

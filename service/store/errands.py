@@ -58,8 +58,9 @@ class Errands:
             IdempotencyConflictError: the key stands for another errand.
         """
         fingerprint = fingerprint_of(what, kind, dict(given), why)
+        errand_id = str(uuid.uuid4())
         new = {
-            "id": str(uuid.uuid4()),
+            "id": errand_id,
             "what": what,
             "kind": kind,
             "host": host,
@@ -87,8 +88,8 @@ class Errands:
                 if known is not None and (known.node is not None or known.deadline > at):
                     return _read(known)
             connection.execute(errand.insert().values(new))
-            note(connection, at, who, f"{what}.asked", new["id"], kind, why, **_shown(given))
-            return _find(connection, new["id"])
+            note(connection, at, who, f"{what}.asked", errand_id, kind, why, **_shown(given))
+            return _find(connection, errand_id)
 
     def get(self, errand_id: str) -> Errand:
         """An errand, with its answer where there is one.

@@ -65,7 +65,12 @@ class Intake(RequestReader):
         """
         with self._database.writing() as connection:
             known = None if key is None else _known(connection, who, key, at)
-            fingerprint = fingerprint_of(submission.model_dump(mode="json"), verb, run_id)
+            fingerprint = fingerprint_of(
+                # Whether it replaces, the verb says.
+                submission.model_dump(mode="json", exclude={"replace"}),
+                verb,
+                run_id,
+            )
             if known is not None:
                 if known.fingerprint != fingerprint:
                     raise IdempotencyConflictError(
@@ -170,8 +175,9 @@ def store_request(
     **noted: Any,
 ) -> RequestRecord:
     """Store a new request, with its audit entry; `noted` are further facts for that."""
+    request_id = str(uuid.uuid4())
     new = {
-        "id": str(uuid.uuid4()),
+        "id": request_id,
         "kind": submission.kind,
         "verb": verb,
         "state": RequestState.RECEIVED,
@@ -195,7 +201,7 @@ def store_request(
         at,
         who,
         "request.received",
-        new["id"],
+        request_id,
         submission.kind,
         submission.why,
         verb=verb,

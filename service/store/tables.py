@@ -20,15 +20,8 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.registry.schema import Json, Prose, Sequence, UtcDateTime, one_of, run
 from ledgerbeam.batch.registry.schema import metadata as of_registry
-from ledgerbeam.service.model import (
-    BulkOf,
-    BulkState,
-    BulkVerb,
-    ErrandKind,
-    RequestState,
-    TargetState,
-    Verb,
-)
+from ledgerbeam.service.bulk import BulkOf, BulkState, BulkVerb, TargetState
+from ledgerbeam.service.model import ErrandKind, RequestState, Verb
 
 metadata = sa.MetaData(naming_convention=of_registry.naming_convention)
 

@@ -16,10 +16,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from ledgerbeam.batch.model.approval import Act
+from ledgerbeam.batch.model.approval import BULK
 from ledgerbeam.batch.model.status import RunStatus
-from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
-from ledgerbeam.service.model import (
+from ledgerbeam.service.bulk import (
     MAX_TARGETS,
     BulkAsk,
     BulkOf,
@@ -28,11 +27,10 @@ from ledgerbeam.service.model import (
     BulkState,
     BulkTarget,
     BulkVerb,
-    Principal,
-    RequestState,
-    Role,
     TargetState,
 )
+from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
+from ledgerbeam.service.model import Principal, RequestState, Role
 from ledgerbeam.service.store.bulk import Bulks, Chosen
 from ledgerbeam.service.web.front import (
     AFront,
@@ -275,7 +273,7 @@ def _queues(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterat
 
 def _waits(front: Front, kinds: Collection[str]) -> bool:
     """Whether a second person has to approve an action on these kinds."""
-    return any(k.name in kinds and Act.BULK in k.approvals for k in front.intake.kinds())
+    return any(k.name in kinds and BULK in k.approvals for k in front.intake.kinds())
 
 
 def _tag(chosen: Sequence[Chosen]) -> int:

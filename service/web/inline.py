@@ -13,16 +13,17 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.observe.log import where_workers_log
-from ledgerbeam.io.errors import StorageError, TimeLimitExceededError
+from ledgerbeam.io.errors import IllegalMoveError, StorageError
 from ledgerbeam.io.machine import ProcessId
-from ledgerbeam.service.errors import ServiceUnavailableError
+from ledgerbeam.service.errors import AnswerTimeoutError, ServiceUnavailableError
 from ledgerbeam.service.model import Errand, ErrandKind, InlineAnswer, InlineAsk, Role
 from ledgerbeam.service.problems import error_of
 from ledgerbeam.service.store.errands import Errands
 from ledgerbeam.service.store.reading import cursor_of, place_of
 from ledgerbeam.service.web.front import AFront, Caller, Front, demand
-from ledgerbeam.service.web.requests import Cursor, IdempotencyKey
-from ledgerbeam.service.web.runs import Found
+from ledgerbeam.service.web.requests import Cursor, IdempotencyKey, Reason
+from ledgerbeam.service.web.runs import Found, Operated, ServedRun
+from ledgerbeam.service.web.runs import answer as answer_run
 
 router = APIRouter(prefix="/v1", tags=["at once"])
 
@@ -124,12 +125,43 @@ async def logs(
     return LogPage(items=lines[:limit], next=following, elsewhere=where_workers_log(record) or None)
 
 
+@router.post("/runs/{run}/force-restart", tags=["runs"])
+async def force_restart(
+    record: Operated, front: AFront, caller: Caller, response: Response, reason: Reason
+) -> ServedRun:
+    """Give up an attempt whose machine is gone, and begin another; needs a reason.
+
+    A node does it at once, past the queue, in which the run that is stuck has its place.
+    """
+    if record.live_attempt is None:
+        raise IllegalMoveError(
+            f"run {record.name} has no attempt that could be given up: restart it",
+            run=record.id,
+            from_status=record.status,
+        )
+
+    def store() -> Errand:
+        return Errands(front.runs.registry.database).ask(
+            ErrandKind.RESTART,
+            record.process,
+            {"run": record.id},
+            who=caller.name,
+            at=front.now(),
+            seconds=_LOG_SECONDS,
+            why=reason.why,
+        )
+
+    await _answered(front, await run_in_threadpool(store))
+    found = await run_in_threadpool(front.runs.registry.get, record.id)
+    return await run_in_threadpool(answer_run, front, found, response)
+
+
 async def _answered(front: Front, asked: Errand) -> Mapping[str, Any]:
     """The answer to an errand.
 
     Raises:
         ServiceUnavailableError: no node has taken it in time.
-        TimeLimitExceededError: a node has taken it, and hasn't answered.
+        AnswerTimeoutError: a node has taken it, and hasn't answered.
         UserError: any that the node has answered by.
     """
     front.bell.ring()
@@ -142,7 +174,7 @@ async def _answered(front: Front, asked: Errand) -> Mapping[str, Any]:
                     f"no node{where} that serves {asked.kind} was free in time: start one, or try "
                     "again"
                 )
-            raise TimeLimitExceededError(
+            raise AnswerTimeoutError(
                 f"node {asked.node} has taken it, and hasn't answered in time: it may be lost"
             )
         await asyncio.sleep(_POLL_SECONDS)

@@ -20,17 +20,8 @@ from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import ParameterError
-from ledgerbeam.service.model import (
-    BulkAsk,
-    BulkState,
-    BulkTarget,
-    KindRecord,
-    RequestState,
-    Role,
-    Submission,
-    TargetState,
-    Verb,
-)
+from ledgerbeam.service.bulk import BulkAsk, BulkState, BulkTarget, TargetState
+from ledgerbeam.service.model import KindRecord, RequestState, Role, Submission, Verb
 from ledgerbeam.service.router import Router
 from ledgerbeam.service.store.bulk import Bulks, Chosen
 from ledgerbeam.service.store.dispatch import Dispatch
@@ -151,7 +142,7 @@ def test_runs_are_canceled_and_each_says_by_which_action(bench: Bench, local: Te
         assert last.detail == {"bulk": found["id"]}
     audit = local.get("/v1/audit", params={"subject": found["id"]}).json()["items"]
     assert [entry["action"] for entry in audit] == ["bulk.done", "bulk.asked"]
-    assert audit[0]["detail"]["DONE"] == 2
+    assert audit[0]["detail"]["counts"] == {"DONE": 2, "SKIPPED": 1}
 
 
 def test_failed_runs_are_retried_by_a_request_each(bench: Bench, local: TestClient) -> None:

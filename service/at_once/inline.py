@@ -30,10 +30,10 @@ from ledgerbeam.io.errors import (
     AttemptLostError,
     ComponentNotFoundError,
     ParameterError,
-    TimeLimitExceededError,
     UserError,
 )
 from ledgerbeam.io.secrets import redact
+from ledgerbeam.service.errors import AnswerTimeoutError
 from ledgerbeam.service.model import MAX_ANSWER
 
 _ROWS = 1000
@@ -61,12 +61,12 @@ class InlineWorker:
 
         Raises:
             UserError: it can't be executed with these parameters, or there is no such component.
-            TimeLimitExceededError: it took too long, and was ended.
+            AnswerTimeoutError: it took too long, and was ended.
             AttemptLostError: its process died.
         """
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ledgerbeam.service.inline"],
+                [sys.executable, "-m", "ledgerbeam.service.at_once.inline"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=self._settings.environment_of_workers(),
@@ -81,7 +81,7 @@ class InlineWorker:
         line = _read_line(process.stdout.fileno(), time.monotonic() + seconds)
         if line is None:
             self.close()
-            raise TimeLimitExceededError(
+            raise AnswerTimeoutError(
                 f"it took more than {seconds:g} s, and was ended: give it more, or submit the run"
             )
         if not line:
@@ -235,6 +235,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from ledgerbeam.service.inline import main as importable_main
+    from ledgerbeam.service.at_once.inline import main as importable_main
 
     sys.exit(importable_main())

@@ -14,7 +14,7 @@ from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import RegistryUnavailableError, SecretError, UserError
 from ledgerbeam.io.machine import host_name
 from ledgerbeam.io.secrets import redact
-from ledgerbeam.service.inline import InlineWorker, answer_of, definition_of
+from ledgerbeam.service.at_once.inline import InlineWorker, answer_of, definition_of
 from ledgerbeam.service.model import (
     Errand,
     ErrandKind,
@@ -82,6 +82,10 @@ class ErrandRunner:
         try:
             if asked.what is ErrandKind.LOGS:
                 found["answer"] = self._lines(asked)
+            elif asked.what is ErrandKind.RESTART:
+                runs = self._runs.signed_by(asked.requester)
+                runs.restart(asked.given["run"], asked.why, force=True)
+                found["answer"] = {}
             elif asked.given["publish"]:
                 found["answer"] = self._published(asked)
             else:
