@@ -116,17 +116,3 @@ def whoami(role: str = "") -> str:
     except (KeyError, OSError):
         name = str(os.getuid())
     return f"{name}@{host_name()}"
-
-
-def refuse_server(url: str | None, why: str) -> None:
-    """Refuse a service where a registry is needed.
-
-    Args:
-        url: that was given; None for what the environment says.
-        why: a registry is needed, and how to give one.
-
-    Raises:
-        ParameterError: it is the URL of a service.
-    """
-    if server := server_of(url):
-        raise ParameterError(f"{server} is a service: {why}", parameter="--registry", value=server)

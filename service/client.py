@@ -1,27 +1,23 @@
 """Runs of a service, from another machine: the methods of `Runs`, over REST."""
 
 import datetime
-import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.audit_chain import AuditChain
+from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.batch.runs.body import record_of, view_of
 from ledgerbeam.batch.runs.reading import RunView, Tracker
-from ledgerbeam.batch.settings import SERVER
 from ledgerbeam.io.commit.control_log import Steering
-from ledgerbeam.io.errors import ParameterError, StorageError, WaitTimeoutError
+from ledgerbeam.io.errors import StorageError, WaitTimeoutError
 from ledgerbeam.io.storage import uris
-from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
-from ledgerbeam.service.model import RequestRecord, RequestState, Submission
-from ledgerbeam.service.problems import classes, error_of
+from ledgerbeam.service.calls import POLL_SECONDS, Calls, check_request
+from ledgerbeam.service.model import RequestState, Verb
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,15 +25,12 @@ if TYPE_CHECKING:
 
     from ledgerbeam.batch.model.outcomes import Outcome
 
-KEY = "LEDGERBEAM_KEY"
-
 _WAIT_SECONDS = 20
-_POLL_SECONDS = 0.2
-_TRIES = 4
+_LINES = "application/x-ndjson"
 _ARROW = "application/vnd.apache.arrow.stream"
 
 
-class Client:
+class Client(Calls):
     """Runs of a service, and all that can be done with them; it has the methods of `Runs`.
 
         with Client("https://batch.example.com", key) as runs:
@@ -49,83 +42,6 @@ class Client:
     `ServiceUnavailableError` if the service can't be reached, `UnauthenticatedError` if the key
     isn't valid, and `AccessDeniedError` if its owner may not do that.
     """
-
-    def __init__(self, server: str | None = None, key: str | None = None) -> None:
-        """Name the service; nothing is sent yet.
-
-        Args:
-            server: its URL; by default that of the variable `LEDGERBEAM_SERVER`.
-            key: an API key; by default that of the variable `LEDGERBEAM_KEY`. A service on
-                loopback may need none.
-
-        Raises:
-            ParameterError: no URL is given, or it isn't one.
-        """
-        self.server = (server or os.environ.get(SERVER, "")).rstrip("/")
-        if not self.server.startswith(("http://", "https://")):
-            raise ParameterError(
-                f"server {self.server or 'is missing'}: give a URL such as http://localhost:8017",
-                parameter=SERVER,
-                value=self.server,
-            )
-        key = key or os.environ.get(KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=60.0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
-
-    # Requests, which `Runs` has none of
-
-    def request(
-        self,
-        process: str,
-        parameters: Mapping[str, Any],
-        *,
-        priority: int = 0,
-        why: str = "",
-        key: str | None = None,
-    ) -> RequestRecord:
-        """Ask for a run, and don't wait for a node to take it.
-
-        Args:
-            process: name of the workload.
-            parameters: its parameters.
-            priority: higher ones are taken first.
-            why: for the record.
-            key: by which the service knows the request again if it is sent twice; by default a new
-                one.
-        """
-        submission = Submission(
-            kind=process, parameters=dict(parameters), priority=priority, why=why
-        )
-        return self._ask("/v1/requests", submission.model_dump(mode="json"), key)
-
-    def get_request(self, request: str, wait: float = 0) -> RequestRecord:
-        """How a request stands, at its end or after so many seconds.
-
-        Raises:
-            RequestNotFoundError: there is no such request.
-        """
-        headers = {"Prefer": f"wait={int(wait)}"} if wait else {}
-        answer = self._get(f"/v1/requests/{request}", headers=headers)
-        return RequestRecord.model_validate(answer.json())
-
-    def cancel_request(self, request: str, why: str = "") -> RequestRecord:
-        """Withdraw a request; where it runs, its run is canceled.
-
-        Raises:
-            RequestStateError: it has ended.
-        """
-        answer = self._post(f"/v1/requests/{request}/cancel", {"why": why})
-        return RequestRecord.model_validate(answer.json())
 
     # The methods of `Runs`
 
@@ -145,7 +61,8 @@ class Client:
             process: name of the workload.
             parameters: its parameters.
             beam_flags: none: the nodes have theirs.
-            replace: False: give the run that there is the right parameters by `retry`.
+            replace: whether it takes the place of a run whose parameters were wrong; see
+                `Runs.submit`.
             why: for the record.
             timeout: seconds to wait at most; None to wait without a limit. The request stays.
 
@@ -156,20 +73,16 @@ class Client:
         """
         if beam_flags:
             raise self._not_offered(f"flags for Beam ({' '.join(beam_flags)})", "nodes have theirs")
-        if replace:
-            raise self._not_offered(
-                "replacing a run", "cancel it, and retry it with the right parameters"
-            )
-        asked = self.request(process, parameters, why=why)
+        asked = self.request(process, parameters, why=why, replace=replace)
         deadline = None if timeout is None else time.monotonic() + timeout
         while asked.run_id is None:
-            _check(asked)
+            check_request(asked)
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeoutError(
                     f"request {asked.id} is {asked.state} after {timeout:g} s: it stays",
                     status=asked.state,
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             asked = self.get_request(asked.id)
         return self.get(asked.run_id).run
 
@@ -208,7 +121,7 @@ class Client:
                     status=view.run.status,
                 )
             if left == 0:
-                time.sleep(min(interval, _POLL_SECONDS if deadline is not None else interval))
+                time.sleep(min(interval, POLL_SECONDS if deadline is not None else interval))
 
     def list(
         self,
@@ -247,14 +160,13 @@ class Client:
             yield pa.Table.from_pylist(page, REJECTS_SCHEMA)
 
     def logs(self, run: str, component: str | None = None) -> Iterator[str]:
-        """Not offered: a log is on the machine of its launcher, and with its platform.
+        """The lines of a run's log, which a node on its launcher's machine reads; see `Runs.logs`.
 
         Raises:
-            ParameterError: always.
+            ServiceUnavailableError: no node of that machine has answered.
         """
-        raise self._not_offered(
-            "logs", "call it on the node that has launched the run, or ask its platform"
-        )
+        for page in self._pages(f"{self._path(run)}/logs", component=component):
+            yield from map(str, page)
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
@@ -340,13 +252,10 @@ class Client:
     def restart(self, run: str, why: str = "", *, force: bool = False) -> RunRecord:
         """Execute missing components, when a node is free; see `Runs.restart`.
 
-        An attempt whose machine is gone isn't given up by force: another node takes its request
-        over when its lease has run out.
+        An attempt whose machine is gone is given up by force, by a node, at once.
         """
-        if force:
-            raise self._not_offered(
-                "giving up an attempt", "another node takes it over when its lease has run out"
-            )
+        if force and self.find(run).live_attempt is not None:
+            return self._act(run, "force-restart", why)
         return self._again(run, "restart", {"why": why})
 
     def resolve(
@@ -362,7 +271,7 @@ class Client:
         asked = self._ask(f"{self._path(run)}/resolve", body, None)
         while not asked.state.is_final:
             asked = self.get_request(asked.id, wait=_WAIT_SECONDS)
-        _check(asked)
+        check_request(asked)
 
     def approve(self, run: str, number: int | None = None, why: str = "") -> RunRecord:
         """Do what another person has asked for, when a node is free; see `Runs.approve`."""
@@ -378,37 +287,43 @@ class Client:
         found = self._get(f"{self._path(run)}/audit").json()
         return [RecordedEvent.model_validate(event) for event in found]
 
+    def audit(
+        self,
+        after: int = 0,
+        process: str | None = None,
+        since: datetime.datetime | None = None,
+    ) -> Iterator[ChainedEntry]:
+        """The whole audit, of runs and of the service, in one order; see `Runs.audit`."""
+        asked = {"after": after, "kind": process, "since": since and since.isoformat()}
+        lines = self._get("/v1/audit", params=asked, headers={"Accept": _LINES}).iter_lines()
+        yield from map(ChainedEntry.model_validate_json, filter(None, lines))
+
+    def verify_audit(self, head: str = "") -> AuditChain:
+        """Compute the hashes of all sealed entries of the audit again; see `Runs.verify_audit`.
+
+        Raises:
+            AuditMismatchError: an entry or a hash was changed or removed, or the head isn't there.
+        """
+        return AuditChain(**self._get("/v1/audit/chain", params={"head": head or None}).json())
+
     def _act(self, run: str, verb: str, why: str) -> RunRecord:
         return record_of(self._post(f"{self._path(run)}/{verb}", {"why": why}).json())
-
-    def _not_offered(self, what: str, advice: str) -> ParameterError:
-        return ParameterError(
-            f"{self.server}: a service doesn't offer {what}: {advice}", parameter=SERVER
-        )
-
-    def _pages(
-        self, path: str, cursor: str | None = None, **asked: Any
-    ) -> "Iterator[Sequence[dict[str, Any]]]":
-        """The items of a list, page by page."""
-        while True:
-            page = self._get(path, params={"limit": 200, **asked, "cursor": cursor}).json()
-            yield page["items"]
-            cursor = page["next"]
-            if cursor is None:
-                return
 
     def _again(self, run: str, verb: str, body: Mapping[str, Any]) -> RunRecord:
         """Ask for another attempt; gives the run when a node has begun that."""
         path = self._path(run)
         asked = self._ask(f"{path}/{verb}", body, None)
+        first = asked.run_id
         while not asked.state.is_final:
             record = self.get(str(asked.run_id)).run
-            if not record.status.is_final:
+            # One that is to be replaced may go on until then.
+            is_other = asked.verb is not Verb.REPLACE or asked.run_id != first
+            if is_other and not record.status.is_final:
                 return record
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             asked = self.get_request(asked.id)
         if asked.state in (RequestState.REJECTED, RequestState.EXPIRED, RequestState.DEAD):
-            _check(asked)
+            check_request(asked)
         return self.get(str(asked.run_id)).run
 
     def _path(self, run: str) -> str:
@@ -417,64 +332,6 @@ class Client:
             return f"/v1/runs/{run}"
         found = self._get("/v1/runs", params={"name": run}).json()["items"]
         return f"/v1/runs/{found[0]['id']}"
-
-    def _ask(self, path: str, body: Mapping[str, Any], key: str | None) -> RequestRecord:
-        # What breaks off may have been stored: with a key, it is safe to ask again.
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        answer = self._send("POST", path, json=body, headers=headers)
-        return RequestRecord.model_validate(answer.json())
-
-    def _get(self, path: str, params: Any = None, **given: Any) -> httpx.Response:
-        asked = {name: value for name, value in (params or {}).items() if value is not None}
-        return self._send("GET", path, params=asked, **given)
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        return self._send("POST", path, tries=1, json=body)
-
-    def _send(self, method: str, path: str, *, tries: int = _TRIES, **given: Any) -> httpx.Response:
-        for number in range(1, tries + 1):
-            try:
-                answer = self._http.request(method, path, **given)
-            except httpx.HTTPError as error:
-                if number < tries:
-                    time.sleep(_POLL_SECONDS * 2**number)
-                    continue
-                raise ServiceUnavailableError(
-                    f"{self.server} can't be reached: {error}: check the URL, and that "
-                    "`ledgerbeam serve` runs there",
-                    server=self.server,
-                ) from error
-            if answer.status_code != 503 or number == tries:
-                break
-            time.sleep(_POLL_SECONDS * 2**number)
-        if answer.is_success:
-            return answer
-        try:
-            problem = answer.json()
-        except ValueError:
-            problem = {"detail": f"{self.server} answers {answer.status_code}: is it the service?"}
-            problem["code"] = ServiceUnavailableError.code
-        raise error_of(problem)
-
-
-def _check(request: RequestRecord) -> None:
-    """Let a caller go on whose request may still have a run.
-
-    Raises:
-        UserError: it has ended without one.
-    """
-    if not request.state.is_final or request.state is RequestState.SUCCESS:
-        return
-    told = request.error or request.cancel_why or ""
-    ended = (RequestState.REJECTED, RequestState.FAILURE)
-    if request.state in ended and request.code in classes():
-        raise classes()[request.code](told)
-    raise RequestRejectedError(
-        f"request {request.id} is {request.state}: {told}",
-        request=request.id,
-        state=request.state,
-        cause=request.code,
-    )
 
 
 def _outcome(body: Mapping[str, Any]) -> "Outcome":

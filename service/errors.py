@@ -21,6 +21,18 @@ class RequestNotFoundError(UserError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class BulkNotFoundError(UserError):
+    """There is no such action on many.
+
+    Attributes:
+        bulk: the id that was given.
+    """
+
+    code = "bulk-not-found"
+    bulk: str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class KindNotFoundError(UserError):
     """No router has published such a kind.
 
@@ -104,6 +116,12 @@ class AccessDeniedError(UserError):
     code = "access-denied"
     role: str | None = None
     kind: str | None = None
+
+
+class AnswerTimeoutError(UserError):
+    """What was to be answered at once has taken longer than the caller waits."""
+
+    code = "answer-timeout"
 
 
 class BadRequestError(UserError):

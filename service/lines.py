@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
-from ledgerbeam.service.model import KeyRecord
+from ledgerbeam.service.bulk import BulkPreview, BulkRecord, BulkTarget
+from ledgerbeam.service.model import InlineAnswer, KeyRecord
 
 
 class FrontEnd(Line):
@@ -47,7 +48,11 @@ class RevokedKey(Line):
 
 
 LINES: Mapping[str, type[BaseModel]] = {
+    "bulk": line_of(BulkRecord),
+    "bulk-preview": line_of(BulkPreview),
+    "bulk-target": line_of(BulkTarget),
     "front-end": FrontEnd,
+    "inline": line_of(InlineAnswer),
     "key": line_of(KeyRecord),
     "new-key": NewKey,
     "node": Node,

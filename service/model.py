@@ -83,6 +83,9 @@ Whole = Annotated[int, BeforeValidator(_a_number)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_calendar)]
 """A time with its zone, as callers send it."""
 
+MAX_ANSWER = 4 << 20
+"""Bytes of what a node answers at once, at most."""
+
 
 class RequestState(StrEnum):
     """Where a request stands.
@@ -110,9 +113,13 @@ class RequestState(StrEnum):
 
 
 class Verb(StrEnum):
-    """What is asked for: a run, another attempt of one, or that a component be resolved."""
+    """What is asked for: a run, another attempt of one, or that a component be resolved.
+
+    `REPLACE`: a run in the place of one whose parameters were wrong.
+    """
 
     SUBMIT = "submit"
+    REPLACE = "replace"
     RETRY = "retry"
     RESTART = "restart"
     RESOLVE = "resolve"
@@ -128,11 +135,13 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class _Stored(BaseModel):
+class Stored(BaseModel):
+    """Base of what is recorded."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Problem(_Stored):
+class Problem(Stored):
     """What is wrong with one parameter.
 
     Attributes:
@@ -153,6 +162,8 @@ class Submission(BaseModel):
         priority: higher ones are taken first, except in a queue that is served in order.
         start_by: time until which it is of use; not started by then, it is `EXPIRED`.
         why: for the record.
+        replace: whether it takes the place of a run of the same instance and number that hasn't
+            published, because its parameters were wrong; needs `why`. One that goes on is canceled.
     """
 
     model_config = ConfigDict(
@@ -176,9 +187,10 @@ class Submission(BaseModel):
     priority: Whole = Field(default=0, ge=-100, le=100)
     start_by: Moment | None = None
     why: str = Field(default="", max_length=2000)
+    replace: bool = False
 
 
-class RequestRecord(_Stored):
+class RequestRecord(Stored):
     """A request, as it is recorded.
 
     Attributes:
@@ -242,7 +254,118 @@ def again_of(request: RequestRecord) -> dict[str, Any]:
     return {name: given[name] for name in ("components", "parameters", "approval") if name in given}
 
 
-class KindRecord(_Stored):
+class ErrandKind(StrEnum):
+    """What a node is to answer at once.
+
+    `INLINE`: a component executed now. `LOGS`: the lines of a log. `RESTART`: that a live attempt
+    was given up, and another begun.
+    """
+
+    INLINE = "inline"
+    LOGS = "logs"
+    RESTART = "restart"
+
+
+class InlineAsk(BaseModel):
+    """One component that is to be executed at once.
+
+    Attributes:
+        key: of the component, as `components` prints it.
+        parameters: of the workload, as for a request; without `publish` no `output` is needed.
+        publish: whether it is recorded, and published in `output`, as an instance of its own.
+        seconds: that the caller waits at most; without `publish` it is ended then.
+        why: for the record.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "key": "L000123",
+                    "parameters": {
+                        "loans": "s3://results/loan-close-of-business/2026-11-19",
+                        "transactions": "s3://bank/transactions/*.parquet",
+                        "business_date": "2026-11-20",
+                    },
+                    "why": "the customer is on the phone",
+                }
+            ]
+        },
+    )
+
+    key: str = Field(min_length=1, max_length=500, pattern=r"^[^\x00]+$")
+    parameters: dict[str, Any] = {}
+    publish: bool = False
+    seconds: float = Field(default=30.0, ge=1, le=60)
+    why: str = Field(default="", max_length=2000)
+
+
+class InlineAnswer(Stored):
+    """What has become of a component that was executed at once.
+
+    Attributes:
+        kind: name of the workload.
+        key: of the component.
+        state: `SUCCESS`, `FAILURE`, or `RUNNING` where its run goes on.
+        results: its rows; decimals and dates as text. At most 1,000.
+        tables: the rows of extra tables, by their names.
+        rejects: rows that were rejected, with file, row and reason.
+        failures: the component, where it has failed, with its error.
+        code: of the error by which all of it has failed; None where it hasn't.
+        error: one line that says why.
+        request_id: of the request that was recorded, where it was to be published.
+        run_id: of its run.
+    """
+
+    kind: str
+    key: str
+    state: str
+    results: list[dict[str, Any]] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
+    rejects: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    code: str | None = None
+    error: str | None = None
+    request_id: str | None = None
+    run_id: str | None = None
+
+
+class Errand(Stored):
+    """What a node is to answer at once.
+
+    Attributes:
+        id: a UUID.
+        what: is asked for.
+        kind: name of the workload, which the node has to serve.
+        host: of the node that alone can answer; None for any.
+        given: arguments.
+        requester: who asks.
+        why: the reason.
+        deadline: when the caller waits no more, in UTC.
+        node: who has taken it; None where nobody has.
+        answered_at: time in UTC; None before that.
+        answer: what was asked for; None where it can't be given.
+        code: of the error by which it can't.
+        error: one line that says why.
+    """
+
+    id: str
+    what: ErrandKind
+    kind: str
+    host: str | None
+    given: dict[str, Any]
+    requester: str
+    why: str
+    deadline: AwareDatetime
+    node: str | None
+    answered_at: AwareDatetime | None
+    answer: dict[str, Any] | None
+    code: str | None
+    error: str | None
+
+
+class KindRecord(Stored):
     """A workload, as its router has published it.
 
     Attributes:
@@ -251,6 +374,7 @@ class KindRecord(_Stored):
         parameters_schema: JSON Schema of its parameters.
         code_version: of the package that defines it.
         policy: how its queue is served, unless people have changed that.
+        approvals: what a second person has to approve.
         seen_at: when a router last published it, in UTC.
     """
 
@@ -259,10 +383,11 @@ class KindRecord(_Stored):
     parameters_schema: dict[str, Any]
     code_version: str
     policy: QueuePolicy
+    approvals: tuple[str, ...] = ()
     seen_at: AwareDatetime
 
 
-class QueueRecord(_Stored):
+class QueueRecord(Stored):
     """The queue of a kind, as it stands.
 
     Attributes:
@@ -284,7 +409,7 @@ class QueueRecord(_Stored):
     version: int
 
 
-class AuditEntry(_Stored):
+class AuditEntry(Stored):
     """Who did what, when and why.
 
     Attributes:
@@ -308,7 +433,7 @@ class AuditEntry(_Stored):
     detail: dict[str, Any]
 
 
-class Principal(_Stored):
+class Principal(Stored):
     """Who calls.
 
     Attributes:
@@ -328,7 +453,7 @@ class Principal(_Stored):
         return has is not None and ranks.index(has) >= ranks.index(role)
 
 
-class KeyRecord(_Stored):
+class KeyRecord(Stored):
     """An API key, without its secret.
 
     Attributes:

@@ -10,6 +10,7 @@ a run never publishes twice is the commit protocol's doing.
 
 import contextlib
 import logging
+import queue
 import subprocess
 import threading
 import time
@@ -31,7 +32,8 @@ from ledgerbeam.io.errors import IllegalMoveError, RegistryUnavailableError, Use
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.secrets import redact
 from ledgerbeam.service.ahead import LaunchersAhead
-from ledgerbeam.service.model import RequestRecord, RequestState, Verb, again_of
+from ledgerbeam.service.at_once.errands import ErrandRunner
+from ledgerbeam.service.model import RequestRecord, RequestState, Submission, Verb, again_of
 from ledgerbeam.service.store.dispatch import Dispatch
 from ledgerbeam.service.store.wake import Bell, Waiter
 
@@ -83,6 +85,9 @@ class Node:
         self._dispatch = Dispatch(runs.registry.database)
         self._bell = Bell(runs.registry.database)
         self._launchers = LaunchersAhead(settings, ahead)
+        self._errands = ErrandRunner(runs, settings, self.name, slots, self._adopt, now)
+        self._adopted: queue.SimpleQueue[tuple[RequestRecord, threading.Thread]]
+        self._adopted = queue.SimpleQueue()
         self._at_work: dict[str, tuple[RequestRecord, threading.Thread]] = {}
         self._renew_at = 0.0
 
@@ -117,15 +122,20 @@ class Node:
                 waiter.wait(at_most=1.0 if until_empty else patience)
         self._drain(time.monotonic() + drain_seconds)
         self._launchers.close()
+        self._errands.close()
         self._bell.close()
 
     def step(self) -> bool:
         """Renew leases, and take what there are slots for; gives whether anything was taken."""
         self._at_work = {id_: held for id_, held in self._at_work.items() if held[1].is_alive()}
+        while not self._adopted.empty():
+            request, thread = self._adopted.get()
+            self._at_work[request.id] = request, thread
         self._renew()
+        answers = self._errands.step(self._kinds)
         free = self._slots - len(self._at_work)
         if free <= 0:
-            return False
+            return answers
         taken = self._dispatch.take(
             self._kinds, free, node=self.name, now=self._now(), lease_until=self._lease()
         )
@@ -135,7 +145,18 @@ class Node:
             thread.start()
         # The kind that had to wait this time is asked for first the next time.
         self._kinds = [*self._kinds[1:], *self._kinds[:1]]
-        return bool(taken)
+        return bool(taken) or answers
+
+    def _adopt(self, submission: Submission, who: str) -> RequestRecord:
+        """Answer for a run at once that an errand asks for; called by its thread."""
+        now, lease = self._now(), self._lease()
+        request = self._dispatch.adopt(
+            submission, who=who, node=self.name, now=now, lease_until=lease
+        )
+        thread = threading.Thread(target=self._answer_for, args=[request], daemon=True)
+        thread.start()
+        self._adopted.put((request, thread))
+        return request
 
     def _renew(self) -> None:
         if not self._at_work or time.monotonic() < self._renew_at:
@@ -213,6 +234,8 @@ class Node:
             run, is_new = runs.record(request.kind, request.parameters, self._beam_flags)
             # One that was recorded long before may have a launcher, though it hasn't begun.
             return run, is_new or (run.status is RunStatus.INITIATED and request.epoch == 1)
+        if request.verb is Verb.REPLACE:
+            return self._replaced(request, runs), True
         run = self._runs.registry.get(str(request.run_id))
         after = request.parameters["after"]
         moves = [e for e in self._runs.registry.events(run.id) if e.sequence > after]
@@ -225,6 +248,23 @@ class Node:
             if not self._runs.registry.get(run.id).status.is_final:
                 return run, False
             raise
+
+    def _replaced(self, request: RequestRecord, runs: Runs) -> RunRecord:
+        """The run that takes another's place; the one that a lost node has recorded, if it has."""
+        given = request.parameters
+        if request.run_id is not None:
+            before = runs.registry.get(request.run_id)
+            by = runs.registry.successor(before.id)
+            if by is not None:
+                return runs.registry.get(by)
+            if "approval" not in given:
+                return before  # it was linked already
+            asked = runs.to_be_approved(before, given["approval"])
+            return runs.replace_approved(before, asked, request.why)
+        before, is_it = runs.begin_replacing(request.kind, given, request.why)
+        if is_it:
+            return before
+        return runs.record(request.kind, given, self._beam_flags, replace=True, why=request.why)[0]
 
     def _wait(self, run: RunRecord, launcher: "subprocess.Popen[bytes] | None") -> RunRecord:
         """Wait for a run's end, and have it launched again where its launcher has died."""

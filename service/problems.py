@@ -24,6 +24,7 @@ _STATUS = {
     "run-not-found": 404,
     "request-not-found": 404,
     "kind-not-found": 404,
+    "bulk-not-found": 404,
     "workload-not-found": 404,
     "component-not-found": 404,
     "not-published": 404,
@@ -31,6 +32,7 @@ _STATUS = {
     "ambiguous-run": 409,
     "approval-needed": 409,
     "already-published": 409,
+    "audit-mismatch": 409,
     "already-resolved": 409,
     "illegal-move": 409,
     "submission-conflict": 409,
@@ -43,6 +45,7 @@ _STATUS = {
     "database-error": 502,
     "storage-error": 502,
     "registry-unavailable": 503,
+    "answer-timeout": 504,
     "service-unavailable": 503,
 }
 _RESERVED = {"type", "title", "status", "detail", "instance"}

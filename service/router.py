@@ -37,11 +37,16 @@ from ledgerbeam.service.model import (
     Verb,
     again_of,
 )
+from ledgerbeam.service.store.bulk import Bulks
 from ledgerbeam.service.store.dispatch import Dispatch
+from ledgerbeam.service.store.errands import Errands
 from ledgerbeam.service.store.wake import Bell, Waiter
 
 PUBLISH_SECONDS = 300.0
 """How often it says again which kinds it knows."""
+
+_TARGETS = 20
+"""Of an action, before the next one has its turn, and new requests are looked at."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +63,8 @@ class Router:
         self._runs = runs
         self._now = now
         self._dispatch = Dispatch(runs.registry.database)
+        self._bulks = Bulks(runs.registry.database)
+        self._errands = Errands(runs.registry.database)
         self._who = whoami("router")
         self._kinds = {name: load_workload(name) for name in workload_names()}
         self._published_at = float("-inf")
@@ -81,15 +88,26 @@ class Router:
         bell.close()
 
     def step(self) -> int:
-        """Decide on what is there; gives how many requests that were."""
+        """Decide on what is there, and go on with actions on many; gives how much that was."""
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self._dispatch.publish(self._records())
             self._dispatch.forget(self._now())
+            self._errands.forget(self._now())
             self._published_at = time.monotonic()
         received = self._dispatch.received(list(self._kinds))
         for request in received:
             self._decide(request)
-        return len(received)
+        return len(received) + self._act()
+
+    def _act(self) -> int:
+        """Go on with actions on many, some targets of each at a time; gives how many."""
+        reached = 0
+        for action in self._bulks.at_work():
+            for _ in range(_TARGETS):
+                if not self._bulks.reach(action, self._now(), self._who):
+                    break
+                reached += 1
+        return reached
 
     def _decide(self, request: RequestRecord) -> None:
         try:
@@ -99,15 +117,21 @@ class Router:
                     f"no workload {request.kind}: there are {', '.join(sorted(self._kinds))}",
                     workload=request.kind,
                 )
-            problems = _problems(kind, request) if request.verb is Verb.SUBMIT else []
+            is_new = request.verb in (Verb.SUBMIT, Verb.REPLACE) and request.run_id is None
+            problems = _problems(kind, request) if is_new else []
             if problems:
                 told = "; ".join(f"{p.parameter}: {p.message}" for p in problems)
                 self._reject(request, "invalid-parameter", told, problems)
             elif request.verb is Verb.RESOLVE:
                 self._resolve(request)
             else:
-                if request.verb is Verb.RETRY:
-                    runs = self._runs.signed_by(request.requester)
+                runs = self._runs.signed_by(request.requester)
+                if request.verb is Verb.REPLACE and request.run_id is None:
+                    runs.begin_replacing(request.kind, request.parameters, request.why)
+                elif request.verb is Verb.REPLACE:
+                    record = runs.registry.get(str(request.run_id))
+                    runs.to_be_approved(record, request.parameters["approval"])
+                elif request.verb is Verb.RETRY:
                     record = runs.registry.get(str(request.run_id))
                     runs.check_retry(record, request.why, **again_of(request))
                 self._dispatch.admit(request.id, self._who, self._now())
@@ -161,6 +185,7 @@ class Router:
                 parameters_schema=kind.parameters_type.model_json_schema(),
                 code_version=__version__,
                 policy=kind.queue,
+                approvals=kind.approvals,
                 seen_at=self._now(),
             )
 

@@ -292,6 +292,8 @@ def draft_attempt(
     """The next attempt on an inspected input, not recorded yet."""
     shown = process.parameters.model_dump(mode="json")
     excluded = {*_EXCLUDED, *prepared.excluded}
+    if not shown.get("only_key"):
+        excluded.add("only_key")  # which says nothing, and which attempts of old versions lack
     fingerprinted = {
         "process": process.name,
         "parameters": {k: v for k, v in shown.items() if k not in excluded},

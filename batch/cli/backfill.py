@@ -1,7 +1,7 @@
 """The commands `days` and `backfill`: the business days of a range, and a workload over them."""
 
 import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +9,9 @@ from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli.verbs import (
     WITH_OWN_FLAGS,
     Json,
-    Registry,
+    RegistryOrServer,
     WorkloadName,
+    open_runs,
 )
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.dates import DATE_WORDS, date_of_word, read_date
@@ -18,8 +19,11 @@ from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.plain_text import print_line
-from ledgerbeam.batch.settings import REGISTRY, Settings, refuse_server
+from ledgerbeam.batch.settings import Settings, server_of
 from ledgerbeam.io.errors import ParameterError
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.model.run import RunRecord
 
 EVERY_DAY = "none"
 PLACE = "{date}"
@@ -65,7 +69,7 @@ def backfill(
     last: Last,
     calendar: Calendar = "",
     in_flight: Annotated[int, typer.Option(min=1, help="how many runs at once")] = 1,
-    registry: Registry = None,
+    registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """Run WORKLOAD for each business day, at most so many at once; again, go on where it stopped.
@@ -75,16 +79,14 @@ def backfill(
     """
     again = "runs that were submitted go on, and the same command goes on with the rest"
     interrupts.begin(f"backfill: interrupted: {again}")
-    from ledgerbeam.batch.alerts.configuration import check_configuration
     from ledgerbeam.batch.cli.arguments import parse_arguments
     from ledgerbeam.batch.define.parameters import flag_of
     from ledgerbeam.batch.define.workloads import load_workload
     from ledgerbeam.batch.runs.backfill import Submission
     from ledgerbeam.batch.runs.backfill import backfill as backfill_days
     from ledgerbeam.batch.runs.body import listed
-    from ledgerbeam.batch.runs.client import Runs
+    from ledgerbeam.batch.runs.reconcile import see_to_launcher
 
-    refuse_server(registry, f"a backfill needs a registry, by --registry or {REGISTRY}")
     process = load_workload(workload)
     flag = flag_of(process.date_parameter)
     if any(argument.partition("=")[0] == flag for argument in context.args):
@@ -106,12 +108,17 @@ def backfill(
             parameter="--from",
             value=str(first),
         )
-    settings = Settings.from_environment(registry)
-    check_configuration()
     failed = 0
+    is_served = server_of(registry) is not None
+
+    def see_to(run: "RunRecord") -> None:
+        if not is_served:
+            see_to_launcher(runs.registry, Settings.from_environment(registry), run, utc_now())
+
     try:
-        with Runs(settings) as runs:
-            for run in backfill_days(settings, runs, workload, chosen, submission_of, in_flight):
+        with open_runs(registry, launches=True) as runs:
+            given_days = (runs, workload, chosen, submission_of, in_flight)
+            for run in backfill_days(*given_days, see_to):
                 failed += run.status is not RunStatus.SUCCESS
                 if as_json:
                     print_record("listed-run", listed(run).model_dump(mode="json"))

@@ -9,8 +9,7 @@ import typer
 
 from ledgerbeam.batch.cli.verbs import RUN_HELP, Json, RegistryOrServer, RunText, open_runs
 from ledgerbeam.batch.json_lines import print_record
-from ledgerbeam.batch.plain_text import plain_text, print_line
-from ledgerbeam.batch.settings import refuse_server
+from ledgerbeam.batch.plain_text import plain_text, print_fields, print_line
 from ledgerbeam.io.errors import ParameterError
 
 app = typer.Typer()
@@ -83,22 +82,34 @@ def audit(
     verify: Annotated[
         bool, typer.Option("--verify", help="check the hashes of all entries, in place of a RUN")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="print all entries there are, in place of a RUN")
+    ] = False,
+    after: Annotated[
+        int, typer.Option(min=0, help="with --all: number of an entry; only those behind it")
+    ] = 0,
     head: Annotated[
         str, typer.Option(metavar="HASH", help="that an earlier --verify has printed, to be found")
     ] = "",
 ) -> None:
     """Print the whole history of a run: who did what, when and why.
 
+    With `--all`, print every entry, of all runs and of the service, oldest first; `--after` goes on
+    behind the last one that you have.
+
     With `--verify`, check that no entry was changed or removed since `reconcile` has sealed it: of
     any run, or of requests, queues and keys of the service. Keep the hash that it prints elsewhere:
     whoever can write to the registry could make all hashes anew, but not that one.
     """
-    if verify == bool(run):
-        raise ParameterError("give a RUN, or --verify", parameter="RUN")
+    if [bool(run), verify, everything].count(True) != 1:
+        raise ParameterError("give a RUN, or --all, or --verify", parameter="RUN")
     if head and not verify:
         raise ParameterError("--head goes with --verify", parameter="--head", value=head)
     if verify:
         _verify_audit(registry, head, as_json)
+        return
+    if everything:
+        _print_audit(registry, after, as_json)
         return
     with open_runs(registry) as runs:
         record = runs.find(run)
@@ -112,10 +123,20 @@ def audit(
         tables.print_history(record, events)
 
 
-def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
-    refuse_server(registry, "hashes are checked in the registry: give --registry")
+def _print_audit(registry: str | None, after: int, as_json: bool) -> None:
     with open_runs(registry) as runs:
-        chain = runs.registry.verify_audit(head)
+        for entry in runs.audit(after):
+            if as_json:
+                print_record("audit-entry", entry.model_dump(mode="json"))
+            else:
+                at = f"{entry.at:%Y-%m-%d %H:%M:%S} UTC"
+                what = f"{entry.action} {entry.name or entry.subject}"
+                print_fields([str(entry.number), at, entry.who, what, entry.why])
+
+
+def _verify_audit(registry: str | None, head: str, as_json: bool) -> None:
+    with open_runs(registry) as runs:
+        chain = runs.verify_audit(head)
     if as_json:
         print_record("audit-chain", chain._asdict())
         return

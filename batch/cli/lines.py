@@ -16,6 +16,7 @@ from ledgerbeam.batch.model.outcomes import Outcome
 from ledgerbeam.batch.model.run import RecordedEvent
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.batch.registry.audit_chain import AuditChain
+from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.batch.runs.body import ListedRun, RunBody
 from ledgerbeam.io.commit.control_log import Steering
 
@@ -161,6 +162,7 @@ _FAILURES: Any = line_of(Outcome, count=int)
 LINES: Mapping[str, type[BaseModel]] = {
     "action": Action,
     "audit-chain": line_of(AuditChain),
+    "audit-entry": line_of(ChainedEntry),
     "component": line_of(Outcome),
     "day": Day,
     "difference": Difference,

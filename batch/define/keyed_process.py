@@ -20,7 +20,7 @@ from ledgerbeam.batch.define.results import Results
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
-from ledgerbeam.io.errors import DefinitionError
+from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.io.secrets import check_url
 from ledgerbeam.rules.components import Component, Components, NoColumnError, NoRowsError, Row
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
@@ -94,6 +94,11 @@ class FileParameters(Parameters):
         ge=1,
         le=65_536,
         description="parts of the output; by default one for about 320,000 rows",
+    )
+    only_key: str = Field(
+        default="",
+        description="only the component of this key, as `components` prints it: an instance of its "
+        "own, that the whole day's knows nothing of",
     )
     shuffle: Literal["auto", "group", "spill"] = Field(
         default="auto",
@@ -361,6 +366,26 @@ class KeyedProcess(BatchProcess[P]):
                     f"{where}: {column.name} is {columns[column.name].type}, and {column.type} in "
                     f"{first.name}: a key has the same type in all inputs"
                 )
+
+    @property
+    def only(self) -> tuple[tuple[str, str], ...]:
+        """Column and text of the key that alone is executed; empty for all.
+
+        Raises:
+            ParameterError: the key has another number of columns.
+        """
+        text = getattr(self.parameters, "only_key", "")
+        if not text:
+            return ()
+        values = [part.replace("%2F", "/").replace("%25", "%") for part in text.split("/")]
+        if len(values) != len(self.key):
+            raise ParameterError(
+                f"--only-key={text}: give {'/'.join(self.key)}, one value for each with a slash "
+                "between them; %2F stands for a slash in a value, and %25 for %",
+                parameter="--only-key",
+                value=text,
+            )
+        return tuple(zip(self.key, values, strict=True))
 
     @classmethod
     def executes_each(cls) -> bool:

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from ledgerbeam.batch.define.checks import check_class, guard_hooks
 from ledgerbeam.batch.define.dates import with_strict_dates
 from ledgerbeam.batch.define.expect import SHARE, Expect
-from ledgerbeam.batch.model.approval import Act
+from ledgerbeam.batch.model.approval import APPROVED
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.io.commit.records import Control, Manifest, Totals
@@ -109,7 +109,8 @@ class BatchProcess(ABC, Generic[P]):
         lost_attempts: how many attempts of a run may be lost (their machine failed, or they were
             killed) before the run fails; after each of them but the last, another attempt starts.
         approvals: what a second person has to approve: `"correct"` (a retry with other parameters),
-            `"replace"` (a submission in the place of a run), `"resolve"`.
+            `"replace"` (a submission in the place of a run), `"resolve"`, `"bulk"` (an action of a
+            service on many runs or requests at once).
         queue: how requests for runs wait for each other, where they are submitted to a service.
     """
 
@@ -145,9 +146,9 @@ class BatchProcess(ABC, Generic[P]):
         except ValueError as error:
             raise DefinitionError(f"{cls.__name__}: {error}") from None
         for act in cls.approvals:
-            if act not in set(Act):
+            if act not in APPROVED:
                 raise DefinitionError(
-                    f"{cls.__name__}: nobody can approve {act!r}: name {', '.join(Act)}"
+                    f"{cls.__name__}: nobody can approve {act!r}: name {', '.join(APPROVED)}"
                 )
         name = cls.__dict__.get("name")
         if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -201,7 +202,7 @@ class BatchProcess(ABC, Generic[P]):
 
     @property
     def instance_name(self) -> str:
-        """The instance's name: business date and identity."""
+        """The instance's name: business date and identity, and the key where it is of one only."""
         parts = [self.business_date.isoformat()]
         for name in self.identity:
             given = getattr(self.parameters, name)
@@ -212,11 +213,9 @@ class BatchProcess(ABC, Generic[P]):
                 raise ParameterError(
                     f"{flag} is empty, and identifies an instance: give it", parameter=flag
                 )
-            value = str(given)
-            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
-            if plain != value:
-                plain += f"-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
-            parts.append(f"{name.replace('_', '-')}-{plain}")
+            parts.append(f"{name.replace('_', '-')}-{_plain(str(given))}")
+        if only := getattr(self.parameters, "only_key", ""):
+            parts.append(f"only-{_plain(only)}")
         return "-".join(parts)
 
     @property
@@ -277,6 +276,12 @@ class BatchProcess(ABC, Generic[P]):
         the code of the currency.
         """
         return []
+
+
+def _plain(value: str) -> str:
+    """A value in the name of a folder."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:60]
+    return plain if plain == value else f"{plain}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
 
 
 def is_overridden(cls: type, base: type, method: str) -> bool:

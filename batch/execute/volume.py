@@ -8,7 +8,7 @@ from ledgerbeam.batch.define.expect import Expect
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest, Totals, Volume
-from ledgerbeam.io.errors import StaleInputError, UnexpectedRowsError
+from ledgerbeam.io.errors import ComponentNotFoundError, StaleInputError, UnexpectedRowsError
 from ledgerbeam.io.storage import stores, uris
 
 _DAYS_BACK = 100
@@ -33,7 +33,18 @@ def check_volume(
     Raises:
         UnexpectedRowsError: there are too few rows, or their number has changed too much.
         StaleInputError: the newest row is too old.
+        ComponentNotFoundError: only one key is wanted, and no row has it.
     """
+    if only := getattr(process.parameters, "only_key", ""):
+        # A day's worth isn't to be expected of one key.
+        if not rows:
+            raise ComponentNotFoundError(
+                f"nothing published: no {process.rows_label} of {process.business_date} have the "
+                f"key {only}: give it as `components` prints it, and see whether the input is "
+                "right",
+                component=only,
+            )
+        return Volume(rows=rows, min_rows=1, change=None, newest=newest, max_age_days=None)
     expect = _expected(process)
     date, label = process.business_date, process.rows_label
     if rows < expect.min_rows:

@@ -36,7 +36,7 @@ from ledgerbeam.io.arrow.spill import Batch
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import FileRecord, ShardCommit
 from ledgerbeam.io.datasets.inputs import Split
-from ledgerbeam.io.datasets.readers import Check, SplitRows, empty_rows
+from ledgerbeam.io.datasets.readers import Check, SplitRows, empty_rows, is_of
 from ledgerbeam.io.datasets.rejections import LineCounts, RowLocator
 from ledgerbeam.transforms.columnar.distinct import CountDistinct
 from ledgerbeam.transforms.columnar.hashing import hash_distinct
@@ -179,13 +179,18 @@ class CutRows:
         for rows in batches:
             limit.check(rows.rejected)
             table = _of_date(rows.table, input_.date_column, process.business_date)
+            other_dates = rows.table.num_rows - table.num_rows
             table = process.derived(input_.name, table)
+            others = table.num_rows
+            if process.only:
+                table = table.filter(pa.array(is_of(table, process.only)))
+            others -= table.num_rows
             of_table = row_totals(input_, process.key, table)
             totals = totals.add(
                 ReadTotals(
-                    replace(of_table, rows=rows.row_count),
+                    replace(of_table, rows=rows.row_count - others),
                     rows.rejected.num_rows,
-                    rows.table.num_rows - table.num_rows,
+                    other_dates,
                 )
             )
             if input_.dated_by in table.column_names:

@@ -43,7 +43,12 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     splits: list[Splits] = []
     for input_ in planned:
         first = sum(map(len, splits))
-        splits.append(Splits(replace(s, index=first + s.index) for s in input_.splits))
+        there = {field.name for field in input_.splits[0].fields}
+        # What the definition derives, readers don't know: rows are chosen by that afterwards.
+        only = tuple((name, text) for name, text in process.only if name in there)
+        splits.append(
+            Splits(replace(s, index=first + s.index, only=only) for s in input_.splits)
+        )
     estimated = sum(input_.estimated_rows for input_ in planned)
     lookups = [it for it in process.lookups if getattr(process.parameters, it.name)]
     looked_up = [read_lookup(process, lookup) for lookup in lookups]
@@ -76,7 +81,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
             | {"max_decompressed", "max_rejects", "shuffle"}
         ),
         partition=lambda: Partitioning(
-            asked or shard_count(estimated, process.rows_per_shard),
+            asked or (1 if process.only else shard_count(estimated, process.rows_per_shard)),
             {"columns": list(present)} if present else {},
         ),
         build=build,
@@ -132,7 +137,8 @@ def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
         # Database clients are imported only if a database is read.
         from ledgerbeam.io.datasets.tables import plan_table
 
-        return plan_table(table, rows.contract, rows.identity(process.key), reading.columns)
+        ids = rows.identity(process.key)
+        return plan_table(table, rows.contract, ids, reading.columns, process.only)
     return plan_input(name, rows.contract, reading)
 
 

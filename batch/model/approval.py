@@ -26,6 +26,13 @@ class Act(StrEnum):
     RESOLVE = "resolve"
 
 
+BULK = "bulk"
+"""Of an action of a service on many runs or requests, which stands in no run's history."""
+
+APPROVED = (BULK, *Act)
+"""All that a definition may want approved."""
+
+
 class Approval(BaseModel):
     """Something that somebody has asked for, and that waits for another person.
 

@@ -22,7 +22,7 @@ BATCH = 10_000
 """Entries that one transaction seals."""
 
 # Of the service, whose tables stand in the registry's database.
-_act = sa.table(
+act = sa.table(
     "audit",
     sa.column("sequence", sa.BigInteger),
     sa.column("at", UtcDateTime),
@@ -36,7 +36,7 @@ _SOURCES: Mapping[str, Sequence[sa.ColumnElement[Any]]] = {
         *(event.c.type, event.c.from_status, event.c.to_status, event.c.follows),
         *(event.c.why, event.c.detail),
     ],
-    "audit": list(_act.c),
+    "audit": list(act.c),
 }
 """What a hash covers of an entry, by the table that it stands in; the first column numbers them.
 

@@ -14,8 +14,8 @@ old one return that it is no longer the owner, and it stops.
 """
 
 import datetime
-from collections.abc import Collection, Mapping
-from typing import Any, Self
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
@@ -43,6 +43,9 @@ from ledgerbeam.batch.registry.transitions import (
     update_own,
 )
 from ledgerbeam.io.errors import IllegalMoveError
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.registry.audit_export import ChainedEntry
 
 
 class Registry(RegistryReader):
@@ -96,6 +99,19 @@ class Registry(RegistryReader):
         """
         with self._database.reading() as connection:
             return audit_chain.verify(connection, head)
+
+    def audit_entries(
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        kinds: Sequence[str] | None = None,
+        since: datetime.datetime | None = None,
+    ) -> "list[ChainedEntry]":
+        """Sealed entries of the whole audit behind one; see `audit_export`."""
+        from ledgerbeam.batch.registry.audit_export import entries
+
+        with self._database.reading() as connection:
+            return entries(connection, after, limit, kinds, since)
 
     def submit(self, draft: RunDraft, schema: Mapping[str, Any]) -> tuple[RunRecord, bool]:
         """Record a run, unless it is recorded already.
@@ -172,29 +188,18 @@ class Registry(RegistryReader):
             RunNotFoundError: there is no such run.
         """
         with self._database.writing() as connection:
-            row = lock_run(connection, run_id)
-            if expected is not None and row.status is not expected:
-                return False
-            if next_kind is not None:
-                detail = {**(detail or {}), "kind": next_kind}
-                _set_next_kind(connection, run_id, next_kind)
-                forget_launch(connection, run_id)
-            if parameters:
-                changed = change_parameters(connection, row, parameters)
-                detail = {**(detail or {}), "parameters": changed}
-            record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
-            if row.status.is_final:
-                check_reopening(connection, row)
-            last = last_attempt(connection, run_id)
-            if to.is_final and last is not None and last.ended_at is None:
-                raise IllegalMoveError(
-                    f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
-                    f"cancel it, or reconcile if its launcher {last.launcher} is dead",
-                    run=run_id,
-                    from_status=row.status,
-                    to_status=to,
-                )
-            return True
+            return move(
+                connection,
+                run_id,
+                to,
+                who=who,
+                at=at,
+                why=why,
+                expected=expected,
+                next_kind=next_kind,
+                detail=detail,
+                parameters=parameters,
+            )
 
     def append(self, entry: Event) -> None:
         """Record an event that leaves the run's status as it is.
@@ -480,6 +485,45 @@ class Registry(RegistryReader):
             connection.execute(run.update().where(run.c.id == run_id).values(results_expired_at=at))
             record_event(connection, row, "results_expired", who, at)
             return True
+
+
+def move(
+    connection: sa.Connection,
+    run_id: str,
+    to: RunStatus,
+    *,
+    who: str,
+    at: datetime.datetime,
+    why: str = "",
+    expected: RunStatus | None = None,
+    next_kind: AttemptKind | None = None,
+    detail: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> bool:
+    """Change a run's status within a transaction that writes; see `Registry.move`."""
+    row = lock_run(connection, run_id)
+    if expected is not None and row.status is not expected:
+        return False
+    if next_kind is not None:
+        detail = {**(detail or {}), "kind": next_kind}
+        _set_next_kind(connection, run_id, next_kind)
+        forget_launch(connection, run_id)
+    if parameters:
+        changed = change_parameters(connection, row, parameters)
+        detail = {**(detail or {}), "parameters": changed}
+    record_event(connection, row, "status", who, at, to=to, why=why, detail=detail)
+    if row.status.is_final:
+        check_reopening(connection, row)
+    last = last_attempt(connection, run_id)
+    if to.is_final and last is not None and last.ended_at is None:
+        raise IllegalMoveError(
+            f"{name_of(row)} can't become {to} while its attempt {last.number} is live: "
+            f"cancel it, or reconcile if its launcher {last.launcher} is dead",
+            run=run_id,
+            from_status=row.status,
+            to_status=to,
+        )
+    return True
 
 
 def _set_next_kind(connection: sa.Connection, run_id: str, kind: AttemptKind) -> None:

@@ -1,12 +1,28 @@
 """Asking for the approval of a second person, and finding what waits for it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ledgerbeam.batch.model.approval import ASKED, Act, Approval, open_approvals
-from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.model.run import RunDraft, RunRecord, run_name
+from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.registry import Registry
-from ledgerbeam.io.errors import ApprovalNeededError, IllegalMoveError, SamePersonError
+from ledgerbeam.batch.runs.steering import SteeredRuns
+from ledgerbeam.io.errors import (
+    AlreadyPublishedError,
+    ApprovalNeededError,
+    IllegalMoveError,
+    ParameterError,
+    RunNotFoundError,
+    SamePersonError,
+)
+from ledgerbeam.io.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.runs.draft import Drafted
+
+_CANCEL_SECONDS = 120.0
+"""How long a run that is replaced is given to end."""
 
 Append = Callable[[RunRecord, str, str, dict[str, Any]], None]
 """Records an event of a run: its type, the reason, more facts."""
@@ -96,3 +112,102 @@ def check_other_person(record: RunRecord, asked: Approval, who: str) -> None:
 def approved(approval: Approval | None) -> dict[str, Any]:
     """What stands on record of an approval, in the event of what was done by it."""
     return {} if approval is None else {"approval": approval.number, "asked_by": approval.who}
+
+
+class ApprovedRuns(SteeredRuns):
+    """Runs, and what a second person may have to approve. `Runs` has these methods too."""
+
+    def to_be_approved(self, record: RunRecord, number: int | None) -> Approval:
+        """What was asked for, once it is sure that it waits, and that another person approves it.
+
+        Raises:
+            IllegalMoveError: nothing of that number waits, or several do and none is named.
+            SamePersonError: who approves has asked for it.
+        """
+        asked = waiting_approval(self.registry, record, number)
+        check_other_person(record, asked, self._who)
+        return asked
+
+    def _ask_approval(
+        self, record: RunRecord, act: Act, arguments: Mapping[str, Any], why: str
+    ) -> None:
+        ask_approval(self.registry, self._append, record, act, arguments, self._who, why)
+
+    def _recorded(self, draft: RunDraft) -> RunRecord | None:
+        """The run of the draft's instance and number, if there is one."""
+        try:
+            return self.registry.find(f"{draft.process}/{draft.instance}/{draft.run_number}")
+        except RunNotFoundError:
+            return None
+
+    def begin_replacing(
+        self, process: str, parameters: Mapping[str, Any], why: str
+    ) -> tuple[RunRecord, bool]:
+        """Cancel the run that is to be replaced, once it is sure that this may be done.
+
+        Returns:
+            The run as it stands, and whether it has these parameters, for that reason, already.
+        """
+        from ledgerbeam.batch.runs.draft import draft_run
+
+        drafted = draft_run(process, parameters, (), self._who, self._now())
+        before = self._recorded(drafted.run)
+        if before is not None:
+            first = self.registry.events(before.id)[0]
+            same = (before.parameters, first.who) == (drafted.run.parameters, self._who)
+            if same and first.why == why and "replaces" in first.detail:
+                return before, True
+        return self._clear(before, drafted, why), False
+
+    def _replace(
+        self,
+        before: RunRecord | None,
+        drafted: "Drafted",
+        why: str,
+        approval: Approval | None = None,
+    ) -> RunRecord:
+        """Record a run in the place of another one, which is canceled if it goes on."""
+        draft = drafted.run
+        before = self.wait(self._clear(before, drafted, why, approval).id, _CANCEL_SECONDS).run
+        if before.status is RunStatus.SUCCESS:
+            raise AlreadyPublishedError(
+                f"run {before.name} ({before.id}) has published, which stays as it is: submit the "
+                "instance with the next run number and a reason",
+                uri=before.uri,
+            )
+        failpoint("replace: canceled")
+        return self.registry.replace(before.id, draft, drafted.schema, why)
+
+    def _clear(
+        self,
+        before: RunRecord | None,
+        drafted: "Drafted",
+        why: str,
+        approval: Approval | None = None,
+    ) -> RunRecord:
+        """Have a run stopped that is to be replaced, if that needs no approval, or has it."""
+        draft = drafted.run
+        name = run_name(draft.process, draft.instance, draft.run_number)
+        if before is None:
+            raise ParameterError(
+                f"there is no run {name} to be replaced: submit it without --replace",
+                parameter="--replace",
+            )
+        if not why.strip():
+            raise ParameterError(
+                f"run {name} ({before.id}) is to be replaced: say why (--why)", parameter="--why"
+            )
+        if approval is None:
+            given = draft.parameters | {"run_number": draft.run_number, "reason": draft.reason}
+            arguments = {"parameters": given, "beam_flags": draft.beam_flags}
+            self._ask_approval(before, Act.REPLACE, arguments, why)
+        if not before.status.is_final and before.status is not RunStatus.CANCELING:
+            return self.cancel(before.id, f"to be replaced: {why}")
+        return before
+
+    def replace_approved(self, record: RunRecord, asked: Approval, why: str) -> RunRecord:
+        """Record the run that somebody has asked for in the place of another, as is approved."""
+        from ledgerbeam.batch.runs.draft import draft_run
+
+        drafted = draft_run(record.process, **asked.arguments, who=self._who, at=self._now())
+        return self._replace(record, drafted, why, asked)

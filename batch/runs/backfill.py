@@ -6,12 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.runs.client import Runs
-from ledgerbeam.batch.runs.reconcile import see_to_launcher
-from ledgerbeam.batch.settings import Settings
 
 WHY = "the days were filled in again"
 _POLL_SECONDS = 0.5
@@ -21,12 +18,12 @@ Submission = tuple[Mapping[str, Any], list[str]]
 
 
 def backfill(
-    settings: Settings,
     runs: Runs,
     process: str,
     days: Iterable[datetime.date],
     submission_of: Callable[[datetime.date], Submission],
     in_flight: int,
+    see_to: Callable[[RunRecord], object] = lambda run: None,
 ) -> Iterator[RunRecord]:
     """Submit a run for each day, in their order, and wait for its end.
 
@@ -34,12 +31,12 @@ def backfill(
     and one that is under way is waited for. After a failure no further day begins.
 
     Args:
-        settings: for launchers.
-        runs: where they are recorded.
+        runs: where they are recorded: of a registry, or of a service.
         process: name of the workload.
         days: the business dates.
         submission_of: what is submitted for a day.
         in_flight: how many runs at once.
+        see_to: called with each run that goes on, now and then; a service does that by itself.
 
     Yields:
         Each run at its end, in the order in which they end.
@@ -57,12 +54,12 @@ def backfill(
                 record = runs.retry(record.id, WHY)
             begun.append(record.id)
         for run in begun[:]:
-            record = runs.registry.get(run)
+            record = runs.find(run)
             if record.status.is_final:
                 begun.remove(run)
                 has_failed |= record.status is not RunStatus.SUCCESS
                 yield record
             else:
-                see_to_launcher(runs.registry, settings, record, utc_now())
+                see_to(record)
         if begun:
             time.sleep(_POLL_SECONDS)

@@ -24,16 +24,9 @@ from ledgerbeam.batch.model.run import (
     RunAttempt,
     RunDraft,
     RunRecord,
-    run_name,
 )
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
-from ledgerbeam.batch.runs.approvals import (
-    approved,
-    ask_approval,
-    check_other_person,
-    waiting_approval,
-)
-from ledgerbeam.batch.runs.steering import SteeredRuns
+from ledgerbeam.batch.runs.approvals import ApprovedRuns, approved, waiting_approval
 from ledgerbeam.io.errors import (
     AlreadyPublishedError,
     IllegalMoveError,
@@ -48,15 +41,12 @@ from ledgerbeam.io.machine import ProcessId
 from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
-    from ledgerbeam.batch.runs.draft import Drafted
-
-_CANCEL_SECONDS = 120.0
-"""How long a run that is replaced is given to end."""
+    pass
 
 _log = logging.getLogger(__name__)
 
 
-class Runs(SteeredRuns):
+class Runs(ApprovedRuns):
     """Runs of a registry, and all that can be done with them.
 
         with Runs(Settings.from_environment()) as runs:
@@ -120,7 +110,13 @@ class Runs(SteeredRuns):
         return run
 
     def record(
-        self, process: str, parameters: Mapping[str, Any], beam_flags: Sequence[str] = ()
+        self,
+        process: str,
+        parameters: Mapping[str, Any],
+        beam_flags: Sequence[str] = (),
+        *,
+        replace: bool = False,
+        why: str = "",
     ) -> tuple[RunRecord, bool]:
         """Record a run without starting it; arguments and errors are those of `submit`.
 
@@ -131,7 +127,10 @@ class Runs(SteeredRuns):
 
         drafted = draft_run(process, parameters, beam_flags, self._who, self._now())
         self._refuse_other_registry(drafted.run)
-        run, is_new = self.registry.submit(drafted.run, drafted.schema)
+        if replace:
+            run, is_new = self._replace(self._recorded(drafted.run), drafted, why), True
+        else:
+            run, is_new = self.registry.submit(drafted.run, drafted.schema)
         if is_new or run.status is RunStatus.INITIATED:
             self._put_on_record(run)
         return run, is_new
@@ -159,49 +158,6 @@ class Runs(SteeredRuns):
         from ledgerbeam.io.commit.on_record import put_on_record
 
         put_on_record(run.uri, run.id, run.name, run.submitted_by, self._now())
-
-    def _recorded(self, draft: RunDraft) -> RunRecord | None:
-        """The run of the draft's instance and number, if there is one."""
-        try:
-            return self.registry.find(f"{draft.process}/{draft.instance}/{draft.run_number}")
-        except RunNotFoundError:
-            return None
-
-    def _replace(
-        self,
-        before: RunRecord | None,
-        drafted: "Drafted",
-        why: str,
-        approval: Approval | None = None,
-    ) -> RunRecord:
-        """Record a run in the place of another one, which is canceled if it goes on."""
-        draft = drafted.run
-        name = run_name(draft.process, draft.instance, draft.run_number)
-        if before is None:
-            raise ParameterError(
-                f"there is no run {name} to be replaced: submit it without --replace",
-                parameter="--replace",
-            )
-        if not why.strip():
-            raise ParameterError(
-                f"run {name} ({before.id}) is to be replaced: say why (--why)", parameter="--why"
-            )
-        if approval is None:
-            given = draft.parameters | {"run_number": draft.run_number, "reason": draft.reason}
-            arguments = {"parameters": given, "beam_flags": draft.beam_flags}
-            self._ask_approval(before, Act.REPLACE, arguments, why)
-        if not before.status.is_final:
-            if before.status is not RunStatus.CANCELING:
-                self.cancel(before.id, f"to be replaced: {why}")
-            before = self.wait(before.id, _CANCEL_SECONDS).run
-        if before.status is RunStatus.SUCCESS:
-            raise AlreadyPublishedError(
-                f"run {name} ({before.id}) has published, which stays as it is: submit the "
-                "instance with the next run number and a reason",
-                uri=before.uri,
-            )
-        failpoint("replace: canceled")
-        return self.registry.replace(before.id, draft, drafted.schema, why)
 
     def retry(
         self,
@@ -338,10 +294,7 @@ class Runs(SteeredRuns):
         if asked.act is Act.CORRECT:
             record = self.reopen(record.id, AttemptKind.RETRY, why, approval=asked.number)
         else:
-            from ledgerbeam.batch.runs.draft import draft_run
-
-            drafted = draft_run(record.process, **asked.arguments, who=self._who, at=self._now())
-            record = self._replace(record, drafted, why, asked)
+            record = self.replace_approved(record, asked, why)
         self._launch(record)
         return record
 
@@ -360,22 +313,6 @@ class Runs(SteeredRuns):
         asked = waiting_approval(self.registry, record, number)
         self._append(record, REFUSED, why, {"approval": asked.number})
         return record
-
-    def to_be_approved(self, record: RunRecord, number: int | None) -> Approval:
-        """What was asked for, once it is sure that it waits, and that another person approves it.
-
-        Raises:
-            IllegalMoveError: nothing of that number waits, or several do and none is named.
-            SamePersonError: who approves has asked for it.
-        """
-        asked = waiting_approval(self.registry, record, number)
-        check_other_person(record, asked, self._who)
-        return asked
-
-    def _ask_approval(
-        self, record: RunRecord, act: Act, arguments: Mapping[str, Any], why: str
-    ) -> None:
-        ask_approval(self.registry, self._append, record, act, arguments, self._who, why)
 
     def expire(self) -> Sequence[RunRecord]:
         """Delete results whose time is over; manifests, markers and outcomes stay.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.model.approval import Approval
     from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome
     from ledgerbeam.batch.observe.progress import Progress, ProgressReader
+    from ledgerbeam.batch.registry.audit_chain import AuditChain
+    from ledgerbeam.batch.registry.audit_export import ChainedEntry
 
 _POLL_SECONDS = 0.3
 _PAGE = 200
@@ -294,6 +296,34 @@ class RunsReader:
     def events(self, run: str) -> Sequence[RecordedEvent]:
         """All events of a run, in their order."""
         return self.registry.events(self.registry.find(run).id)
+
+    def verify_audit(self, head: str = "") -> "AuditChain":
+        """Compute the hashes of all sealed entries of the audit again; see `Registry`."""
+        return self.registry.verify_audit(head)
+
+    def audit(
+        self,
+        after: int = 0,
+        process: str | None = None,
+        since: datetime.datetime | None = None,
+    ) -> "Iterator[ChainedEntry]":
+        """The whole audit, of runs and of a service, in one order; what is new is sealed before.
+
+        Args:
+            after: number of an entry; only those that come behind it.
+            process: only those of this workload; None for all.
+            since: only those of that time in UTC or later.
+        """
+        return self.audit_of(None if process is None else [process], after, since)
+
+    def audit_of(
+        self, kinds: Sequence[str] | None, after: int, since: datetime.datetime | None
+    ) -> "Iterator[ChainedEntry]":
+        """The audit of these workloads, or all of it; see `audit`."""
+        self.registry.seal_audit()
+        while page := self.registry.audit_entries(after, kinds=kinds, since=since):
+            yield from page
+            after = page[-1].number
 
     def _view(self, record: RunRecord, reader: "ProgressReader") -> RunView:
         if self._successor(record) is not None:

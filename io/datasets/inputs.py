@@ -86,6 +86,8 @@ class Split:
         in_quotes: whether the first line that begins in the split begins in quotes, and so belongs
             to a record of the previous split.
         max_bytes: bytes that a compressed file may unpack to.
+        only: columns with the text of the value that rows must have in them to be read. A row
+            whose value can't be read may be one of them.
     """
 
     index: int
@@ -101,6 +103,7 @@ class Split:
     dialect: Dialect = PLAIN_TEXT
     in_quotes: bool = False
     max_bytes: int | None = None
+    only: tuple[tuple[str, str], ...] = ()
 
     @property
     def text(self) -> TextFile:

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -183,7 +183,14 @@ def _conform(split: Split, block: _Block, check: Check) -> Iterator[SplitRows]:
     for begin in range(0, block.table.num_rows, ROWS_PER_SPLIT):
         part = block.table.slice(begin, ROWS_PER_SPLIT)
         places = block.rows[begin : begin + ROWS_PER_SPLIT]
+        numbers = np.arange(begin, begin + part.num_rows)
+        line_count = part.num_rows if text is None else 0
         table, rejected = conform(part, split.fields)
+        if split.only:
+            wanted = np.flatnonzero(is_of(table, split.only, if_null=True))
+            rejected = {at: rejected[row] for at, row in enumerate(wanted) if row in rejected}
+            part, table = part.take(pa.array(wanted)), table.take(pa.array(wanted))
+            places, numbers = places[wanted], numbers[wanted]
         further = check(table)
         if further:
             rejected = {
@@ -195,14 +202,49 @@ def _conform(split: Split, block: _Block, check: Check) -> Iterator[SplitRows]:
         if rejected:
             rows = sorted(rejected)
             keys = _keys(split, part, rows)
-            raws = raw_rows(part, rows) if text is None else text.raw([begin + row for row in rows])
+            raws = raw_rows(part, rows) if text is None else text.raw([*map(int, numbers[rows])])
             for row, key, raw in zip(rows, keys, raws, strict=True):
                 rejections.append(Rejection(int(places[row]), raw, key + "; ".join(rejected[row])))
             keep = np.ones(table.num_rows, bool)
             keep[rows] = False
             table = table.filter(pa.array(keep))
-        line_count = part.num_rows if text is None else 0
         yield SplitRows(table, rejected_rows(rejections), line_count)
+
+
+def is_of(
+    table: pa.Table, only: Sequence[tuple[str, str]], *, if_null: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Which rows have these values, bool `(rows,)`; those without a value as `if_null` says.
+
+    Args:
+        table: with columns of text or of integers.
+        only: names of columns, each with the text of a value.
+        if_null: whether a row without a value counts as one that has it.
+    """
+    found = np.ones(table.num_rows, bool)
+    for name, text in only:
+        column = table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        value = _value_of(text, column.type)
+        if value is None:
+            same = np.asarray(column.is_null()) & if_null
+        else:
+            equal = pc.equal(column, pa.scalar(value, column.type))
+            same = np.asarray(pc.fill_null(equal, if_null))
+        found &= same
+    return found
+
+
+def _value_of(text: str, type_: pa.DataType) -> int | str | None:
+    """A value of a key, given as text; None for one that no value of that type has."""
+    if not pa.types.is_integer(type_):
+        return text
+    try:
+        pa.scalar(int(text), type_)
+    except (ValueError, OverflowError, pa.ArrowInvalid):
+        return None
+    return int(text) if str(int(text)) == text else None
 
 
 def _keys(split: Split, table: pa.Table, rows: list[int]) -> list[str]:
@@ -288,20 +330,59 @@ def _read_parquet(split: Split) -> Iterator[_Block]:
             read_dictionary=few,
             pre_buffer=not uris.is_local(split.file.uri),
         )
-        groups = range(split.start, split.end or split.start)
         try:
-            for batch in file.iter_batches(
-                _PARQUET_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False
-            ):
-                batch.validate(full=True)  # text may be invalid UTF-8
-                yield _Block(
-                    pa.Table.from_batches([batch]).select(names),
-                    np.arange(row, row + batch.num_rows, dtype=np.int64),
-                    None,
-                )
-                row += batch.num_rows
+            for groups, skipped in _row_groups(file.metadata, split):
+                row += skipped
+                for batch in file.iter_batches(
+                    _PARQUET_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False
+                ):
+                    batch.validate(full=True)  # text may be invalid UTF-8
+                    yield _Block(
+                        pa.Table.from_batches([batch]).select(names),
+                        np.arange(row, row + batch.num_rows, dtype=np.int64),
+                        None,
+                    )
+                    row += batch.num_rows
         except (ValueError, OSError) as error:
             raise damaged(split.file.uri, "Parquet", error) from error
+
+
+def _row_groups(metadata: Any, split: Split) -> Iterator[tuple[Sequence[int], int]]:
+    """Row groups to read, each time with the number of rows that are skipped before them.
+
+    Where only one key is wanted, those are left out whose statistics say that it isn't in them.
+    """
+    groups = range(split.start, split.end or split.start)
+    if not split.only:
+        yield groups, 0
+        return
+    source_of = {field.name: field.source for field in split.fields if field.constant is None}
+    wanted = {source_of[name]: text for name, text in split.only if name in source_of}
+    skipped = 0
+    for number in groups:
+        group = metadata.row_group(number)
+        columns = map(group.column, range(group.num_columns))
+        if all(
+            _may_have(column.statistics, wanted[column.path_in_schema])
+            for column in columns
+            if column.path_in_schema in wanted
+        ):
+            yield [number], skipped
+            skipped = 0
+        else:
+            skipped += group.num_rows
+
+
+def _may_have(statistics: Any, text: str) -> bool:
+    """Whether a row group may have a value, by the statistics of its column."""
+    if statistics is None or not statistics.has_min_max or statistics.null_count != 0:
+        return True
+    least, most = statistics.min, statistics.max
+    if isinstance(least, str) and isinstance(most, str):
+        return least <= text <= most
+    if type(least) is int and type(most) is int and text.lstrip("-").isdecimal():
+        return least <= int(text) <= most
+    return True
 
 
 def _read_table(split: SqlSplit) -> Iterator[_Block]:

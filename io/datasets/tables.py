@@ -17,7 +17,7 @@ from dataclasses import replace
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ledgerbeam.io.datasets.contract import Contract
+from ledgerbeam.io.datasets.contract import Contract, Field
 from ledgerbeam.io.datasets.inputs import Input, SqlSplit, TableName
 from ledgerbeam.io.datasets.reading import ColumnNames
 from ledgerbeam.io.errors import InputChangedError, InputNotFoundError, ParameterError, SchemaError
@@ -39,7 +39,11 @@ _WIDE = pa.decimal128(38, 10)
 
 
 def plan_table(
-    name: TableName, contract: Contract, ids: Sequence[str], columns: ColumnNames
+    name: TableName,
+    contract: Contract,
+    ids: Sequence[str],
+    columns: ColumnNames,
+    only: tuple[tuple[str, str], ...] = (),
 ) -> Input:
     """Inspect a table, and divide it into ranges of keys.
 
@@ -49,6 +53,8 @@ def plan_table(
         ids: columns that identify a row, by the contract's names; if the table has a primary key,
             that is used instead.
         columns: renames of columns.
+        only: columns with the text that rows must have in them to be read; the others are neither
+            counted nor pinned.
 
     Raises:
         UserError: the table can't be read, has a wrong schema, or its URL holds a password.
@@ -68,6 +74,7 @@ def plan_table(
         types = dict(zip(reader.schema.names, reader.schema.types, strict=True))
     where = f"{shown(sa.make_url(url))}#{name.table}"
     fields = contract.resolve(where, types, _known(columns, types))
+    source = replace(source, only=_only(fields, only))
     rows, version = _content(source, None)
     ranges = plan_ranges(source, ByNumber(max(1, -(-rows // ROWS_PER_RANGE))))
     file = FileInfo(where, rows, version)
@@ -123,7 +130,22 @@ def _source(split: SqlSplit) -> SqlTable:
     names = tuple(field.source for field in split.fields)
     left = tuple(name for name in split.key if name not in names)
     url = resolve_url(split.url)
-    return SqlTable(url, split.table, split.key, (*names, *left), dict(split.types))
+    only = _only(split.fields, split.only)
+    return SqlTable(url, split.table, split.key, (*names, *left), dict(split.types), only)
+
+
+def _only(
+    fields: Sequence[Field], only: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str | int], ...]:
+    """Columns of the table, with the value that rows must have in them."""
+    by_name = {field.name: field for field in fields}
+    found: list[tuple[str, str | int]] = []
+    for name, text in only:
+        if name not in by_name:
+            continue  # it isn't read, but derived
+        is_number = pa.types.is_integer(by_name[name].type) and text.lstrip("-").isdecimal()
+        found.append((by_name[name].source, int(text) if is_number else text))
+    return tuple(found)
 
 
 def _describe(source: SqlTable, contract: Contract, columns: ColumnNames) -> SqlTable:
@@ -200,6 +222,7 @@ def _content(source: SqlTable, snapshot: str | None) -> tuple[int, str]:
             if snapshot is not None:
                 connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{snapshot}'"))
             statement = sa.select(sa.func.count(), digest).select_from(table)
+            statement = statement.where(source.condition)
             rows, version = connection.execute(statement).one()
             return int(rows), str(version or 0)
     finally:

@@ -19,7 +19,7 @@ from pyarrow import csv
 from ledgerbeam.io.errors import InputError
 from ledgerbeam.io.sql.column_types import TIMESTAMP_UTC, UnfitValueError, to_array
 from ledgerbeam.io.sql.keys import Key, KeyRange, at_most, greater, stored_form
-from ledgerbeam.io.sql.source import SqlColumn, SqlSource, null_key
+from ledgerbeam.io.sql.source import SqlColumn, SqlSource, SqlTable, null_key
 
 # Types of PostgreSQL whose values hold neither quotes nor commas, and are never empty.
 _UNQUOTED = re.compile(r"int[248]|float[48]|numeric|bool|date|timestamp|timestamptz|uuid")
@@ -92,6 +92,8 @@ class Fetch:
         statement = (
             sa.select(*relation.c).order_by(*key).limit(sa.bindparam("limit", type_=sa.Integer()))
         )
+        if isinstance(self._source, SqlTable) and self._source.only:
+            statement = statement.where(self._source.condition)
         if after:
             statement = statement.where(greater(self._dialect, key, parameters("after")))
         if upto:

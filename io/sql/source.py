@@ -21,6 +21,8 @@ class SqlTable:
         key: columns that identify a row; together unique and never null.
         columns: the columns to read, in this order; None for all.
         types: Arrow types for columns whose declared type doesn't say how to hold their values.
+        only: columns that are read, with the value that rows must have in them; the database may
+            take others for the same, by its collation.
     """
 
     url: str = field(repr=False)
@@ -28,9 +30,19 @@ class SqlTable:
     key: tuple[str, ...]
     columns: tuple[str, ...] | None = None
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    only: tuple[tuple[str, str | int], ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def condition(self) -> sa.ColumnElement[bool]:
+        """Which rows are read."""
+        return sa.and_(
+            sa.true(),
+            # Without a type of SQLAlchemy's: the database knows the type of the column.
+            *(sa.column(n) == sa.literal(v, sa.types.NullType()) for n, v in self.only),
+        )
 
     @property
     def name(self) -> str:

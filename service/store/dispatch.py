@@ -14,8 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.service.model import KindRecord, Problem, RequestRecord, RequestState
-from ledgerbeam.service.store.intake import change
+from ledgerbeam.service.model import (
+    KindRecord,
+    Problem,
+    RequestRecord,
+    RequestState,
+    Submission,
+    Verb,
+)
+from ledgerbeam.service.store.intake import change, store_request
 from ledgerbeam.service.store.reading import (
     RequestReader,
     find_request,
@@ -156,6 +163,34 @@ class Dispatch(RequestReader):
         query = sa.select(request.c.kind).distinct().where(request.c.kind.in_(kinds), waits | lost)
         with self._database.reading() as connection:
             return {*connection.execute(query).scalars()}
+
+    def adopt(
+        self,
+        submission: Submission,
+        *,
+        who: str,
+        node: str,
+        now: datetime.datetime,
+        lease_until: datetime.datetime,
+    ) -> RequestRecord:
+        """Store a request that a node has already, past its queue.
+
+        Args:
+            submission: what is asked for.
+            who: asks.
+            node: has it.
+            now: time in UTC.
+            lease_until: when another node may take it over.
+        """
+        with self._database.writing() as connection:
+            stored = store_request(
+                connection, submission, who=who, at=now, verb=Verb.SUBMIT, run_id=None, inline=True
+            )
+            row = find_request(connection, stored.id, lock=True)
+            mine = {"node": node, "lease_until": lease_until, "epoch": 1}
+            begun = {"state": RequestState.RUNNING, "queued_at": now, "started_at": now}
+            note(connection, now, node, "request.taken", row.id, row.kind)
+            return change(connection, row, {**mine, **begun})
 
     def renew(
         self, epochs: Mapping[str, int], node: str, lease_until: datetime.datetime

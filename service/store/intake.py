@@ -63,58 +63,25 @@ class Intake(RequestReader):
         Raises:
             IdempotencyConflictError: the key stands for another request.
         """
-        request_id = str(uuid.uuid4())
-        new = {
-            "id": request_id,
-            "kind": submission.kind,
-            "verb": verb,
-            "state": RequestState.RECEIVED,
-            "parameters": submission.parameters,
-            "priority": submission.priority,
-            "turn": 0,
-            "requester": who,
-            "why": submission.why,
-            "received_at": at,
-            "start_by": submission.start_by,
-            "run_id": run_id,
-            "epoch": 0,
-            "lost": 0,
-            "problems": [],
-            "version": 1,
-        }
         with self._database.writing() as connection:
             known = None if key is None else _known(connection, who, key, at)
             fingerprint = _fingerprint(submission, verb, run_id)
             if known is not None:
                 return _same(connection, known, fingerprint), False
-            inserted = connection.execute(request.insert().values(new)).inserted_primary_key
-            assert inserted is not None
+            stored = store_request(connection, submission, who=who, at=at, verb=verb, run_id=run_id)
             if key is not None:
                 connection.execute(
                     idempotency.insert().values(
                         requester=who,
                         key=key,
                         fingerprint=fingerprint,
-                        request_id=request_id,
+                        request_id=stored.id,
                         expires_at=at + datetime.timedelta(seconds=KEY_SECONDS),
                     )
                 )
-            note(
-                connection,
-                at,
-                who,
-                "request.received",
-                request_id,
-                submission.kind,
-                submission.why,
-                verb=verb,
-            )
             failpoint("accept: before commit")
         failpoint("accept: stored")
-        # What isn't known yet is None; the row needn't be read again.
-        unknown = dict.fromkeys(RequestRecord.model_fields)
-        facts = {**unknown, **new, "sequence": inserted[0]}
-        return RequestRecord.model_validate(facts), True
+        return stored, True
 
     def recall(
         self,
@@ -148,13 +115,7 @@ class Intake(RequestReader):
         """
         with self._database.writing() as connection:
             row = _find_for_change(connection, request_id, etag)
-            if row.state.is_final:
-                raise _wrong_state(row, "it has ended, and can't be canceled")
-            changes: dict[str, Any] = {"cancel_why": why}
-            if row.state is not RequestState.RUNNING:
-                changes |= {"state": RequestState.CANCELED, "ended_at": at}
-            note(connection, at, who, "request.canceled", row.id, row.kind, why)
-            return change(connection, row, changes)
+            return cancel_request(connection, row, who=who, at=at, why=why)
 
     def redrive(
         self,
@@ -182,23 +143,7 @@ class Intake(RequestReader):
         """
         with self._database.writing() as connection:
             row = _find_for_change(connection, request_id, etag)
-            if row.state not in (RequestState.DEAD, RequestState.EXPIRED):
-                raise _wrong_state(row, "only one that is DEAD or EXPIRED can be redriven")
-            changes: dict[str, Any] = {
-                "state": RequestState.RECEIVED,
-                "lost": 0,
-                "start_by": None,
-                "node": None,
-                "ended_at": None,
-                "cancel_why": None,
-                "code": None,
-                "error": None,
-            }
-            if after is not None:
-                verb = Verb.RETRY if row.verb is Verb.SUBMIT else row.verb
-                changes |= {"verb": verb, "parameters": {**row.parameters, "after": after}}
-            note(connection, at, who, "request.redriven", row.id, row.kind, why)
-            return change(connection, row, changes)
+            return redrive_request(connection, row, who=who, at=at, why=why, after=after)
 
     def change_queue(
         self,
@@ -226,22 +171,134 @@ class Intake(RequestReader):
             ChangedMeanwhileError: its version isn't `etag`.
         """
         with self._database.writing() as connection:
-            read_queue(connection, name)
-            mine = queue.c.kind == name
-            row = connection.execute(queue.select().where(mine).with_for_update()).one()
-            _check_etag(row.version, etag)
-            values: dict[str, Any] = {"version": row.version + 1}
-            if "held" in changes:
-                values["held_why"] = (why or "held") if changes["held"] else None
-            policy = {name: value for name, value in changes.items() if name != "held"}
-            values["changes"] = {**row.changes, **policy}
-            try:
-                QueuePolicy.model_validate(values["changes"])
-            except ValueError as error:
-                raise ParameterError(f"queue {name}: {error}", parameter="policy") from error
-            connection.execute(queue.update().where(mine).values(values))
-            note(connection, at, who, "queue.changed", name, name, why, **changes)
-            return read_queue(connection, name)
+            return change_queue(connection, name, changes, who=who, at=at, why=why, etag=etag)
+
+
+def store_request(
+    connection: sa.Connection,
+    submission: Submission,
+    *,
+    who: str,
+    at: datetime.datetime,
+    verb: Verb,
+    run_id: str | None,
+    **noted: Any,
+) -> RequestRecord:
+    """Store a new request, with its audit entry; `noted` are further facts for that."""
+    request_id = str(uuid.uuid4())
+    new = {
+        "id": request_id,
+        "kind": submission.kind,
+        "verb": verb,
+        "state": RequestState.RECEIVED,
+        "parameters": submission.parameters,
+        "priority": submission.priority,
+        "turn": 0,
+        "requester": who,
+        "why": submission.why,
+        "received_at": at,
+        "start_by": submission.start_by,
+        "run_id": run_id,
+        "epoch": 0,
+        "lost": 0,
+        "problems": [],
+        "version": 1,
+    }
+    inserted = connection.execute(request.insert().values(new)).inserted_primary_key
+    assert inserted is not None
+    note(
+        connection,
+        at,
+        who,
+        "request.received",
+        request_id,
+        submission.kind,
+        submission.why,
+        verb=verb,
+        **noted,
+    )
+    # What isn't known yet is None; the row needn't be read again.
+    unknown = dict.fromkeys(RequestRecord.model_fields)
+    return RequestRecord.model_validate({**unknown, **new, "sequence": inserted[0]})
+
+
+def cancel_request(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    *,
+    who: str,
+    at: datetime.datetime,
+    why: str,
+    **noted: Any,
+) -> RequestRecord:
+    """Withdraw a locked request; see `Intake.cancel`."""
+    if row.state.is_final:
+        raise _wrong_state(row, "it has ended, and can't be canceled")
+    changes: dict[str, Any] = {"cancel_why": why}
+    if row.state is not RequestState.RUNNING:
+        changes |= {"state": RequestState.CANCELED, "ended_at": at}
+    note(connection, at, who, "request.canceled", row.id, row.kind, why, **noted)
+    return change(connection, row, changes)
+
+
+def redrive_request(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    *,
+    who: str,
+    at: datetime.datetime,
+    why: str,
+    after: int | None,
+    **noted: Any,
+) -> RequestRecord:
+    """Queue a locked request again; see `Intake.redrive`."""
+    if row.state not in (RequestState.DEAD, RequestState.EXPIRED):
+        raise _wrong_state(row, "only one that is DEAD or EXPIRED can be redriven")
+    changes: dict[str, Any] = {
+        "state": RequestState.RECEIVED,
+        "lost": 0,
+        "start_by": None,
+        "node": None,
+        "ended_at": None,
+        "cancel_why": None,
+        "code": None,
+        "error": None,
+    }
+    if after is not None:
+        verb = Verb.RETRY if row.verb is Verb.SUBMIT else row.verb
+        changes |= {"verb": verb, "parameters": {**row.parameters, "after": after}}
+    note(connection, at, who, "request.redriven", row.id, row.kind, why, **noted)
+    return change(connection, row, changes)
+
+
+def change_queue(
+    connection: sa.Connection,
+    name: str,
+    changes: dict[str, Any],
+    *,
+    who: str,
+    at: datetime.datetime,
+    why: str,
+    etag: int | None = None,
+    **noted: Any,
+) -> QueueRecord:
+    """Change how a queue is served; see `Intake.change_queue`."""
+    read_queue(connection, name)
+    mine = queue.c.kind == name
+    row = connection.execute(queue.select().where(mine).with_for_update()).one()
+    check_etag(row.version, etag)
+    values: dict[str, Any] = {"version": row.version + 1}
+    if "held" in changes:
+        values["held_why"] = (why or "held") if changes["held"] else None
+    policy = {name: value for name, value in changes.items() if name != "held"}
+    values["changes"] = {**row.changes, **policy}
+    try:
+        QueuePolicy.model_validate(values["changes"])
+    except ValueError as error:
+        raise ParameterError(f"queue {name}: {error}", parameter="policy") from error
+    connection.execute(queue.update().where(mine).values(values))
+    note(connection, at, who, "queue.changed", name, name, why, **changes, **noted)
+    return read_queue(connection, name)
 
 
 def change(connection: sa.Connection, row: sa.Row[Any], changes: dict[str, Any]) -> RequestRecord:
@@ -256,11 +313,16 @@ def change(connection: sa.Connection, row: sa.Row[Any], changes: dict[str, Any])
 
 def _find_for_change(connection: sa.Connection, request_id: str, etag: int | None) -> sa.Row[Any]:
     row = find_request(connection, request_id, lock=True)
-    _check_etag(row.version, etag)
+    check_etag(row.version, etag)
     return row
 
 
-def _check_etag(version: int, etag: int | None) -> None:
+def check_etag(version: int, etag: int | None) -> None:
+    """Let a caller go on who has seen what is to be changed as it is.
+
+    Raises:
+        ChangedMeanwhileError: it isn't so any more.
+    """
     if etag is not None and etag != version:
         raise ChangedMeanwhileError(
             "it was changed since you read it: read it again, and decide anew",
@@ -272,9 +334,7 @@ def _known(
     connection: sa.Connection, who: str, key: str, at: datetime.datetime
 ) -> sa.Row[Any] | None:
     """What a key stands for; of two callers at once the second waits for the first."""
-    if connection.dialect.name == "postgresql":
-        lock = int.from_bytes(hashlib.sha256(f"{who}\0{key}".encode()).digest()[:8], signed=True)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+    lock_key(connection, who, key)
     of_key = (idempotency.c.requester == who) & (idempotency.c.key == key)
     connection.execute(idempotency.delete().where(of_key, idempotency.c.expires_at <= at))
     return connection.execute(idempotency.select().where(of_key)).first()
@@ -292,11 +352,23 @@ def _same(connection: sa.Connection, known: sa.Row[Any], fingerprint: str) -> Re
 
 
 def _fingerprint(submission: Submission, verb: Verb, run_id: str | None) -> str:
-    asked = submission.model_dump(mode="json")
+    # Whether it replaces, the verb says.
+    asked = submission.model_dump(mode="json", exclude={"replace"})
     if verb is not Verb.SUBMIT:
         # How the run stood when it was asked for is not what was asked for.
         asked["parameters"].pop("after", None)
-    facts = [asked, verb, run_id]
+    return fingerprint_of(asked, verb, run_id)
+
+
+def lock_key(connection: sa.Connection, who: str, key: str) -> None:
+    """Have another caller with the same idempotency key wait for the end of this transaction."""
+    if connection.dialect.name == "postgresql":
+        lock = int.from_bytes(hashlib.sha256(f"{who}\0{key}".encode()).digest()[:8], signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+
+
+def fingerprint_of(*facts: Any) -> str:
+    """What tells whether the same was asked for."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,9 @@
 | `turn` | the last turn that a requester was given in a queue |
 | `request` | what was asked for, by whom, and how it stands |
 | `idempotency` | which request an `Idempotency-Key` stands for, until it expires |
+| `bulk` | an action on many runs, requests or queues, and how it stands |
+| `bulk_target` | what each of them acts on, and what became of it |
+| `errand` | what a node is to answer at once, and the answer, until it expires |
 | `audit` | who did what, when and why; entries are never changed |
 | `api_key` | hashes of keys, with the roles that they give |
 """
@@ -17,7 +20,8 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.registry.schema import Json, Prose, Sequence, UtcDateTime, one_of, run
 from ledgerbeam.batch.registry.schema import metadata as of_registry
-from ledgerbeam.service.model import RequestState, Verb
+from ledgerbeam.service.bulk import BulkOf, BulkState, BulkVerb, TargetState
+from ledgerbeam.service.model import ErrandKind, RequestState, Verb
 
 metadata = sa.MetaData(naming_convention=of_registry.naming_convention)
 
@@ -35,6 +39,7 @@ kind = sa.Table(
     _column("code_version", sa.Text),
     _column("policy", Json),
     _column("seen_at", UtcDateTime),
+    _column("approvals", Json, server_default="[]"),
 )
 
 queue = sa.Table(
@@ -104,6 +109,72 @@ idempotency = sa.Table(
     _column("fingerprint", sa.Text),
     _column("request_id", sa.Text, sa.ForeignKey(request.c.id)),
     _column("expires_at", UtcDateTime),
+    sa.Index(None, "expires_at"),
+)
+
+bulk = sa.Table(
+    "bulk",
+    metadata,
+    _column("sequence", Sequence, primary_key=True),
+    _column("id", sa.Text),
+    _column("of", one_of(BulkOf)),
+    _column("verb", one_of(BulkVerb)),
+    _column("filter", Json),
+    _column("why", Prose),
+    _column("requester", Prose),
+    _column("kinds", Json),
+    _column("state", one_of(BulkState)),
+    _column("asked_at", UtcDateTime),
+    _column("approved_by", Prose, nullable=True),
+    _column("ended_at", UtcDateTime, nullable=True),
+    _column("key", Prose, nullable=True),
+    _column("fingerprint", sa.Text),
+    _column("version", sa.Integer),
+    sa.UniqueConstraint("id"),
+    sa.Index(None, "state", "sequence"),
+    sa.Index(None, "requester", "key"),
+)
+
+bulk_target = sa.Table(
+    "bulk_target",
+    metadata,
+    _column("bulk", Sequence, sa.ForeignKey("bulk.sequence"), primary_key=True),
+    _column("number", sa.Integer, primary_key=True),
+    _column("id", sa.Text),
+    _column("kind", sa.Text),
+    _column("name", Prose),
+    _column("seen", Sequence),
+    _column("state", one_of(TargetState)),
+    _column("done_at", UtcDateTime, nullable=True),
+    _column("request_id", sa.Text, nullable=True),
+    _column("told", Prose, nullable=True),
+    sa.Index(None, "bulk", "state", "number"),
+)
+
+errand = sa.Table(
+    "errand",
+    metadata,
+    _column("sequence", Sequence, primary_key=True),
+    _column("id", sa.Text),
+    _column("what", one_of(ErrandKind)),
+    _column("kind", sa.Text),
+    _column("host", sa.Text, nullable=True),
+    _column("given", Json),
+    _column("requester", Prose),
+    _column("why", Prose),
+    _column("asked_at", UtcDateTime),
+    _column("deadline", UtcDateTime),
+    _column("node", sa.Text, nullable=True),
+    _column("answered_at", UtcDateTime, nullable=True),
+    _column("answer", Json, nullable=True),
+    _column("code", sa.Text, nullable=True),
+    _column("error", Prose, nullable=True),
+    _column("key", Prose, nullable=True),
+    _column("fingerprint", sa.Text),
+    _column("expires_at", UtcDateTime),
+    sa.UniqueConstraint("id"),
+    sa.Index(None, "node", "sequence"),
+    sa.Index(None, "requester", "key"),
     sa.Index(None, "expires_at"),
 )
 

@@ -27,11 +27,11 @@ from ledgerbeam.service.document import complete
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
-from ledgerbeam.service.web import approvals, health, pages, queues, requests, runs
+from ledgerbeam.service.web import approvals, bulk, health, inline, pages, queues, requests, runs
 from ledgerbeam.service.web.front import Front
 from ledgerbeam.service.web.render import error_page, is_page
 
-_PARTS = (requests, runs, approvals, queues, health)
+_PARTS = (requests, runs, approvals, bulk, inline, queues, health)
 _BODY_SECONDS = 20.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

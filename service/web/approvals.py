@@ -7,7 +7,6 @@ from pydantic import Field
 
 from ledgerbeam.batch.model.approval import Act
 from ledgerbeam.batch.model.run import RunRecord
-from ledgerbeam.io.errors import IllegalMoveError
 from ledgerbeam.service.model import RequestRecord, Role, Submission, Verb, Whole
 from ledgerbeam.service.web.front import AFront, Caller, demand
 from ledgerbeam.service.web.requests import IdempotencyKey, Reason, accept
@@ -54,15 +53,18 @@ def approve(
         return ask_again(
             front, caller, record, response, Verb.RETRY, why, idempotency_key, approval=number
         )
-    if asked.act is Act.REPLACE:
-        raise IllegalMoveError(
-            f"run {record.name}: a service replaces no runs: approve {asked.number} by `ledgerbeam "
-            "approve` where the registry can be reached",
-            run=record.id,
-            from_status=record.status,
-        )
+    verb = Verb.REPLACE if asked.act is Act.REPLACE else Verb.RESOLVE
     submission = Submission(kind=record.process, parameters={"approval": asked.number}, why=why)
-    return accept(front, caller, submission, response, Verb.RESOLVE, record.id, idempotency_key)
+    return accept(
+        front,
+        caller,
+        submission,
+        response,
+        verb,
+        record.id,
+        idempotency_key,
+        role=Role.APPROVER,
+    )
 
 
 @router.post("/{run}/refuse")

@@ -1,11 +1,17 @@
 """`/v1/kinds`, `/v1/queues`, `/v1/audit` and `/v1/problems`: what there is, and who did what."""
 
+import csv
+import io
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field, StrictBool
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, Field, StrictBool
 from pydantic.json_schema import SkipJsonSchema
 
+from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.service.errors import BadRequestError
 from ledgerbeam.service.model import AuditEntry, KindRecord, QueueRecord, RequestRecord, Role, Whole
 from ledgerbeam.service.problems import classes, status_of, title_of, type_of
@@ -13,6 +19,10 @@ from ledgerbeam.service.web.front import AFront, Caller, demand, etag_of, visibl
 from ledgerbeam.service.web.requests import Cursor, IfMatch, Limit, Reason
 
 router = APIRouter(prefix="/v1", tags=["kinds and queues"])
+
+_LINES = "application/x-ndjson"
+_CSV = "text/csv"
+_TEXT = {"schema": {"type": "string"}}
 
 
 _Positive = Annotated[Whole, Field(ge=1)]
@@ -109,19 +119,84 @@ def change(
     return found
 
 
-@router.get("/audit")
+@router.get(
+    "/audit",
+    responses={200: {"content": dict.fromkeys((_LINES, _CSV), _TEXT)}},
+    response_model=AuditPage,
+)
 def audit(
     front: AFront,
     caller: Caller,
     subject: Annotated[str | None, Query(description="id or name")] = None,
+    kind: Annotated[str | None, Query(description="of an export: only this workload's")] = None,
+    since: Annotated[
+        AwareDatetime | None, Query(description="of an export: only of that time or later")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, le=2**62, description="of an export: `number` of the last entry you have")
+    ] = 0,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> AuditPage:
-    """Who did what with requests, queues and keys, newest first."""
+    accept: Annotated[str | None, Header()] = None,
+) -> AuditPage | Response:
+    """Who did what with requests, queues and keys, newest first; or all there is, as an export.
+
+    Where JSON lines (`application/x-ndjson`) or `text/csv` are accepted, it is an export of the
+    whole audit, of runs too: oldest first, without an end but the last entry, each with the hash
+    that seals it. `after` goes on behind the one before.
+    """
+    for media, write in ((_LINES, _lines), (_CSV, _csv)):
+        if accept is not None and media in accept:
+            kinds = visible_kinds(caller, kind)
+            found = front.runs.audit_of(kinds, after, since)
+            return StreamingResponse(write(found), media_type=media)
     page = front.intake.audit(
         subject=subject, kinds=visible_kinds(caller, None), limit=limit, cursor=cursor
     )
     return AuditPage(items=list(page.items), next=page.next)
+
+
+def _lines(found: Iterator[ChainedEntry]) -> Iterator[str]:
+    for entry in found:
+        yield entry.model_dump_json() + "\n"
+
+
+def _csv(found: Iterator[ChainedEntry]) -> Iterator[str]:
+    line = io.StringIO()
+    writer = csv.DictWriter(line, ChainedEntry.model_fields, lineterminator="\r\n")
+    writer.writeheader()
+    for entry in found:
+        facts = entry.model_dump(mode="json")
+        writer.writerow(facts | {"detail": json.dumps(facts["detail"])})
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+    yield line.getvalue()  # the header, where there is nothing else
+
+
+class Chain(BaseModel):
+    """What of the audit is sealed by hashes.
+
+    Attributes:
+        entries: how many entries are sealed.
+        unsealed: how many came later, and are sealed by the next `reconcile`.
+        head: hash of the last one, which covers all of them: keep it elsewhere.
+    """
+
+    entries: int
+    unsealed: int
+    head: str
+
+
+@router.get("/audit/chain")
+def chain(
+    front: AFront,
+    caller: Caller,
+    head: Annotated[str, Query(description="a hash that was the last one, to be found")] = "",
+) -> Chain:
+    """Compute the hashes of all entries again: that none was changed or removed."""
+    demand(caller, Role.VIEWER)
+    return Chain.model_validate(front.runs.verify_audit(head)._asdict())
 
 
 @router.get("/problems/{code}")

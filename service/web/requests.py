@@ -73,7 +73,8 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RequestRecord:
     """Ask for a run. It is checked by a router: `QUEUED` or `REJECTED` soon, if not at once."""
-    return accept(front, caller, submission, response, Verb.SUBMIT, None, idempotency_key)
+    verb = Verb.REPLACE if submission.replace else Verb.SUBMIT
+    return accept(front, caller, submission, response, verb, None, idempotency_key)
 
 
 @router.get("")
@@ -147,9 +148,10 @@ def accept(
     verb: Verb,
     run_id: str | None,
     key: str | None,
+    role: Role | None = None,
 ) -> RequestRecord:
-    """Store a request, and say where it is."""
-    demand(caller, role_of(verb), submission.kind)
+    """Store a request, and say where it is; it takes the verb's role, or another that is given."""
+    demand(caller, role or role_of(verb), submission.kind)
     stored, _ = front.intake.accept(
         submission, who=caller.name, at=front.now(), verb=verb, run_id=run_id, key=key
     )
@@ -162,6 +164,7 @@ def role_of(verb: Verb) -> Role:
     """The role that it takes to ask for something."""
     return {
         Verb.SUBMIT: Role.SUBMITTER,
+        Verb.REPLACE: Role.OPERATOR,
         Verb.RETRY: Role.OPERATOR,
         Verb.RESTART: Role.OPERATOR,
         Verb.RESOLVE: Role.APPROVER,

@@ -191,15 +191,20 @@ def find(
         )
     else:
         only = None if kinds is None else kinds[0]
-        pairs = dict(map(_pair, where or ()))
+        pairs = dict(map(pair_of, where or ()))
         found = front.runs.list(only, status, limit + 1, before, since, pairs)
     items = [listed(run) for run in found[:limit]]
     return RunList(items=items, next=cursor_of(items[-1].id) if len(found) > limit else None)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, is_pair, value = text.partition("=")
-    if not is_pair:
+def pair_of(text: str) -> tuple[str, str]:
+    """Name and value of a parameter, given as `NAME=VALUE`.
+
+    Raises:
+        ParameterError: it isn't.
+    """
+    name, ispair_of, value = text.partition("=")
+    if not ispair_of:
         raise ParameterError(f"where={text}: give NAME=VALUE", parameter="where", value=text)
     return name, value
 

@@ -37,10 +37,12 @@ LEVELS = [
         "batch/cli messages/cli",
         "pipelines pipelines/comparison",
         "service/errors service/model service/ahead",
+        "service/bulk",
         "service/problems service/store service/page",
-        "service/client service/document service/lines service/router service/node",
+        "service/calls service/at_once service/document service/lines service/router",
         "service/web",
-        "service/commands",
+        "service/client service/node",
+        "service/verbs service/commands",
         "batch io rules transforms messages service",
     )
 ]
