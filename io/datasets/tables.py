@@ -62,7 +62,9 @@ def plan_table(
     url = resolve_url(name.url)
     sources = {renamed: source for source, renamed in columns.renames.items()}
     source = _describe(
-        SqlTable(url, name.table, tuple(sources.get(n, n) for n in ids)), contract, columns
+        SqlTable(url, name.table, tuple(sources.get(n, n) for n in ids), where=name.where),
+        contract,
+        columns,
     )
     with SqlReader(source, 1) as reader:
         types = dict(zip(reader.schema.names, reader.schema.types, strict=True))
@@ -88,6 +90,7 @@ def plan_table(
             key=source.key,
             types=tuple(source.types.items()),
             range=range_.to_json(),
+            where=name.where,
         )
         for index, range_ in enumerate(ranges)
     )
@@ -123,7 +126,8 @@ def _source(split: SqlSplit) -> SqlTable:
     names = tuple(field.source for field in split.fields)
     left = tuple(name for name in split.key if name not in names)
     url = resolve_url(split.url)
-    return SqlTable(url, split.table, split.key, (*names, *left), dict(split.types))
+    columns = (*names, *left)
+    return SqlTable(url, split.table, split.key, columns, dict(split.types), split.where)
 
 
 def _describe(source: SqlTable, contract: Contract, columns: ColumnNames) -> SqlTable:

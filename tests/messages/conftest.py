@@ -1,6 +1,7 @@
 """A database of messages of each kind, and short ways to send, post and handle."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.messages.senders import Bank, create_noted
@@ -16,6 +17,12 @@ def postgres_bank(new_schema: Callable[[], str]) -> Iterator[Bank]:
 @pytest.fixture(scope="session")
 def sqlite_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     yield from _bank(f"sqlite:///{tmp_path_factory.mktemp('messages')}/bank.db")
+
+
+@pytest.fixture
+def sqlite_fresh(tmp_path: Path) -> Iterator[Bank]:
+    """Another database, without topics."""
+    yield from _bank(f"sqlite:///{tmp_path}/fresh.db")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
