@@ -135,9 +135,7 @@ def test_a_customers_earlier_message_isnt_passed(bank: Bank, tmp_path: Path) -> 
     assert outcomes(on_beam(bank, kind, tmp_path)) == {"P": ["duplicate"]}
 
 
-def test_a_replay_is_another_consumer_that_ends_with_its_range(
-    bank: Bank, tmp_path: Path
-) -> None:
+def test_a_replay_is_another_consumer_that_ends_with_its_range(bank: Bank, tmp_path: Path) -> None:
     kind = bank.handler()
     send(bank, P="ab")
     bank.consume(kind())
