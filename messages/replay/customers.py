@@ -50,12 +50,6 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-class EarlierMessageWaitsError(UserError):
-    """A customer's message that was posted before the range is still to be tried."""
-
-    code = "EARLIER_MESSAGE_WAITS"
-
-
 class Customers:
     """Handles messages for one consumer. Threads may share one."""
 
@@ -85,7 +79,7 @@ class Customers:
             rows: the messages in the order of the stream, for each customer.
 
         Raises:
-            EarlierMessageWaitsError: a customer has one that isn't among these and must be handled
+            UserError: a customer has one that isn't among these and must be handled
                 first. All other customers' messages are handled.
             DatabaseError: the database can't be reached, also not in several tries.
         """
@@ -103,7 +97,7 @@ class Customers:
                 if left:
                     left = self._try_again(bucket, left, too_early)
         if too_early:
-            raise EarlierMessageWaitsError("; ".join(too_early))
+            raise UserError("; ".join(too_early))
         return ended
 
     def _pass(

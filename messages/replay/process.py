@@ -30,6 +30,7 @@ from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.datasets.inputs import TableName
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import DatabaseUrl
+from ledgerbeam.messages.archive.files import stream_files
 from ledgerbeam.messages.consumer.consumers import Consumer
 from ledgerbeam.messages.consumer.handling import StreamRow
 from ledgerbeam.messages.define.handler import MessageHandler
@@ -158,7 +159,7 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
         given = self.parameters.stream or self.parameters.database
         table = TableName.parse(f"{given}#{_TABLE}")
         if table is None:
-            return given
+            return stream_files(given, self.handler.topic, self._first, self._end)
         topic = self.handler.topic.replace("'", "''")
         return table._replace(
             where=f"topic = (SELECT id FROM ledgerbeam_topic WHERE name = '{topic}') "

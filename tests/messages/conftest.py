@@ -25,6 +25,19 @@ def sqlite_fresh(tmp_path: Path) -> Iterator[Bank]:
     yield from _bank(f"sqlite:///{tmp_path}/fresh.db")
 
 
+@pytest.fixture
+def fresh_postgres(new_schema: Callable[[], str]) -> Iterator[Bank]:
+    yield from _bank(new_schema())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest) -> Bank:
+    """A database of each kind for one test alone."""
+    kind = "sqlite_fresh" if request.param == "sqlite" else "fresh_postgres"
+    found: Bank = request.getfixturevalue(kind)
+    return found
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def bank(request: pytest.FixtureRequest) -> Bank:
     """Tables of messages on each kind of database; each test declares topics of its own."""
