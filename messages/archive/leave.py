@@ -106,7 +106,9 @@ def archive(database: MessageDatabase, before: int, output: str) -> Iterator[Bat
         with database.begin("partitions") as connection:
             parts = [*passed_stream_partitions(connection), *parts]
     for part in parts:
-        while (batch := _archive(database, before, root, part)) is not None:
+        is_there = True
+        while is_there and (done := _archive(database, before, root, part)) is not None:
+            batch, is_there = done
             yield batch
     if database.is_postgresql:
         with database.begin("partitions") as connection:
@@ -128,8 +130,13 @@ def lock_archives(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ARCHIVING)))
 
 
-def _archive(database: MessageDatabase, before: int, root: str, part: str) -> Batch | None:
-    """Archive one batch of a part of the stream; None if there is nothing."""
+def _archive(
+    database: MessageDatabase, before: int, root: str, part: str
+) -> tuple[Batch, bool] | None:
+    """Archive one batch of a part of the stream, and say whether the part is still there.
+
+    None if there is nothing.
+    """
     what = "the archive"
     with database.begin(what) as connection:
         lock_archives(connection)
@@ -162,7 +169,7 @@ def _archive(database: MessageDatabase, before: int, root: str, part: str) -> Ba
         connection.execute(ARCHIVE.update().where(is_it).values(done))
         failpoint("archive.before-commit")
     failpoint("archive.committed")
-    return Batch(number, uri, *counts)
+    return Batch(number, uri, *counts), not is_dropped
 
 
 class _Eligible:

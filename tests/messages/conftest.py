@@ -31,11 +31,12 @@ def fresh_postgres(new_schema: Callable[[], str]) -> Iterator[Bank]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def fresh(request: pytest.FixtureRequest) -> Bank:
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
     """A database of each kind for one test alone."""
-    kind = "sqlite_fresh" if request.param == "sqlite" else "fresh_postgres"
-    found: Bank = request.getfixturevalue(kind)
-    return found
+    if request.param == "sqlite":
+        yield from _bank(f"sqlite:///{tmp_path}/own.db")
+    else:
+        yield from _bank(request.getfixturevalue("new_schema")())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,4 +1,4 @@
-"""What is past its retention leaves for files; payloads are erased; the books balance all the time."""
+"""What is past its retention leaves for files; payloads are erased; the books always balance."""
 
 import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from ledgerbeam.messages.archive.leave import Batch
 from ledgerbeam.messages.books.verify import ConsumerBooks, TopicDay, verify
 from ledgerbeam.messages.consumer.dead_letters import dead_letters, redrive
 from ledgerbeam.messages.model.message import to_microseconds
-from ledgerbeam.messages.store import partitions
+from ledgerbeam.messages.store.partitions import STREAM_ROWS
 from ledgerbeam.messages.store.send import cancel, reschedule
 from ledgerbeam.messages.store.topics import set_retention
 
@@ -135,30 +135,26 @@ def test_rows_leave_in_bounded_batches(
     assert books(own)[1][0][1:] == (5, 5, 0, 0)
 
 
-def test_partitions_leave_as_a_whole(
-    fresh_postgres: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partitions_leave_as_a_whole(fresh_postgres: Bank, tmp_path: Path) -> None:
     own = fresh_postgres.for_a_test()
-    monkeypatch.setattr(partitions, "STREAM_ROWS", 4)
-    for number in (1, 2):
-        own.execute(
-            f"CREATE TABLE ledgerbeam_stream_{number * 1_000_000} PARTITION OF ledgerbeam_stream "
-            f"FOR VALUES FROM ({5_000_000 * number}) TO ({5_000_000 * number + 4})"
-        )
-    own.execute("SELECT setval('ledgerbeam_stream_position', 4999999)")
     handler = own.handler()()
     send(own, "abcd")
     handler.fails["b"] = ValueError("no such account")
     own.consume(handler)
-    own.execute("SELECT setval('ledgerbeam_stream_position', 9999999)")
+    own.execute(f"SELECT setval('ledgerbeam_stream_position', {STREAM_ROWS})")
     send(own, "ef")
     own.consume(handler)
-    own.execute("CREATE TABLE ledgerbeam_message_20261102 PARTITION OF ledgerbeam_message "
-                "FOR VALUES FROM (1793577600000000) TO (1794182400000000)")  # fmt: skip
+    first = datetime.datetime(2026, 11, 2, tzinfo=datetime.UTC)
+    bounds = [to_microseconds(first + datetime.timedelta(weeks=number)) for number in (0, 1)]
+    own.execute(
+        "CREATE TABLE ledgerbeam_message_20261102 PARTITION OF ledgerbeam_message "
+        f"FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})"
+    )
     before = books(own)
     assert [batch.messages for batch in leave_all(own, tmp_path)] == [3, 2]
-    tables = [row[0] for row in own.rows("SELECT relname FROM pg_class WHERE relkind = 'r'")]
-    assert "ledgerbeam_stream_1000000" not in tables
+    tables = own.rows("SELECT inhrelid::regclass::text FROM pg_inherits".replace(":", r"\:"))
+    tables = [row[0] for row in tables]
+    assert "ledgerbeam_stream_0" not in tables
     assert "ledgerbeam_message_20261102" not in tables
     assert own.rows("SELECT key FROM ledgerbeam_stream_default") == [("b",)]
     assert books(own) == before
