@@ -443,6 +443,18 @@ class KeyedProcess(BatchProcess[P]):
         """The inputs, as the parameters declare them, in the order of their fields."""
         return _declared(self.parameters_type, RowInput)
 
+    def source(self, name: str) -> str | TableName:
+        """What an input is read from: as its parameter says, unless a definition changes that.
+
+        Args:
+            name: the input's name.
+
+        Returns:
+            A table, or names of files as `plan_input` takes them.
+        """
+        given = str(getattr(self.parameters, name))
+        return TableName.parse(given) or given
+
     @property
     def rows_label(self) -> str:
         """Rows of the first input, in plural."""

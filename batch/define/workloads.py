@@ -13,10 +13,18 @@ if TYPE_CHECKING:
 
 GROUP = "ledgerbeam.pipelines"
 
+ADAPTERS = "ledgerbeam.adapters"
+"""Entry points that make workloads of what isn't written as one, such as handlers of messages.
+
+The name of each is the group of entry points that it makes workloads of; called with the name of
+one of these, or with MODULE:CLASS, it gives the definition.
+"""
+
 
 def workload_names() -> list[str]:
     """Names of the workloads, sorted."""
-    return sorted(entry_points(group=GROUP).names)
+    groups = [GROUP, *entry_points(group=ADAPTERS).names]
+    return sorted({name for group in groups for name in entry_points(group=group).names})
 
 
 def descriptions() -> dict[str, str]:
@@ -42,6 +50,8 @@ def load_workload(name: str) -> "type[BatchProcess[Any]]":
     from ledgerbeam.batch.define.process import BatchProcess
 
     found = entry_points(group=GROUP, name=name)
+    if not found and (adapted := _adapted(name)) is not None:
+        return adapted
     if not found:
         similar = difflib.get_close_matches(name, workload_names(), 1, 0.8)
         advice = f"did you mean {similar[0]}? There" if similar else "there"
@@ -64,3 +74,12 @@ def load_workload(name: str) -> "type[BatchProcess[Any]]":
             "process: name the class, as in MODULE:CLASS"
         )
     return loaded
+
+
+def _adapted(name: str) -> "type[BatchProcess[Any]] | None":
+    """The definition that an adapter makes of what has the name; None if none of them has it."""
+    for adapter in entry_points(group=ADAPTERS):
+        if ":" in name or entry_points(group=adapter.name, name=name):
+            made: type[BatchProcess[Any]] = adapter.load()(name)
+            return made
+    return None

@@ -131,15 +131,14 @@ def _fingerprint_of(file: FileInfo, shipped: Collection[str]) -> tuple[Any, ...]
 
 def _plan(process: KeyedProcess[Any], number: int, rows: RowInput) -> Input:
     reading = _reading(process, number)
-    name = str(getattr(process.parameters, rows.name))
-    table = TableName.parse(name)
-    if table is not None:
+    source = process.source(rows.name)
+    if isinstance(source, TableName):
         # Database clients are imported only if a database is read.
         from ledgerbeam.io.datasets.tables import plan_table
 
         ids = rows.identity(process.key)
-        return plan_table(table, rows.contract, ids, reading.columns, process.only)
-    return plan_input(name, rows.contract, reading)
+        return plan_table(source, rows.contract, ids, reading.columns, process.only)
+    return plan_input(source, rows.contract, reading)
 
 
 def _reading(process: KeyedProcess[Any], number: int) -> Reading:

@@ -131,6 +131,7 @@ class SqlSplit(Split):
         range: range of keys, as `KeyRange.to_json` gives it.
         snapshot: snapshot of the database, so that all workers read the same rows; None if the
             database offers none.
+        where: SQL: which rows of the table are read; empty for all.
     """
 
     url: str
@@ -139,6 +140,7 @@ class SqlSplit(Split):
     types: tuple[tuple[str, pa.DataType], ...]
     range: str
     snapshot: str | None = None
+    where: str = ""
 
 
 class Splits(tuple[Split, ...]):
@@ -173,10 +175,17 @@ def _unpacked(packed: bytes) -> Splits:
 
 
 class TableName(NamedTuple):
-    """A table as an input: `URL#TABLE`."""
+    """A table as an input: `URL#TABLE`.
+
+    Attributes:
+        url: the database's URL, with references to secrets in it.
+        table: the table's name.
+        where: SQL: which of its rows are the input; empty for all.
+    """
 
     url: str
     table: str
+    where: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "TableName | None":

@@ -18,7 +18,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from ledgerbeam.io.datasets.contract import Contract, Field
-from ledgerbeam.io.datasets.inputs import Input, SqlSplit, TableName
+from ledgerbeam.io.datasets.inputs import Input, Splits, SqlSplit, TableName
 from ledgerbeam.io.datasets.reading import ColumnNames
 from ledgerbeam.io.errors import InputChangedError, InputNotFoundError, ParameterError, SchemaError
 from ledgerbeam.io.secrets import resolve_url
@@ -68,7 +68,9 @@ def plan_table(
     url = resolve_url(name.url)
     sources = {renamed: source for source, renamed in columns.renames.items()}
     source = _describe(
-        SqlTable(url, name.table, tuple(sources.get(n, n) for n in ids)), contract, columns
+        SqlTable(url, name.table, tuple(sources.get(n, n) for n in ids), where=name.where),
+        contract,
+        columns,
     )
     with SqlReader(source, 1) as reader:
         types = dict(zip(reader.schema.names, reader.schema.types, strict=True))
@@ -78,7 +80,7 @@ def plan_table(
     rows, version = _content(source, None)
     ranges = plan_ranges(source, ByNumber(max(1, -(-rows // ROWS_PER_RANGE))))
     file = FileInfo(where, rows, version)
-    splits = tuple(
+    splits = Splits(
         SqlSplit(
             index=index,
             file=file,
@@ -95,6 +97,7 @@ def plan_table(
             key=source.key,
             types=tuple(source.types.items()),
             range=range_.to_json(),
+            where=name.where,
         )
         for index, range_ in enumerate(ranges)
     )
@@ -130,8 +133,9 @@ def _source(split: SqlSplit) -> SqlTable:
     names = tuple(field.source for field in split.fields)
     left = tuple(name for name in split.key if name not in names)
     url = resolve_url(split.url)
+    columns = (*names, *left)
     only = _only(split.fields, split.only)
-    return SqlTable(url, split.table, split.key, (*names, *left), dict(split.types), only)
+    return SqlTable(url, split.table, split.key, columns, dict(split.types), split.where, only)
 
 
 def _only(

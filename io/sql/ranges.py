@@ -134,7 +134,7 @@ def _even_bounds(connection: sa.Connection, source: SqlSource, partitions: int) 
 
 def _sample(connection: sa.Connection, source: SqlSource, partitions: int) -> float:
     """Share of a table's blocks to sample; 1 if a sample would save little."""
-    if not isinstance(source, SqlTable):
+    if not isinstance(source, SqlTable) or source.where:
         return 1.0
     quoted = connection.dialect.identifier_preparer.format_table(source.relation())
     size, kind = connection.execute(

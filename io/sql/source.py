@@ -21,6 +21,7 @@ class SqlTable:
         key: columns that identify a row; together unique and never null.
         columns: the columns to read, in this order; None for all.
         types: Arrow types for columns whose declared type doesn't say how to hold their values.
+        where: SQL: which rows to read; empty for all.
         only: columns that are read, with the value that rows must have in them; the database may
             take others for the same, by its collation.
     """
@@ -30,6 +31,7 @@ class SqlTable:
     key: tuple[str, ...]
     columns: tuple[str, ...] | None = None
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    where: str = ""
     only: tuple[tuple[str, str | int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -52,7 +54,12 @@ class SqlTable:
     def relation(self, columns: Sequence[str] = ()) -> sa.FromClause:
         """What stands after FROM in a query."""
         schema, _, name = self.table.rpartition(".")
-        return sa.table(name, *map(sa.column, columns), schema=schema or None)
+        table = sa.table(name, *map(sa.column, columns), schema=schema or None)
+        if not self.where:
+            return table
+        chosen: Sequence[Any] = list(table.c) or [sa.text("*")]
+        condition = sa.text(self.where.replace(":", r"\:"))
+        return sa.select(*chosen).select_from(table).where(condition).subquery("source")
 
 
 @dataclass(frozen=True)

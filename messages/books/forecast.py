@@ -83,6 +83,8 @@ def standings(database: MessageDatabase) -> list[Standing]:
                 STREAM.c.bucket == PROGRESS.c.bucket,
                 STREAM.c.position > PROGRESS.c.position,
             )
+            if consumer.last is not None:  # only runs on Beam handle for it
+                behind = behind.where(sa.false())
             lag, since = connection.execute(behind).one()
             parked = sa.select(sa.func.count(), sa.func.count(PARKED.c.dead_at)).where(
                 PARKED.c.consumer == consumer.id

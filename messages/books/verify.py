@@ -3,6 +3,8 @@
     scheduled = posted + canceled + moved + pending       of each topic and day of due time
     posted    = handled + dead + in flight                of each consumer
 
+What was archived counts as it did when it was moved out of these tables.
+
 Which messages were scheduled, posted and handled is known from three tables that are written by
 three transactions: the sender's, the scheduler's and the consumer's. The cursors and positions say
 what should stand there. A message that one table has and another lacks is named.
@@ -19,6 +21,8 @@ from ledgerbeam.messages.store.send import posted_condition
 from ledgerbeam.messages.store.topics import topics
 
 _EXAMPLES = 5
+_NO_END = 2**62
+_DAY = 86_400_000_000
 
 
 class TopicDay(NamedTuple):
@@ -82,7 +86,12 @@ def verify(database: MessageDatabase) -> Books:
         ]
         of_consumers, differences = [], list(_topic_differences(connection, names))
         for consumer in consumers(connection):
-            values = {"consumer": consumer.id, "topic": consumer.topic, "first": consumer.first}
+            values = {
+                "consumer": consumer.id,
+                "topic": consumer.topic,
+                "first": consumer.first,
+                "last": _NO_END if consumer.last is None else consumer.last,
+            }
             row = connection.execute(sa.text(_CONSUMER), values).one()
             of_consumers.append(ConsumerBooks(consumer.name, *row))
             differences += _consumer_differences(connection, consumer.name, values)
@@ -92,22 +101,33 @@ def verify(database: MessageDatabase) -> Books:
 def _days() -> str:
     # Days of UTC as numbers since 1970 are the same in both dialects.
     return f"""
-        SELECT m.topic, m.due / {86_400_000_000} AS day, count(*) AS scheduled,
-            count(s.message_id) AS posted,
-            sum(CASE WHEN m.state = 1 THEN 1 ELSE 0 END) AS canceled,
-            sum(CASE WHEN m.state = 2 THEN 1 ELSE 0 END) AS moved,
-            sum(CASE WHEN m.state = 0 AND s.message_id IS NULL THEN 1 ELSE 0 END) AS pending
-        FROM ledgerbeam_message m LEFT JOIN ledgerbeam_stream s ON s.message_id = m.id
-        GROUP BY m.topic, m.due / {86_400_000_000} ORDER BY 1, 2"""
+        SELECT topic, day, CAST(sum(scheduled) AS bigint), CAST(sum(posted) AS bigint),
+            CAST(sum(canceled) AS bigint), CAST(sum(moved) AS bigint),
+            CAST(sum(pending) AS bigint)
+        FROM (
+            SELECT m.topic, m.due / {_DAY} AS day, count(*) AS scheduled,
+                count(s.message_id) AS posted,
+                sum(CASE WHEN m.state = 1 THEN 1 ELSE 0 END) AS canceled,
+                sum(CASE WHEN m.state = 2 THEN 1 ELSE 0 END) AS moved,
+                sum(CASE WHEN m.state = 0 AND s.message_id IS NULL THEN 1 ELSE 0 END) AS pending
+            FROM ledgerbeam_message m LEFT JOIN ledgerbeam_stream s ON s.message_id = m.id
+            GROUP BY m.topic, m.due / {_DAY}
+            UNION ALL
+            SELECT topic, day, posted + canceled + moved, posted, canceled, moved, 0
+            FROM ledgerbeam_archived WHERE consumer = 0) AS books
+        GROUP BY topic, day ORDER BY 1, 2"""
 
 
 _CONSUMER = """
-    SELECT count(*), count(i.message_id), count(p.dead_at),
-        count(*) - count(i.message_id) - count(p.dead_at)
-    FROM ledgerbeam_stream s
+    SELECT count(s.position) + archived, count(i.message_id) + archived, count(p.dead_at),
+        count(s.position) - count(i.message_id) - count(p.dead_at)
+    FROM (SELECT CAST(coalesce(sum(handled), 0) AS bigint) AS archived FROM ledgerbeam_archived
+        WHERE consumer = :consumer) AS a
+    LEFT JOIN ledgerbeam_stream s
+        ON s.topic = :topic AND s.position > :first AND s.position <= :last
     LEFT JOIN ledgerbeam_inbox i ON i.consumer = :consumer AND i.message_id = s.message_id
     LEFT JOIN ledgerbeam_parked p ON p.consumer = :consumer AND p.position = s.position
-    WHERE s.topic = :topic AND s.position > :first"""
+    GROUP BY archived"""
 
 
 def _topic_differences(connection: sa.Connection, names: dict[int, str]) -> Iterator[Difference]:
@@ -151,18 +171,19 @@ def _consumer_differences(
         JOIN ledgerbeam_progress g ON g.consumer = :consumer AND g.bucket = s.bucket
         LEFT JOIN ledgerbeam_inbox i ON i.consumer = :consumer AND i.message_id = s.message_id
         LEFT JOIN ledgerbeam_parked p ON p.consumer = :consumer AND p.position = s.position
-        WHERE s.topic = :topic AND s.position > :first"""
+        WHERE s.topic = :topic AND s.position > :first AND s.position <= :last"""
     checks = {
         "passed, and neither handled nor parked": f"""SELECT s.message_id {joined}
             AND s.position <= g.position AND i.message_id IS NULL AND p.position IS NULL""",
         "handled before the consumer passed them": f"""SELECT s.message_id {joined}
-            AND s.position > g.position AND i.message_id IS NOT NULL""",
+            AND s.position > g.position AND i.message_id IS NOT NULL AND i.run IS NULL""",
         "handled, and parked all the same": f"""SELECT s.message_id {joined}
             AND i.message_id IS NOT NULL AND p.position IS NOT NULL""",
         "handled, and not in the stream": """
             SELECT i.message_id FROM ledgerbeam_inbox i
             LEFT JOIN ledgerbeam_stream s ON s.message_id = i.message_id AND s.topic = :topic
-            WHERE i.consumer = :consumer AND s.message_id IS NULL AND :first >= 0""",
+            WHERE i.consumer = :consumer AND s.message_id IS NULL AND :first >= 0
+                AND :last > 0""",
     }
     for what, select in checks.items():
         numbers = list(connection.execute(sa.text(select), values).scalars())

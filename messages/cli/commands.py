@@ -12,11 +12,13 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import ControlTotalMismatchError, ParameterError
+from ledgerbeam.messages.cli.keeping import keeping
 from ledgerbeam.messages.cli.options import (
     ConsumerName,
     Database,
     Json,
     open_database,
+    read_moment,
     show_table,
     told,
 )
@@ -25,6 +27,7 @@ from ledgerbeam.messages.cli.rollout import rollout
 app = typer.Typer(help="Messages to the future")
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
 messages.add_typer(rollout, name="rollout")
+messages.add_typer(keeping)
 app.add_typer(messages, name="messages")
 
 MessageId = Annotated[int | None, typer.Option("--message", help="only the message of this number")]
@@ -88,7 +91,7 @@ def consume(
     from ledgerbeam.messages.model.message import to_microseconds
 
     loaded = load_handler(handler)
-    begins = None if since is None else to_microseconds(_moment(since, "--since"))
+    begins = None if since is None else to_microseconds(read_moment(since, "--since"))
     stop = _stop_on_signals()
     with open_database(database, slots + 2) as opened:
         with opened.begin("the consumer") as connection:
@@ -218,8 +221,8 @@ def forecast(
     """Show how many messages are due, by topic and hour in UTC."""
     from ledgerbeam.messages.books.forecast import forecast as forecast_messages
 
-    begins = utc_now() if first is None else _moment(first, "--from")
-    ends = begins + datetime.timedelta(days=1) if to is None else _moment(to, "--to")
+    begins = utc_now() if first is None else read_moment(first, "--from")
+    ends = begins + datetime.timedelta(days=1) if to is None else read_moment(to, "--to")
     with open_database(database) as opened:
         hours = forecast_messages(opened, begins, ends)
     rows = [(f"{h.begins_at:%Y-%m-%d %H:00}", h.topic, f"{h.messages:,}") for h in hours]
@@ -369,17 +372,3 @@ def derive(
     ]
     heads = ("message", "topic", "customer", "key", "was due", "is due")
     show_table(heads, rows, as_json, "moved-message", [move._asdict() for move in moves])
-
-
-def _moment(text: str, flag: str) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ParameterError(
-            f"{flag}={text}: give a time with its zone, such as 2026-11-20T08:00+00:00",
-            parameter=flag,
-            value=text,
-        )
-    return moment

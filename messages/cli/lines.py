@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
+from ledgerbeam.messages.archive.erase import Erasure
+from ledgerbeam.messages.archive.leave import Batch
 from ledgerbeam.messages.books.forecast import Hour, Standing
 from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
 from ledgerbeam.messages.consumer.dead_letters import DeadLetter
@@ -54,6 +56,13 @@ class LimitedTopic(Line):
     rate: float | None
 
 
+class TopicRetention(Line):
+    """Days for which messages of a topic stay at least; null if nothing is said of that."""
+
+    topic: str
+    days: int | None
+
+
 class Redriven(Line):
     """Numbers of the messages that are tried again."""
 
@@ -61,10 +70,12 @@ class Redriven(Line):
 
 
 LINES: Mapping[str, type[BaseModel]] = {
+    "archived-batch": line_of(Batch),
     "consumer": line_of(Standing),
     "consumer-books": line_of(ConsumerBooks),
     "dead-letter": line_of(DeadLetter),
     "due-hour": line_of(Hour),
+    "erasure": line_of(Erasure),
     "handled-messages": Handled,
     "limited-consumer": LimitedConsumer,
     "limited-topic": LimitedTopic,
@@ -76,5 +87,6 @@ LINES: Mapping[str, type[BaseModel]] = {
     "rollout-entry": line_of(RolloutEntry),
     "topic": Topic,
     "topic-day": line_of(TopicDay),
+    "topic-retention": TopicRetention,
     "unbalanced-messages": line_of(Difference),
 }

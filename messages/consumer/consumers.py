@@ -23,6 +23,7 @@ class Consumer(NamedTuple):
         first: it handles what stands behind this position of the stream.
         paused: whether it handles nothing for the time being.
         rate: messages a second at most, in all its processes together; None for no limit.
+        last: where it ends; None if it goes on with the stream.
     """
 
     id: int
@@ -31,6 +32,7 @@ class Consumer(NamedTuple):
     first: int
     paused: bool
     rate: float | None
+    last: int | None = None
 
 
 def work_of(name: str) -> str:
@@ -43,6 +45,8 @@ def declare_consumer(
 ) -> Consumer:
     """Put a consumer on record with its topic and its rollout, or find it.
 
+    One that was made for runs on Beam goes on with the stream from now on.
+
     Args:
         connection: in a transaction that commits soon.
         handler: the consumer's.
@@ -53,15 +57,37 @@ def declare_consumer(
         ParameterError: the name belongs to a consumer of another topic.
         DefinitionError: the handler's rules don't go on with the rollout on record.
     """
+    first = 0 if since is None else position_before(connection, since)
+    found = declare_part(connection, handler, first, None)
+    if found.last is not None:
+        is_it = CONSUMER.c.id == found.id
+        connection.execute(CONSUMER.update().where(is_it).values(last=None))
+    return found._replace(last=None)
+
+
+def declare_part(
+    connection: sa.Connection, handler: type[MessageHandler[Any]], first: int, last: int | None
+) -> Consumer:
+    """Put a consumer of a part of the stream on record with its topic and rollout, or find it.
+
+    Args:
+        connection: in a transaction that commits soon.
+        handler: the consumer's.
+        first: a new one handles what stands behind this position.
+        last: where a new one ends; None if it goes on with the stream.
+
+    Raises:
+        ParameterError: as for `declare_consumer`.
+        DefinitionError: as for `declare_consumer`.
+    """
     topic = declare_topic(connection, handler.topic, handler.customer)
-    found = _find(connection, handler.name)
+    found = known_consumer(connection, handler.name)
     if found is None and connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE ledgerbeam_consumer IN SHARE ROW EXCLUSIVE MODE")
-        found = _find(connection, handler.name)
+        found = known_consumer(connection, handler.name)
     if found is None:
-        last = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
-        first = 0 if since is None else _position_before(connection, since)
-        found = Consumer(last + 1, handler.name, topic.id, first, False, None)
+        number = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
+        found = Consumer(number + 1, handler.name, topic.id, first, False, None, last)
         connection.execute(CONSUMER.insert().values(**found._asdict()))
         blank = {"consumer": found.id, "epoch": 0, "position": first}
         connection.execute(
@@ -85,7 +111,7 @@ def find_consumer(connection: sa.Connection, name: str) -> Consumer:
     Raises:
         ParameterError: there is none.
     """
-    found = _find(connection, name)
+    found = known_consumer(connection, name)
     if found is None:
         names = ", ".join(consumer.name for consumer in consumers(connection)) or "none"
         raise ParameterError(
@@ -111,11 +137,13 @@ def set_rate(connection: sa.Connection, name: str, rate: float | None) -> None:
     connection.execute(CONSUMER.update().where(CONSUMER.c.id == found.id).values(rate=rate))
 
 
-def _find(connection: sa.Connection, name: str) -> Consumer | None:
+def known_consumer(connection: sa.Connection, name: str) -> Consumer | None:
+    """A consumer by its name; None if there is none."""
     row = connection.execute(CONSUMER.select().where(CONSUMER.c.name == name)).first()
     return None if row is None else Consumer(*row)
 
 
-def _position_before(connection: sa.Connection, moment: int) -> int:
+def position_before(connection: sa.Connection, moment: int) -> int:
+    """The last position of the stream that was posted before a moment; 0 if there is none."""
     select = sa.select(sa.func.max(STREAM.c.position)).where(STREAM.c.posted_at < moment)
     return connection.execute(select).scalar() or 0

@@ -58,6 +58,32 @@ def make_partitions(connection: sa.Connection, now: int) -> list[str]:
     return made
 
 
+def passed_stream_partitions(connection: sa.Connection) -> list[str]:
+    """Partitions of the stream to which nothing will be posted any more, the oldest first."""
+    last = _last_position(connection) // STREAM_ROWS
+    numbers = (name.rpartition("_")[2] for name in _partitions(connection, "ledgerbeam_stream"))
+    passed = sorted(int(number) for number in numbers if number.isdecimal() and int(number) < last)
+    return [f"ledgerbeam_stream_{number}" for number in passed]
+
+
+def drop_empty_weeks(connection: sa.Connection, now: int) -> list[str]:
+    """Drop partitions of messages of past weeks that are empty; their names.
+
+    What is due then and is still sent goes to the default partition.
+    """
+    connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+    this_week = _week_name(_monday(to_datetime(now)))
+    dropped = []
+    for name in sorted(_partitions(connection, "ledgerbeam_message")):
+        if not name.rpartition("_")[2].isdecimal() or name >= this_week:
+            continue
+        connection.exec_driver_sql(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+        if connection.exec_driver_sql(f"SELECT 1 FROM {name} LIMIT 1").first() is None:
+            connection.exec_driver_sql(f"DROP TABLE {name}")
+            dropped.append(name)
+    return dropped
+
+
 def _monday(moment: datetime.datetime) -> datetime.datetime:
     day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     return day - datetime.timedelta(days=day.weekday())

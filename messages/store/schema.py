@@ -6,7 +6,7 @@ PostgreSQL. Migrations make the tables; on PostgreSQL `message` and `stream` are
 
 import sqlalchemy as sa
 
-HEAD = "2"
+HEAD = "3"
 """The migration that gives these tables."""
 
 VERSION_TABLE = "ledgerbeam_messages_version"
@@ -24,8 +24,10 @@ TOPIC = sa.Table(
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("customer", sa.Text, nullable=False),
     sa.Column("rate", sa.Float),
+    sa.Column("retention", sa.Integer),
 )
-"""Topics: the field of their messages that names the customer, and messages a second at most."""
+"""Topics: the field of their messages that names the customer, messages a second at most, and days
+for which messages stay at least after they were posted."""
 
 MESSAGE = sa.Table(
     "ledgerbeam_message",
@@ -118,8 +120,13 @@ CONSUMER = sa.Table(
     sa.Column("first", _big, nullable=False),
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("rate", sa.Float),
+    sa.Column("last", _big),
 )
-"""Consumers; each handles what stands in the stream behind the position `first`."""
+"""Consumers; each handles what stands in the stream behind the position `first`.
+
+One that only runs on Beam have handled ends with the position `last`; of one that handled what
+doesn't stand in this stream, both are 0.
+"""
 
 PROGRESS = sa.Table(
     "ledgerbeam_progress",
@@ -139,11 +146,13 @@ INBOX = sa.Table(
     sa.Column("handled_at", _big, nullable=False),
     sa.Column("rule", _small),
     sa.Column("move", sa.Integer),
+    sa.Column("run", sa.Integer),
 )
 """The messages that a consumer has handled, committed together with what it did.
 
 `rule` is the number of the rule by which it did that. Where a rollout has given the customer the
-new rule, `move` is the last entry of the rollout at that time.
+new rule, `move` is the last entry of the rollout at that time. `run` is the run on Beam that did
+it; empty if it was one of the consumer's own processes.
 """
 
 PARKED = sa.Table(
@@ -187,3 +196,54 @@ ROLLOUT = sa.Table(
 )
 """What was done to the rollouts of a consumer, never changed. The last entry says how it stands: a
 move and its entry are one row."""
+
+RUN = sa.Table(
+    "ledgerbeam_run",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("consumer", _small, nullable=False),
+    sa.Column("instance", sa.Text, nullable=False, unique=True),
+    sa.Column("began_at", _big, nullable=False),
+)
+"""Runs on Beam that handle messages for a consumer, by the URI of their instance."""
+
+ARCHIVE = sa.Table(
+    "ledgerbeam_archive",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("begun_at", _big, nullable=False),
+    sa.Column("archived_at", _big),
+    sa.Column("messages", _big),
+)
+"""Batches of the stream that were moved to files; without `archived_at`, one that was begun."""
+
+ARCHIVED = sa.Table(
+    "ledgerbeam_archived",
+    metadata,
+    sa.Column("archive", sa.Integer, primary_key=True),
+    sa.Column("topic", _small, primary_key=True),
+    sa.Column("day", _big, primary_key=True),
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("posted", _big, nullable=False),
+    sa.Column("canceled", _big, nullable=False),
+    sa.Column("moved", _big, nullable=False),
+    sa.Column("handled", _big, nullable=False),
+)
+"""What a batch has taken out of the books, by topic, day of due time, and consumer: 0 for the
+topic itself."""
+
+ERASURE = sa.Table(
+    "ledgerbeam_erasure",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("at", _big, nullable=False),
+    sa.Column("customer", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("messages", _big, nullable=False),
+    sa.Column("canceled", _big, nullable=False),
+    sa.Column("archived", _big),
+)
+"""Customers whose payloads were erased. `archived` counts those in archives; empty until that is
+done."""

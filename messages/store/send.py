@@ -184,6 +184,21 @@ def cancel(
     return len(_withdraw(connection, where, values, CANCELED))
 
 
+def cancel_all(connection: sa.Connection, customer: str) -> int:
+    """Cancel all messages of a customer that haven't been posted; how many.
+
+    Args:
+        connection: as for `cancel`.
+        customer: whom they are about.
+
+    Raises:
+        DatabaseError: as for `cancel`.
+    """
+    where = "m.customer = :customer AND m.lane = :lane AND m.state = 0"
+    values = {"customer": customer, "lane": lane_of(bucket_of(customer))}
+    return len(_withdraw(connection, where, values, CANCELED))
+
+
 def reschedule(
     connection: sa.Connection,
     topic: str,

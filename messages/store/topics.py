@@ -24,12 +24,15 @@ class Topic(NamedTuple):
         name: its name.
         customer: the field of its messages that names the customer.
         rate: messages a second that are posted at most; None for no limit.
+        retention: days for which messages stay at least after they were posted; None if nothing is
+            said of that.
     """
 
     id: int
     name: str
     customer: str
     rate: float | None
+    retention: int | None = None
 
 
 # By engine, since the same name may have another id in another database.
@@ -112,3 +115,13 @@ def set_topic_rate(connection: sa.Connection, name: str, rate: float | None) -> 
     """
     topic = find_topic(connection, name)
     connection.execute(TOPIC.update().where(TOPIC.c.id == topic.id).values(rate=rate))
+
+
+def set_retention(connection: sa.Connection, name: str, days: int | None) -> None:
+    """Have messages of a topic stay for so many days at least before they may be archived.
+
+    Raises:
+        ParameterError: there is no such topic.
+    """
+    topic = find_topic(connection, name)
+    connection.execute(TOPIC.update().where(TOPIC.c.id == topic.id).values(retention=days))

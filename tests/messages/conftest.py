@@ -1,6 +1,7 @@
 """A database of messages of each kind, and short ways to send, post and handle."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.messages.senders import Bank, create_noted
@@ -16,6 +17,26 @@ def postgres_bank(new_schema: Callable[[], str]) -> Iterator[Bank]:
 @pytest.fixture(scope="session")
 def sqlite_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     yield from _bank(f"sqlite:///{tmp_path_factory.mktemp('messages')}/bank.db")
+
+
+@pytest.fixture
+def sqlite_fresh(tmp_path: Path) -> Iterator[Bank]:
+    """Another database, without topics."""
+    yield from _bank(f"sqlite:///{tmp_path}/fresh.db")
+
+
+@pytest.fixture
+def fresh_postgres(new_schema: Callable[[], str]) -> Iterator[Bank]:
+    yield from _bank(new_schema())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
+    """A database of each kind for one test alone."""
+    if request.param == "sqlite":
+        yield from _bank(f"sqlite:///{tmp_path}/own.db")
+    else:
+        yield from _bank(request.getfixturevalue("new_schema")())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

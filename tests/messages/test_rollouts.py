@@ -434,7 +434,7 @@ def test_tables_of_before_are_brought_up_to_date(
         database.migrate()
     with MessageDatabase.open(url), engine.connect() as connection:
         row = connection.execute(sa.text("SELECT * FROM ledgerbeam_inbox")).one()
-        assert tuple(row) == (1, 5, 0, None, None)
+        assert tuple(row) == (1, 5, 0, None, None, None)
         version = sa.text("SELECT version_num FROM ledgerbeam_messages_version")
         assert connection.execute(version).scalar() == HEAD
     engine.dispose()

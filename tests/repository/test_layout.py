@@ -31,8 +31,8 @@ LEVELS = [
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",
         "batch/keyed batch/pages messages/consumer",
-        "batch/attempt messages/books",
-        "batch/launch batch/testing",
+        "batch/attempt messages/books messages/archive",
+        "batch/launch batch/testing messages/replay",
         "batch/runs",
         "batch/cli messages/cli",
         "pipelines pipelines/comparison",

@@ -51,6 +51,7 @@ _VARIABLE = [
     (r"^ *[0-9a-f]{8}(?= +[\w-]+/)", "RUN"),
     (r"(ledgerbeam approve RUN) \d+", r"\1 …"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|Z|\+00:00)", "TIME"),
+    (r"\d{4}-\d\d-\d\dT\d{6}\.\d+Z", "TIME"),
     (r'"seconds": [\d.]+', '"seconds": …'),
     (r"^(seconds|.* a second)[ \t]+[\d.,]+$", r"\1 …"),
     (r"^(rate)[ \t]+[\d,.]+", r"\1 …"),

@@ -1,0 +1,314 @@
+"""Handling messages in a transaction: entered into the inbox, given to the handler, outbox sent.
+
+Whoever begins the transaction says which messages: a consumer's process, bucket by bucket, or a
+run on Beam, customer by customer. Both hold the bucket's row of the progress meanwhile, so that
+one of them comes first and the other one finds what it has done.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.messages.consumer.consumers import Consumer
+from ledgerbeam.messages.consumer.rollouts import Chooses, chooses_rules
+from ledgerbeam.messages.define.handler import MessageHandler, Work
+from ledgerbeam.messages.model.message import Message, to_datetime
+from ledgerbeam.messages.store.database import MessageDatabase
+from ledgerbeam.messages.store.schema import INBOX, PARKED, PROGRESS, ROLLOUT
+from ledgerbeam.messages.store.send import insert_rows, outgoing_row
+from ledgerbeam.transforms.concurrency.retry import Failure
+
+_HANDLING = "ledgerbeam_handling"
+_ENTER = sa.text("""
+    INSERT INTO ledgerbeam_inbox (consumer, message_id, handled_at, rule, move, run)
+    SELECT :consumer, number, :now, rule, move, :run
+    FROM unnest(CAST(:numbers AS bigint[]), CAST(:rules AS smallint[]), CAST(:moves AS integer[]))
+        AS entered (number, rule, move)
+    ON CONFLICT DO NOTHING RETURNING message_id""")
+
+
+class StreamRow(NamedTuple):
+    """What is known of a message that was posted, in the stream or in its archive."""
+
+    position: int
+    message_id: int
+    bucket: int
+    version: int
+    due: int
+    customer: str
+    key: str | None
+    payload: str
+
+
+Posted = StreamRow | sa.Row[Any]
+"""A message as it stands in the stream."""
+
+
+class Prepared(NamedTuple):
+    """A message that is about to be handled.
+
+    Attributes:
+        row: as it stands in the stream.
+        model: the message; None if there is an error.
+        rule: number of the rule of its customer; None if the handler has no rules.
+        move: number of the rollout's entry by which that is the new rule.
+        error: why it can't be handled.
+    """
+
+    row: Posted
+    model: Message | None = None
+    rule: int | None = None
+    move: int | None = None
+    error: Exception | None = None
+
+
+class MessageFailedError(Exception):
+    """One message of a transaction has failed; the transaction has to be rolled back."""
+
+    def __init__(self, message: Prepared, error: Exception) -> None:
+        super().__init__()
+        self.message = message
+        self.error = error
+
+
+def select_progress(consumer: Consumer) -> sa.Select[Any]:
+    """How far a consumer has come in the bucket `in_bucket`, which is held until the commit.
+
+    With the last entry of its rollout, whose `number` is None if there is none.
+    """
+    last = sa.select(sa.func.max(ROLLOUT.c.number)).where(ROLLOUT.c.consumer == consumer.id)
+    entry = (ROLLOUT.c.consumer == consumer.id) & (ROLLOUT.c.number == last.scalar_subquery())
+    columns = (ROLLOUT.c.number, ROLLOUT.c.rule, ROLLOUT.c.old_rule, ROLLOUT.c.stage)
+    return (
+        sa.select(PROGRESS.c.position, *columns)
+        .select_from(PROGRESS.outerjoin(ROLLOUT, entry))
+        .where(PROGRESS.c.consumer == consumer.id, PROGRESS.c.bucket == sa.bindparam("in_bucket"))
+        .with_for_update(of=PROGRESS)
+    )
+
+
+class Handling:
+    """Handles messages for one consumer. Threads may share one."""
+
+    def __init__(
+        self,
+        database: MessageDatabase,
+        consumer: Consumer,
+        handler: MessageHandler[Any],
+        run: int | None = None,
+    ) -> None:
+        """Make one.
+
+        Args:
+            database: with the inbox, and with what the handler writes.
+            consumer: on record there.
+            handler: the consumer's.
+            run: number of the run on Beam that handles; None for the consumer's own processes.
+        """
+        self._database = database
+        self._consumer = consumer
+        self._handler = handler
+        self._run = run
+        if not sa.event.contains(database.engine, "commit", _refuse_commit):
+            sa.event.listen(database.engine, "commit", _refuse_commit)
+
+    def handle(
+        self,
+        connection: sa.Connection,
+        entry: sa.Row[Any],
+        messages: Sequence[Posted],
+        now: int,
+        tries: int = 0,
+    ) -> set[int]:
+        """Handle those of the messages that the inbox doesn't have, and enter them.
+
+        Args:
+            connection: in a transaction that holds the progress of their bucket.
+            entry: the last entry of the consumer's rollout; its `number` is None if there is none.
+            messages: in the order of the stream.
+            now: the present time in microseconds.
+            tries: how often they were tried before.
+
+        Returns:
+            The numbers of those that were handled.
+
+        Raises:
+            MessageFailedError: one of them has failed.
+        """
+        choose = chooses_rules(type(self._handler), None if entry.number is None else entry)
+        prepared = [self._prepare(message, choose) for message in messages]
+        is_new = self._enter(connection, prepared, now)
+        outbox = []
+        for message in prepared:
+            if message.row.message_id not in is_new:
+                continue
+            try:
+                work = self._call(connection, message, now, tries)
+                outbox += [outgoing_row(connection, *outgoing) for outgoing in work.outbox]
+            except Exception as error:
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
+                    raise
+                raise MessageFailedError(message, error) from error
+        failpoint("messages.handled")
+        if outbox:
+            insert_rows(connection, outbox)
+        return is_new
+
+    def known(self, connection: sa.Connection, messages: Sequence[Posted]) -> dict[int, int | None]:
+        """Those of the messages that the inbox has, and by which run on Beam each was handled."""
+        numbers = [message.message_id for message in messages]
+        rows = connection.execute(
+            sa.select(INBOX.c.message_id, INBOX.c.run).where(
+                INBOX.c.consumer == self._consumer.id, INBOX.c.message_id.in_(numbers)
+            )
+        )
+        return {row.message_id: row.run for row in rows}
+
+    def park(
+        self,
+        connection: sa.Connection,
+        failure: MessageFailedError,
+        bucket: int,
+        tries_before: int | None,
+        now: int,
+    ) -> None:
+        """Record that a message has failed: to be tried again, or dead.
+
+        Nothing is recorded if somebody else has handled or parked it since its transaction was
+        rolled back.
+
+        Args:
+            connection: in a transaction that holds the progress of the bucket.
+            failure: which message, and its error.
+            bucket: of its customer.
+            tries_before: how often it was tried before; None if it wasn't parked yet.
+            now: the present time in microseconds.
+        """
+        message = failure.message.row
+        row = self._failed_row(failure, bucket, (tries_before or 0) + 1, now)
+        is_it = (PARKED.c.consumer == self._consumer.id) & (PARKED.c.position == message.position)
+        if tries_before is not None:
+            waits = PARKED.c.dead_at.is_(None) & (PARKED.c.tries == tries_before)
+            connection.execute(PARKED.update().where(is_it, waits).values(row))
+        elif not (
+            self.known(connection, [message])
+            or connection.execute(sa.select(PARKED.c.position).where(is_it)).first()
+        ):
+            connection.execute(PARKED.insert().values(row))
+
+    def _failed_row(
+        self, failure: MessageFailedError, bucket: int, tries: int, now: int
+    ) -> dict[str, Any]:
+        retry, error = self._handler.retry, failure.error
+        is_mistake = isinstance(error, (*retry.never, UserError))
+        is_final = tries >= retry.tries or (
+            is_mistake and not getattr(error, "is_transient", False)
+        )
+        delay = retry.delay(tries, random.random())  # noqa: S311 - spreads retries
+        what = Failure.of(error, tries)
+        row = self.waiting_row(failure.message.row, bucket)
+        return row | {
+            "tries": tries,
+            "next_try_at": now + int(delay * 1_000_000),
+            "dead_at": now if is_final else None,
+            "error": what.error,
+            "code": what.code,
+            "rule": failure.message.rule,
+            "move": failure.message.move,
+        }
+
+    def waiting_row(self, message: Posted, bucket: int) -> dict[str, Any]:
+        """The row of `PARKED` for a message that wasn't tried, and waits behind another one."""
+        return {
+            "consumer": self._consumer.id,
+            "position": message.position,
+            "message_id": message.message_id,
+            "bucket": bucket,
+            "customer": message.customer,
+            "tries": 0,
+            "next_try_at": 0,
+            "dead_at": None,
+            "error": None,
+            "code": None,
+            "rule": None,
+            "move": None,
+        }
+
+    def _prepare(self, row: Posted, choose: Chooses) -> Prepared:
+        try:
+            model = self._handler.message_type.from_stored(row.payload, row.version)
+            return Prepared(row, model, *choose(row.customer, model))
+        except Exception as error:
+            return Prepared(row, error=error)
+
+    def _call(self, connection: sa.Connection, message: Prepared, now: int, tries: int) -> Work:
+        row, model = message.row, message.model
+        if model is None:
+            assert message.error is not None
+            raise message.error
+        work = Work(
+            connection,
+            model,
+            topic=self._handler.topic,
+            message_id=row.message_id,
+            customer=row.customer,
+            key=row.key,
+            due=to_datetime(row.due),
+            now=to_datetime(now),
+            tries=tries,
+            rule=message.rule,
+        )
+        transaction = connection.get_transaction()
+        connection.info[_HANDLING] = True
+        try:
+            self._handler.handle(model, work)
+        finally:
+            if not connection.invalidated:
+                del connection.info[_HANDLING]
+        if transaction is None or transaction is not connection.get_transaction():
+            raise RuntimeError("the handler ended the transaction, which isn't its own to end")
+        return work
+
+    def _enter(self, connection: sa.Connection, messages: Sequence[Prepared], now: int) -> set[int]:
+        """Enter messages into the inbox with their rules; those that weren't in it."""
+        if not messages:
+            return set()
+        by_number = {message.row.message_id: message for message in messages}
+        numbers = sorted(by_number)
+        if self._database.is_postgresql:
+            values = {
+                "consumer": self._consumer.id,
+                "now": now,
+                "numbers": numbers,
+                "rules": [by_number[number].rule for number in numbers],
+                "moves": [by_number[number].move for number in numbers],
+                "run": self._run,
+            }
+            return set(connection.execute(_ENTER, values).scalars())
+        new = set(numbers) - self.known(connection, [message.row for message in messages]).keys()
+        rows = [
+            {
+                "consumer": self._consumer.id,
+                "message_id": number,
+                "handled_at": now,
+                "rule": by_number[number].rule,
+                "move": by_number[number].move,
+                "run": self._run,
+            }
+            for number in sorted(new)
+        ]
+        if rows:
+            connection.execute(INBOX.insert(), rows)
+        return new
+
+
+def _refuse_commit(connection: sa.Connection) -> None:
+    # It would commit inbox entries of messages that the batch hasn't come to yet.
+    if connection.info.get(_HANDLING):
+        connection.invalidate()  # closed, it is rolled back
+        raise RuntimeError("the handler ended the transaction, which isn't its own to end")
