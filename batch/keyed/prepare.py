@@ -58,6 +58,9 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     # A profile may have other settings tomorrow, so the settings themselves count.
     fingerprinted += [reading.to_json() for reading in _readings(process) if reading.profile]
 
+    if process.rules:
+        fingerprinted.append("rules")  # its shards have a column more
+
     def build(context: AttemptContext, stack: ExitStack) -> beam.PTransform:
         # The columns that the first attempt found count, even if today's code asks for more.
         process.bind(context.attempt.record.plan.get("columns", ()))

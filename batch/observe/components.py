@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, decisions, grouped, outcomes_of
+from ledgerbeam.batch.model.rules import RULE, has_rules
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.commit.published import EXPIRED, read_part
@@ -146,13 +147,16 @@ def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> 
     has_expired = stores.stat_of(uris.join(uri, EXPIRED)) is not None
     if status in (None, ComponentStatus.SUCCESS) and not has_expired:
         known = {outcome.component for outcome in outcomes}
-        for name in _names_of_results(uri, commit):
-            if name not in known:
-                outcomes.append(Outcome(name, ComponentStatus.SUCCESS))
+        outcomes += [
+            Outcome(name, ComponentStatus.SUCCESS, rule=rule)
+            for name, rule in _rules_of_results(uri, commit).items()
+            if name not in known
+        ]
     return sorted(outcomes, key=lambda outcome: outcome.component)
 
 
-def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
+def _rules_of_results(uri: str, commit: ShardCommit) -> dict[str, int | None]:
+    """The components that have results, each with the number of its rule if there are rules."""
     part = read_part(uri, commit.part)
     if missing := [name for name in commit.key if name not in part.column_names]:
         place = uris.inside(uri, commit.part.name)
@@ -162,4 +166,7 @@ def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
             uri=place,
         )
     keys = zip(*(part.column(name).to_pylist() for name in commit.key), strict=True)
-    return list(dict.fromkeys(map(component_name, keys)))
+    names = map(component_name, keys)
+    if not has_rules(commit):
+        return dict.fromkeys(names)
+    return dict(zip(names, part.column(RULE).to_pylist(), strict=True))
