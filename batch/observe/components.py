@@ -32,7 +32,7 @@ def components_of(
         ComponentNotFoundError: there is no component `after`.
     """
     is_behind = after is None
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         for outcome in _of_shard(uri, commit, status):
             if is_behind and status in (None, outcome.status):
                 yield outcome
@@ -54,7 +54,7 @@ def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
         ComponentNotFoundError: there is none.
     """
     status = ComponentStatus.UNKNOWN
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         for outcome in _of_shard(uri, commit, status):
             if (outcome.component, outcome.status) == (component, status):
                 return commit.shard, outcome
@@ -72,7 +72,7 @@ def outcome_of(uri: str, component: str) -> Outcome | None:
         uri: of the instance.
         component: its key, as text.
     """
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         if commit.outcomes is not None:
             for outcome in outcomes_of(read_part(uri, commit.outcomes)):
                 if outcome.component == component:
@@ -91,7 +91,7 @@ def check_retried(uri: str, components: Sequence[str]) -> None:
         ComponentNotFoundError: one has not failed, or nobody has said yet how its call ended.
     """
     wanted = set(components)
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         found = [] if commit.outcomes is None else outcomes_of(read_part(uri, commit.outcomes))
         named = [outcome for outcome in found if outcome.component in wanted]
         decided = decisions(uri, commit.shard, named)
@@ -121,7 +121,7 @@ def failures_of(uri: str) -> list[FailureGroup]:
     """
     files = [
         commit.outcomes
-        for commit in _commits(uri)
+        for commit in commits_of(uri)
         if commit.outcomes is not None
         and (commit.totals.get("failed") or commit.totals.get("unknown"))
     ]
@@ -131,7 +131,8 @@ def failures_of(uri: str) -> list[FailureGroup]:
         return grouped(o for o in outcomes if o.status is not ComponentStatus.SUCCESS)
 
 
-def _commits(uri: str) -> list[ShardCommit]:
+def commits_of(uri: str) -> list[ShardCommit]:
+    """The markers of an instance's shards: those published, or those on its last input so far."""
     manifest = find_manifest(uri)
     if manifest is not None:
         return manifest.shards

@@ -20,11 +20,9 @@ from ledgerbeam.messages.cli.options import (
     show_table,
     told,
 )
-from ledgerbeam.messages.cli.rollout import rollout
 
 app = typer.Typer(help="Messages to the future")
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
-messages.add_typer(rollout, name="rollout")
 app.add_typer(messages, name="messages")
 
 MessageId = Annotated[int | None, typer.Option("--message", help="only the message of this number")]
