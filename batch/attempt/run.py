@@ -151,6 +151,9 @@ def _begin(
     try:
         process.before()
         prepared = kind_of(process).prepare(process)
+        shadow = getattr(process, "shadow", None)
+        if shadow is not None:
+            shadow.check(prepared.files)
         if not earlier:
             declare_rollout(process)
         draft = draft_attempt(process, prepared, earlier)
@@ -307,6 +310,9 @@ def draft_attempt(
     cut = prepared.partition() if first is None else Partitioning(first.shards, first.plan)
     rules = planned_rules(process, earlier)
     plan = cut.plan if rules is None else cut.plan | {"rules": rules._asdict()}
+    shadow = getattr(process, "shadow", None)
+    if shadow is not None:
+        plan = plan | {"shadow": shadow.record()}
     return AttemptRecord(
         process=process.name,
         instance=process.instance,

@@ -20,6 +20,7 @@ from ledgerbeam.batch.define.process import (
 from ledgerbeam.batch.define.results import Results
 from ledgerbeam.batch.define.rules import executes_each_by
 from ledgerbeam.batch.model.rules import RULE, of_rule
+from ledgerbeam.batch.model.shadow import Shadow
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
@@ -261,8 +262,8 @@ class KeyedProcess(BatchProcess[P]):
             `execute_components`, as the annotation of their argument says.
         rollout: how customers come from the lower number to the higher one.
         customer: the column of the key that names the customer; by default the first one.
-        is_shadow: whether this run is a shadow of another one: what it does outside of its results
-            must be left out.
+        shadow: what this run is a shadow of, if it is one; what components do besides giving
+            results must be left out then.
     """
 
     present: tuple[str, ...] = ()
@@ -273,7 +274,7 @@ class KeyedProcess(BatchProcess[P]):
     lookup_tables: Mapping[str, pa.Table] = MappingProxyType({})
     rules: ClassVar[Mapping[int, Callable[[Any, Any], Any]]] = MappingProxyType({})
     rollout: ClassVar[Rollout | None] = None
-    is_shadow: bool = False
+    shadow: Shadow | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check that there are inputs, and exactly one of `execute` and `execute_components`."""

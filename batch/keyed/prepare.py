@@ -35,7 +35,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     Raises:
         UserError: a file or table can't be read, or breaks its contract.
     """
-    planned = [_plan(process, number, rows) for number, rows in enumerate(process.inputs)]
+    planned = plan_inputs(process)
     fields = {field.name for field in planned[0].splits[0].fields}
     process.bind(fields)
     present = process.present
@@ -84,6 +84,15 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         build=build,
         rows=estimated,
     )
+
+
+def plan_inputs(process: KeyedProcess[Any]) -> list[Input]:
+    """Inspect the inputs of a process, without its lookups.
+
+    Raises:
+        UserError: a file or table can't be read, or breaks its contract.
+    """
+    return [_plan(process, number, rows) for number, rows in enumerate(process.inputs)]
 
 
 def read_lookup(process: KeyedProcess[Any], lookup: Lookup) -> tuple[list[FileInfo], pa.Table]:

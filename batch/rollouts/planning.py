@@ -39,6 +39,8 @@ def planned_rules(
     """
     if not isinstance(process, KeyedProcess) or not process.rules:
         return None
+    if process.shadow is not None:
+        return process.shadow.rules
     for record in earlier:
         planned = PlannedRules.of(record)
         if planned is not None:
@@ -66,7 +68,7 @@ def declare_rollout(process: BatchProcess[Any]) -> None:
     Raises:
         DefinitionError: it doesn't go on with the rollout that is on record.
     """
-    if not isinstance(process, KeyedProcess) or process.rollout is None:
+    if not isinstance(process, KeyedProcess) or process.rollout is None or process.shadow:
         return
     log = log_of(process)
     while True:
@@ -84,7 +86,7 @@ def note_rollout(process: BatchProcess[Any], attempt: AttemptRecord) -> None:
         attempt: one of the instance's, which may be recorded or not.
     """
     planned = PlannedRules.of(attempt)
-    if planned is not None and planned.entry:
+    if planned is not None and planned.entry and "shadow" not in attempt.plan:
         log_of(process).note_run(planned.entry, attempt.instance)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 from tests.support.processes import DAY, MONEY
 
@@ -107,3 +108,24 @@ def late_rows(clients: int = CLIENTS) -> list[dict[str, Any]]:
         for n in range(clients)
         for loan, number in (("A", 1), ("A", 2), ("B", 1))
     ]
+
+
+def write_late(folder: Path, clients: int = CLIENTS) -> str:
+    """Write `late_rows` to a file in a folder; gives its path."""
+    schema = pa.schema([(column.name, column.type) for column in LATE.columns])
+    table = pa.Table.from_pylist(late_rows(clients), schema)
+    pq.write_table(table, folder / "late.parquet")
+    return str(folder / "late.parquet")
+
+
+def fees(kind: Any, late: str, day: int = 20) -> Any:
+    """A definition whose results and faults are beside its input."""
+    folder = str(Path(late).parent)
+    values = {
+        "late": late,
+        "output": f"{folder}/output",
+        "folder": folder,
+        "business_date": f"2026-11-{day}",
+        "shards": 3,
+    }
+    return kind(FeeParameters.model_validate(values))

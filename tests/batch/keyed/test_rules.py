@@ -9,9 +9,8 @@ from types import new_class
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from tests.support.fee_rules import LATE, FeeParameters, FeesEach, FeesTable, late_rows
+from tests.support.fee_rules import FeeParameters, FeesEach, FeesTable, fees, late_rows, write_late
 from tests.support.json_lines import lines_of
 from tests.support.reading import instance_uri
 from typer.testing import CliRunner
@@ -45,23 +44,7 @@ KINDS: tuple[Any, ...] = (FeesEach, FeesTable)
 
 @pytest.fixture
 def late(tmp_path: Path) -> str:
-    rows = late_rows()
-    schema = pa.schema([(column.name, column.type) for column in LATE.columns])
-    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "late.parquet")
-    return str(tmp_path / "late.parquet")
-
-
-def process(kind: Any, late: str, day: int = 20, **others: Any) -> Any:
-    folder = str(Path(late).parent)
-    values = {
-        "late": late,
-        "output": f"{folder}/output",
-        "folder": folder,
-        "business_date": f"2026-11-{day}",
-        "shards": 3,
-        **others,
-    }
-    return kind(FeeParameters.model_validate(values))
+    return write_late(tmp_path)
 
 
 def log(definition: Any) -> RolloutLog:
@@ -96,7 +79,7 @@ def test_clients_come_to_the_new_rule_stage_by_stage(kind: Any, late: str) -> No
     days = dict(zip(("none", *kind.rollout.stages), range(20, 25), strict=True))
     had: set[str] = set()
     for stage, day in days.items():
-        definition = process(kind, late, day)
+        definition = fees(kind, late, day)
         if stage != "none":
             to(definition, stage)
         manifest = run(definition)
@@ -108,8 +91,8 @@ def test_clients_come_to_the_new_rule_stage_by_stage(kind: Any, late: str) -> No
         count = 2 * len(has_new)
         assert manifest.totals.get("rule_2_components", 0) == count
         assert manifest.totals.get("rule_1_components", 0) == 600 - count
-        fees = sum(row["fee"] for row in rows_of(manifest) if row["rule"] == 2)
-        assert manifest.totals.get("rule_2_fee", 0) == fees * 100
+        charged = sum(row["fee"] for row in rows_of(manifest) if row["rule"] == 2)
+        assert manifest.totals.get("rule_2_fee", 0) == charged * 100
         overdue = sum(r["overdue"] for r in late_rows() if r["client"] in has_new)
         assert manifest.totals.get("rule_2_overdue", 0) == overdue * 100
         verify(instance_uri(manifest), definition)
@@ -118,10 +101,10 @@ def test_clients_come_to_the_new_rule_stage_by_stage(kind: Any, late: str) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_later_attempts_keep_the_stage_of_the_first_one(kind: Any, late: str) -> None:
-    first = process(kind, late, 19)
+    first = fees(kind, late, 19)
     run(first)
     to(first, "list", "1%")
-    definition = process(kind, late)
+    definition = fees(kind, late)
     new = included(kind, "1%")
     assert 1 < len(new) < 20
     definition.failure_limit = 0
@@ -132,7 +115,7 @@ def test_later_attempts_keep_the_stage_of_the_first_one(kind: Any, late: str) ->
     to(definition, "30%")
     roll_back(log(definition), "none", who=ANN, why="it was wrong")
     faults.write_text("[]")
-    manifest = run(process(kind, late))
+    manifest = run(fees(kind, late))
     assert manifest.attempt.number == 2
     assert sorted(tuple(row.values()) for row in rows_of(manifest)) == expected(new)
     planned = PlannedRules.of(manifest.attempt)
@@ -148,12 +131,12 @@ def test_later_attempts_keep_the_stage_of_the_first_one(kind: Any, late: str) ->
 def test_failed_components_have_a_rule_on_record_and_refuse_the_next_stage(
     kind: Any, late: str
 ) -> None:
-    first = process(kind, late, 19)
+    first = fees(kind, late, 19)
     run(first)
     to(first, "list", "1%")
     new = sorted(included(kind, "1%"))
     Path(late).with_name("faults.json").write_text(json.dumps(new[:2]))
-    definition = process(kind, late)
+    definition = fees(kind, late)
     manifest = run(definition)
     failed = list(components_of(instance_uri(manifest), ComponentStatus.FAILURE))
     assert {(outcome.component.partition("/")[0], outcome.rule) for outcome in failed} == {
@@ -167,12 +150,12 @@ def test_failed_components_have_a_rule_on_record_and_refuse_the_next_stage(
 
 
 def test_runs_that_have_not_published_count_at_the_gate(late: str) -> None:
-    first = process(FeesEach, late, 19)
+    first = fees(FeesEach, late, 19)
     run(first)
     to(first, "list", "1%")
     new = sorted(included(FeesEach, "1%"))
     Path(late).with_name("faults.json").write_text(json.dumps(new))
-    definition = process(FeesEach, late)
+    definition = fees(FeesEach, late)
     definition.failure_limit = 0
     with pytest.raises(TooManyFailuresError):
         run(definition)
@@ -181,12 +164,12 @@ def test_runs_that_have_not_published_count_at_the_gate(late: str) -> None:
 
 
 def test_the_next_stage_waits_until_something_was_executed(late: str) -> None:
-    first = process(FeesEach, late, 19)
+    first = fees(FeesEach, late, 19)
     run(first)
     to(first, "list")
     with pytest.raises(IllegalMoveError, match="hasn't handled a component yet"):
         promote(log(first), "1%", who=ANN, why="in a hurry")
-    run(process(FeesEach, late))
+    run(fees(FeesEach, late))
     assert promote(log(first), "1%", who=ANN, why="one day of C7") == "promoted"
     with pytest.raises(IllegalMoveError, match="not 100%: the next stage is 30%"):
         promote(log(first), "100%", who=ANN, why="in a hurry", force=True)
@@ -208,10 +191,10 @@ def test_a_component_can_choose_its_customer(late: str) -> None:
     rollout = Rollout(stages=("where", "100%"), where=where, salt="s")
     kinds = [of(base, rollout=rollout, failure_limit=1) for base in KINDS]
     for kind in kinds:
-        first = process(kind, late, 19)
+        first = fees(kind, late, 19)
         run(first)
         to(first, "where")
-        manifest = run(process(kind, late))
+        manifest = run(fees(kind, late))
         new = {row["client"] for row in late_rows() if row["client"].startswith("C9")}
         found = sorted(tuple(row.values()) for row in rows_of(manifest))
         assert found == [row for row in expected(new) if row[:2] != ("C5", "B")]
@@ -222,7 +205,7 @@ def test_a_component_can_choose_its_customer(late: str) -> None:
 
 def test_a_second_person_approves_and_looks_at_the_same_comparison(late: str) -> None:
     kind = of(FeesEach, rollout=replace(FeesEach.rollout, approval=True))
-    first = process(kind, late, 19)
+    first = fees(kind, late, 19)
     run(first)
     why = "looked at (comparison sha256 abc123 there)"
     assert promote(log(first), "list", who=ANN, why=why) == "asked"
@@ -237,24 +220,24 @@ def test_a_second_person_approves_and_looks_at_the_same_comparison(late: str) ->
 
 
 def test_a_definition_goes_on_with_what_is_on_record(late: str) -> None:
-    first = process(FeesEach, late, 19)
+    first = fees(FeesEach, late, 19)
     run(first)
     to(first, "list")
     only_new = of(FeesEach, rules={2: FeesEach.by_amount}, rollout=None)
     with pytest.raises(DefinitionError, match="keep both, and bring it to 100% or back to none"):
-        run(process(only_new, late))
+        run(fees(only_new, late))
     with pytest.raises(DefinitionError, match="on record with the salt 'fees'"):
-        run(process(of(FeesEach, rollout=replace(FeesEach.rollout, salt="other")), late))
+        run(fees(of(FeesEach, rollout=replace(FeesEach.rollout, salt="other")), late))
     to(first, "1%", "30%", "100%")
-    manifest = run(process(only_new, late))
+    manifest = run(fees(only_new, late))
     assert {row["rule"] for row in rows_of(manifest)} == {2}
 
 
 def test_an_instance_that_was_begun_with_both_rules_needs_both(late: str) -> None:
-    first = process(FeesEach, late, 19)
+    first = fees(FeesEach, late, 19)
     run(first)
     to(first, "list")
-    definition = process(FeesEach, late)
+    definition = fees(FeesEach, late)
     definition.failure_limit = 0
     Path(late).with_name("faults.json").write_text('["C7"]')
     with pytest.raises(TooManyFailuresError):
@@ -262,20 +245,20 @@ def test_an_instance_that_was_begun_with_both_rules_needs_both(late: str) -> Non
     roll_back(log(first), who=ANN, why="it was wrong")
     only_old = of(FeesEach, rules={1: FeesEach.flat}, rollout=None)
     with pytest.raises(Exception, match="its instance was begun with rule 2 at the stage list"):
-        run(process(only_old, late))
+        run(fees(only_old, late))
 
 
 def test_tests_can_choose_the_rule(late: str) -> None:
     rows = [{"client": "C1", "loan": "A", "number": 1, "overdue": "40.00"}]
     for kind in KINDS:
-        definition = process(kind, late)
+        definition = fees(kind, late)
         (old,) = run_components(definition, late=rows).results
         (new,) = run_components(definition, 2, late=rows).results
         assert (old["fee"], new["fee"]) == (Decimal("15.00"), Decimal("2.00"))
 
 
 def test_the_commands(late: str) -> None:
-    definition = process(FeesEach, late)
+    definition = fees(FeesEach, late)
     run(definition)
 
     def call(*arguments: str) -> str:
@@ -327,4 +310,4 @@ class TestDefinitions:
 
     def test_a_customer_outside_of_the_key(self, late: str) -> None:
         with pytest.raises(DefinitionError, match="customer is 'owner', and the key has client"):
-            process(of(FeesEach, customer="owner"), late)
+            fees(of(FeesEach, customer="owner"), late)
