@@ -160,7 +160,8 @@ def _of_message(
     except Exception as error:
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             raise
-        savepoint.rollback()
+        # One that has tried to end the transaction has ended it, by a rollback.
+        (savepoint if savepoint.is_active else connection).rollback()
         yield head | {"what": FAILED, "key": message.key, "error": error_line(error)}
         return
     yield head | {"what": HANDLED, "key": message.key}

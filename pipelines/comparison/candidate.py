@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.attempt.shadow import shadow_of
-from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload
 from ledgerbeam.io.commit.attempts import load_manifest
@@ -147,9 +146,8 @@ def _capture(candidate: Candidate) -> str:
 
     handler = load_handler(candidate.of)()
     posted = StreamRange(candidate.first, candidate.end)
-    now = min(to_datetime(candidate.end), utc_now())
     with MessageDatabase.open(candidate.database) as database:
-        tables = [*capture(database, handler, candidate.rule, posted, now)]
+        tables = [*capture(database, handler, candidate.rule, posted, to_datetime(candidate.end))]
     table = pa.concat_tables(tables) if tables else CAPTURED.empty_table()
     stores.create(candidate.output, to_parquet(table))
     return uris.absolute(candidate.output)

@@ -118,7 +118,9 @@ def plan_handler(
     from ledgerbeam.messages.model.message import to_microseconds
 
     handler = load_handler(name)
-    folder = _folder(output, output)
+    # It is also what handlers are told as the present time, on both sides.
+    end = min(end, utc_now())
+    folder = uris.absolute(output)
     present = Candidate(
         kind="handler",
         of=name,
@@ -188,7 +190,7 @@ def _columns(process: KeyedProcess[Any], manifest: Manifest) -> dict[str, str]:
 
 
 def _folder(output: str | None, beside: str) -> str:
-    if output is not None and output != beside:
+    if output is not None:
         return uris.absolute(output)
     name = f"{utc_now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     return uris.join(uris.absolute(beside), FOLDER, name)
