@@ -62,11 +62,14 @@ class Executed(NamedTuple):
     tables: dict[str, list[dict[str, Any]]]
 
 
-def run_components(process: BatchProcess[Any], **rows: Rows) -> Executed:
+def run_components(
+    process: BatchProcess[Any], /, rule: int | None = None, **rows: Rows
+) -> Executed:
     """Execute components in this thread, without a pipeline, retries or hooks.
 
     Args:
         process: the definition with its parameters.
+        rule: number of the rule of a process with `rules`; by default the present one.
         rows: for a keyed process the rows of each input under the input's name, in any order. All
             of them are taken to be of the business date. Rows of a lookup are given likewise; if
             none are, it is read from the files of its parameter. For a page process the `items` of
@@ -79,12 +82,13 @@ def run_components(process: BatchProcess[Any], **rows: Rows) -> Executed:
         Exception: any error that a component raises.
     """
     if isinstance(process, KeyedProcess):
-        return _run_keyed(process, rows)
+        return _run_keyed(process, rows, rule)
     assert isinstance(process, PageProcess)
     return Executed(_run_page(process, rows), {})
 
 
-def _run_keyed(process: KeyedProcess[Any], rows: dict[str, Rows]) -> Executed:
+def _run_keyed(process: KeyedProcess[Any], rows: dict[str, Rows], rule: int | None) -> Executed:
+    execute = process.execution(min(process.rules, default=None) if rule is None else rule)
     process.bind({name for row in rows.get(process.inputs[0].name, ()) for name in row})
     inputs, lookups = process.inputs, process.lookups
     known = [*(it.name for it in inputs), *(it.name for it in lookups)]
@@ -112,14 +116,14 @@ def _run_keyed(process: KeyedProcess[Any], rows: dict[str, Rows]) -> Executed:
             )
     components = first._replace(related=related)
     if not process.executes_each():
-        results = checked_results(process, process.execute_components(components))
+        results = checked_results(process, execute(components))
         located = with_row_locations(results, _GivenRows(process))
         tables = {name: table.to_pylist() for name, table in located.tables.items()}
         return Executed(located.table.to_pylist(), tables)
     records: list[dict[str, Any]] = []
     for component in components.each(process.key):
         key = dict(zip(process.key, component.key, strict=True))
-        records += _typed(process, key, process.execute(component))
+        records += _typed(process, key, execute(component))
     return Executed(records, {})
 
 

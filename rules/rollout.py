@@ -119,12 +119,20 @@ class Rollout:
             customer: the customer's name.
             subject: the message or the component, which `where` is asked about.
         """
-        reach = self._reaches[stage]
-        return (
-            (reach.points > 0 and point_of(self.salt, customer) < reach.points)
-            or (reach.listed and customer in self._listed)
-            or (reach.chosen and self.where is not None and self.where(subject))
+        return self.includes_by_name(stage, customer) or (
+            self.asks_where(stage) and self.where is not None and self.where(subject)
         )
+
+    def includes_by_name(self, stage: str, customer: str) -> bool:
+        """Whether a customer has the new rule at a stage by the list, or by a share."""
+        reach = self._reaches[stage]
+        return (reach.points > 0 and point_of(self.salt, customer) < reach.points) or (
+            reach.listed and customer in self._listed
+        )
+
+    def asks_where(self, stage: str) -> bool:
+        """Whether `where` can add a customer at a stage."""
+        return self._reaches[stage].chosen
 
     @cached_property
     def _listed(self) -> frozenset[str]:

@@ -24,6 +24,7 @@ from ledgerbeam.batch.define.process import (
 from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prepared
 from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.model.outcomes import outcomes_of
+from ledgerbeam.batch.rollouts.planning import declare_rollout, note_rollout, planned_rules
 from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline
 from ledgerbeam.batch.runners.failures import memory_refused
 from ledgerbeam.batch.runners.jobs import runner_job
@@ -150,8 +151,14 @@ def _begin(
     try:
         process.before()
         prepared = kind_of(process).prepare(process)
+        shadow = getattr(process, "shadow", None)
+        if shadow is not None:
+            shadow.check(prepared.files)
+        if not earlier:
+            declare_rollout(process)
         draft = draft_attempt(process, prepared, earlier)
         draft = draft.model_copy(update={"run": run_id, "launch": launch})
+        note_rollout(process, draft)
         if not earlier:
             _limit(process)
         return prepared, start_attempt(instance_uri(process), draft)
@@ -303,6 +310,11 @@ def draft_attempt(
     # The first attempt fixes how the work is cut, or later ones couldn't use its shards.
     first = next((record for record in earlier if record.fingerprint == fingerprint), None)
     cut = prepared.partition() if first is None else Partitioning(first.shards, first.plan)
+    rules = planned_rules(process, earlier)
+    plan = cut.plan if rules is None else cut.plan | {"rules": rules._asdict()}
+    shadow = getattr(process, "shadow", None)
+    if shadow is not None:
+        plan = plan | {"shadow": shadow.record()}
     return AttemptRecord(
         process=process.name,
         instance=process.instance,
@@ -312,7 +324,7 @@ def draft_attempt(
         parameters=shown,
         inputs=prepared.files,
         shards=cut.shards,
-        plan=cut.plan,
+        plan=plan,
         fingerprint=fingerprint,
         total_decimals=dict(process.total_decimals),
     )

@@ -1,7 +1,8 @@
 """Definitions over rows of files that are grouped by a key."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -17,12 +18,16 @@ from ledgerbeam.batch.define.process import (
     is_overridden,
 )
 from ledgerbeam.batch.define.results import Results
+from ledgerbeam.batch.define.rules import executes_each_by
+from ledgerbeam.batch.model.rules import RULE, of_rule
+from ledgerbeam.batch.model.shadow import Shadow
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import TableName
 from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.io.secrets import check_url
 from ledgerbeam.rules.components import Component, Components, NoColumnError, NoRowsError, Row
+from ledgerbeam.rules.rollout import Rollout, check_rules
 from ledgerbeam.transforms.columnar.shard_totals import InputTotals, TotalNames
 
 
@@ -231,6 +236,19 @@ class KeyedProcess(BatchProcess[P]):
             contract = loans.contract.with_decimals(self.parameters.decimals)
             return (replace(loans, contract=contract),)
 
+    A new way to execute can stand beside the present one, and customers come to it in stages. The
+    definition then has `rules` in place of `execute` or `execute_components`:
+
+        def flat(self, component: Component) -> Iterator[Record]: …
+
+        def by_amount(self, component: Component) -> Iterator[Record]: …
+
+        rules = {1: flat, 2: by_amount}
+        rollout = Rollout(stages=("1%", "10%", "100%"))
+
+    Each row of the results then has the number of its rule in the column `rule`, and so has each
+    outcome.
+
     Attributes:
         key: columns that identify a component; strings or integers.
         is_outer: whether a component is made of each key that any input has, as by a full outer
@@ -245,6 +263,12 @@ class KeyedProcess(BatchProcess[P]):
         tables: names of extra tables that `execute_components` returns besides its results.
         rows_per_shard: rows of input per shard; choose fewer if a row gives many results.
         lookup_tables: the lookups' tables by the parameter's name, where components execute.
+        rules: the present rule and the next one, by number: methods like `execute` or like
+            `execute_components`, as the annotation of their argument says.
+        rollout: how customers come from the lower number to the higher one.
+        customer: the column of the key that names the customer; by default the first one.
+        shadow: what this run is a shadow of, if it is one; what components do besides giving
+            results must be left out then.
     """
 
     present: tuple[str, ...] = ()
@@ -253,6 +277,9 @@ class KeyedProcess(BatchProcess[P]):
     distinct: ClassVar[tuple[str, str] | None] = None
     rows_per_shard: ClassVar[int] = 320_000
     lookup_tables: Mapping[str, pa.Table] = MappingProxyType({})
+    rules: ClassVar[Mapping[int, Callable[[Any, Any], Any]]] = MappingProxyType({})
+    rollout: ClassVar[Rollout | None] = None
+    shadow: Shadow | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check that there are inputs, and exactly one of `execute` and `execute_components`."""
@@ -264,12 +291,16 @@ class KeyedProcess(BatchProcess[P]):
                 f"{cls.__name__}: {cls.parameters_type.__name__} declares no input: annotate the "
                 "parameter that names the files, as in loans: Annotated[str, RowInput(…)]"
             )
-        each, tables = cls.executes_each(), is_overridden(cls, KeyedProcess, "execute_components")
-        if each == tables:
-            raise DefinitionError(
-                f"{cls.__name__} has {'both' if each else 'neither'} execute and "
-                "execute_components: write one of them"
-            )
+        ways = ("execute", "execute_components")
+        given = [way for way in ways if is_overridden(cls, KeyedProcess, way)]
+        given += ["rules"] if cls.rules else []
+        if len(given) != 1:
+            has = f"both {' and '.join(given)}" if given else f"neither {' and '.join(ways)}"
+            raise DefinitionError(f"{cls.__name__} has {has}: write one of them")
+        check_rules(cls.__name__, cls.rules, cls.rollout)
+        if cls.rollout is not None and not cls.rollout.salt:
+            cls.rollout = replace(cls.rollout, salt=f"{cls.name}/{max(cls.rules)}")
+        each = cls.executes_each()
         if each and cls.results is None:
             raise DefinitionError(
                 f"{cls.__name__}: results is missing: give the columns that execute returns as a "
@@ -280,12 +311,12 @@ class KeyedProcess(BatchProcess[P]):
                 f"{cls.__name__}: execute gives rows of one table, and tables names "
                 f"{', '.join(cls.tables)}: write execute_components"
             )
-        if tables and cls.retry.mode is RetryMode.AT_MOST_ONCE:
+        if not each and cls.retry.mode is RetryMode.AT_MOST_ONCE:
             raise DefinitionError(
                 f"{cls.__name__}: execute_components can't be AT_MOST_ONCE: where it fails it is "
                 "called again with fewer components: write execute"
             )
-        if tables and cls.retry.time_limit is not None:
+        if not each and cls.retry.time_limit is not None:
             raise DefinitionError(
                 f"{cls.__name__}: a time_limit is one for each component: write execute"
             )
@@ -320,6 +351,16 @@ class KeyedProcess(BatchProcess[P]):
             )
         for rows in inputs:
             self._check_input(rows, inputs[0], {*there, *rows.contract.reserved})
+        if self.rules and self.customer not in self.key:
+            raise DefinitionError(
+                f"{type(self).__name__}: customer is {self.customer!r}, and the key has "
+                f"{', '.join(self.key)}: name a column of it, so that a component has one customer"
+            )
+        if self.rules and RULE in (*self.key, *(self.results.names if self.results else ())):
+            raise DefinitionError(
+                f"{type(self).__name__}: {RULE} is the column that says by which rule a row was "
+                "made: give yours another name"
+            )
 
     def _check_input(self, rows: RowInput, first: RowInput, there: Collection[str]) -> None:
         where = f"{type(self).__name__}, input {rows.name}"
@@ -390,7 +431,20 @@ class KeyedProcess(BatchProcess[P]):
     @classmethod
     def executes_each(cls) -> bool:
         """Whether components execute one by one."""
+        if cls.rules:
+            return executes_each_by(cls.__name__, cls.rules)
         return is_overridden(cls, KeyedProcess, "execute")
+
+    def execution(self, rule: int | None) -> Callable[[Any], Any]:
+        """What is called to execute: a rule, or the one way that there is where there are none."""
+        if rule is not None:
+            return partial(self.rules[rule], self)
+        return self.execute if self.executes_each() else self.execute_components
+
+    @property
+    def customer(self) -> str:
+        """The column of the key that names the customer, by whom a rule is chosen."""
+        return self.key[0]
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -471,7 +525,8 @@ class KeyedProcess(BatchProcess[P]):
             and not rows.currency
             and pa.types.is_decimal(column.type)
         }
-        return {**super().total_decimals, **of_inputs}
+        found = {**super().total_decimals, **of_inputs}
+        return found | {of_rule(n, name): d for n in self.rules for name, d in found.items()}
 
     def derived(self, name: str, rows: pa.Table) -> pa.Table:
         """Rows of an input with columns added, each computed from its row alone.

@@ -36,7 +36,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     Raises:
         UserError: a file or table can't be read, or breaks its contract.
     """
-    planned = [_plan(process, number, rows) for number, rows in enumerate(process.inputs)]
+    planned = plan_inputs(process)
     fields = {field.name for field in planned[0].splits[0].fields}
     process.bind(fields)
     present = process.present
@@ -64,6 +64,9 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
     # A profile may have other settings tomorrow, so the settings themselves count.
     fingerprinted += [reading.to_json() for reading in _readings(process) if reading.profile]
 
+    if process.rules:
+        fingerprinted.append("rules")  # its shards have a column more
+
     def build(context: AttemptContext, stack: ExitStack) -> beam.PTransform:
         # The columns that the first attempt found count, even if today's code asks for more.
         process.bind(context.attempt.record.plan.get("columns", ()))
@@ -87,6 +90,15 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         build=build,
         rows=estimated,
     )
+
+
+def plan_inputs(process: KeyedProcess[Any]) -> list[Input]:
+    """Inspect the inputs of a process, without its lookups.
+
+    Raises:
+        UserError: a file or table can't be read, or breaks its contract.
+    """
+    return [_plan(process, number, rows) for number, rows in enumerate(process.inputs)]
 
 
 def read_lookup(process: KeyedProcess[Any], lookup: Lookup) -> tuple[list[FileInfo], pa.Table]:

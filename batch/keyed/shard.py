@@ -1,6 +1,6 @@
 """Executing a shard of a keyed process: its results, its outcomes, its totals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,20 +9,23 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
-from ledgerbeam.batch.define.process import FailureLimit, is_overridden
+from ledgerbeam.batch.define.process import FailureLimit, Record, is_overridden
 from ledgerbeam.batch.define.results import Results, joined, replaced
 from ledgerbeam.batch.execute.executor import EarlierOutcomes, shard_executor
 from ledgerbeam.batch.execute.worker_control import WorkerControl
+from ledgerbeam.batch.keyed.by_rule import RuledShard, execute_by_rules
 from ledgerbeam.batch.keyed.plan import row_totals
 from ledgerbeam.batch.keyed.rejects import with_row_locations
 from ledgerbeam.batch.model.outcomes import Outcome, retries
+from ledgerbeam.batch.model.rules import RULE
 from ledgerbeam.batch.model.status import ComponentStatus
+from ledgerbeam.batch.rollouts.choice import choose_rules
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import ShardCommit, Totals
 from ledgerbeam.io.datasets.rejections import RowLocator
 from ledgerbeam.io.errors import DefinitionError
-from ledgerbeam.rules.components import Components
+from ledgerbeam.rules.components import Component, Components
 from ledgerbeam.transforms.columnar.components import ComponentNames, align, component_starts, tidy
 from ledgerbeam.transforms.columnar.shard_totals import ShardTotals
 from ledgerbeam.transforms.columnar.totals import NO_ROWS
@@ -76,19 +79,30 @@ def execute_shard(
     before = EarlierOutcomes.read(attempt, shard, earlier, chosen)
     known = dict(before.outcomes)
     failed = before.retried
-    todo, todo_names = components, names
+    todo, todo_names, is_todo = components, names, None
     if known:
-        todo = components.select(np.array([name in failed for name in names.all()], bool))
+        is_todo = np.array([name in failed for name in names.all()], bool)
+        todo = components.select(is_todo)
         todo_names = ComponentNames(todo, process.key)
     # If the limit is a share of all components, one shard may use up all of it. The total is
     # estimated from this shard, since shards are cut by a hash and so have similar sizes.
     everywhere = len(components.starts) * (attempt.record.shards or 1)
     max_failures = max(MAX_FAILURES, FailureLimit(process.failure_limit).most(everywhere))
     executor = shard_executor(process, attempt, worker_control, shard, before, max_failures)
-    if process.executes_each():
-        results, outcomes = _execute_each(process, executor, todo, todo_names, before)
+    chosen_rules = choose_rules(process, attempt.record, components) if process.rules else None
+
+    def execute(
+        call: Callable[[Any], Any], some: Components, of_some: ComponentNames
+    ) -> tuple[Results, list[Outcome]]:
+        if process.executes_each():
+            return _execute_each(process, call, executor, some, of_some, before)
+        return _execute_components(process, call, executor, some, of_some, before, places)
+
+    if chosen_rules is None:
+        results, outcomes = execute(process.execution(None), todo, todo_names)
     else:
-        results, outcomes = _execute_components(process, executor, todo, todo_names, before, places)
+        rules_todo = chosen_rules if is_todo is None else chosen_rules.select(is_todo)
+        results, outcomes = execute_by_rules(process, execute, todo, todo_names, rules_todo)
     put_in = [results] if earlier is not None else []
     lost = {o.component: o.error for o in outcomes if o.status is ComponentStatus.FAILURE}
     if lost:
@@ -98,7 +112,7 @@ def execute_shard(
         if stand_in is not None:
             put_in = [*put_in, _located(process, places, stand_in)]
     if earlier is not None:
-        results = replaced(_read(attempt, earlier), failed, put_in, process.key)
+        results = replaced(_read(process, attempt, earlier), failed, put_in, process.key)
     elif put_in:
         results = replaced(results, (), put_in, process.key)
     for outcome in outcomes:
@@ -107,18 +121,24 @@ def execute_shard(
         outcome = known[name]
         known[name] = outcome._replace(status=ComponentStatus.SUCCESS, tries=outcome.tries + 1)
     totals = _totals(process, components, names, results, known)
+    if chosen_rules is not None:
+        by_rule = RuledShard(process, components, names, chosen_rules)
+        totals = totals.with_own(by_rule.totals(results, known), process.total_names)
+        results, known = by_rule.with_rules(results), by_rule.outcomes(known)
     return ShardResult(results, list(known.values()), totals)
 
 
-def _read(attempt: Attempt, commit: ShardCommit) -> Results:
-    """The results of a shard that an earlier attempt has committed."""
+def _read(process: KeyedProcess[Any], attempt: Attempt, commit: ShardCommit) -> Results:
+    """The results of a shard that an earlier attempt has committed, as they are executed."""
     uri = attempt.instance_uri
     tables = {name: read_part(uri, file) for name, file in commit.tables.items()}
-    return Results(read_part(uri, commit.part), tables)
+    results = Results(read_part(uri, commit.part), tables)
+    return results._replace(table=results.table.drop_columns(RULE)) if process.rules else results
 
 
 def _execute_components(
     process: KeyedProcess[Any],
+    call: Callable[[Components], pa.Table | Results],
     executor: Executor,
     components: Components,
     names: ComponentNames,
@@ -128,8 +148,9 @@ def _execute_components(
     """Results and outcomes of a process with `execute_components`."""
     if not len(components.starts):
         return _no_results(process, components, places), []
-    call = partial(_results_of, process, places)
-    executed = executor.execute_tables(components, call, names)
+    executed = executor.execute_tables(
+        components, partial(_results_of, process, places, call), names
+    )
     now = earlier.outcomes_now(executed, names)
     outcomes = [now[number] for number in sorted(now)]
     if not executed.results:
@@ -144,6 +165,7 @@ def _execute_components(
 
 def _execute_each(
     process: KeyedProcess[Any],
+    call: Callable[[Component], Iterable[Record]],
     executor: Executor,
     components: Components,
     names: ComponentNames,
@@ -153,14 +175,19 @@ def _execute_each(
     results = process.results
     assert results is not None
     units = list(components.each(process.key))
-    executed = executor.execute_each(units, process.execute, names, results)
+    executed = executor.execute_each(units, call, names, results)
     now = earlier.outcomes_now(executed, names)
     table = with_key(components, process.key, executed)
     return Results(table), [now[number] for number in sorted(now)]
 
 
-def _results_of(process: KeyedProcess[Any], places: RowLocator, components: Components) -> Results:
-    return _located(process, places, process.execute_components(components))
+def _results_of(
+    process: KeyedProcess[Any],
+    places: RowLocator,
+    call: Callable[[Components], pa.Table | Results],
+    components: Components,
+) -> Results:
+    return _located(process, places, call(components))
 
 
 def _located(process: KeyedProcess[Any], places: RowLocator, given: pa.Table | Results) -> Results:
@@ -169,15 +196,21 @@ def _located(process: KeyedProcess[Any], places: RowLocator, given: pa.Table | R
 
 def _no_results(process: KeyedProcess[Any], components: Components, places: RowLocator) -> Results:
     """The results of no components: a call of the function, which alone knows their columns."""
+    execute = process.execution(min(process.rules, default=None))
     try:
-        given = process.execute_components(components.slice(0, 0))
+        given = execute(components.slice(0, 0))
     except Exception as error:
         raise DefinitionError(
-            f"{type(process).__name__}.execute_components fails where it is given no components, "
+            f"{type(process).__name__}.{_called(execute)} fails where it is given no components, "
             f"which it is to learn the columns of a shard without results: {error_line(error)}: "
             "let it give a table without rows there"
         ) from error
     return _located(process, places, given).each(tidy)
+
+
+def _called(execute: Callable[..., Any]) -> str:
+    of_rule = getattr(execute, "func", execute)
+    return str(getattr(of_rule, "__name__", of_rule))
 
 
 def checked_results(process: KeyedProcess[Any], given: pa.Table | Results) -> Results:

@@ -23,6 +23,7 @@ OUTCOMES_SCHEMA = pa.schema(
         ("code", pa.string()),
         ("traceback", pa.string()),
         ("record", pa.string()),
+        ("rule", pa.int16()),
     ]
 )
 """The record is JSON."""
@@ -44,6 +45,7 @@ class Outcome(NamedTuple):
             none.
         record: the record at hand when the call failed, as text by column; None where that isn't
             known.
+        rule: number of the rule by which it was executed; None where there are no rules.
     """
 
     component: str
@@ -53,6 +55,7 @@ class Outcome(NamedTuple):
     code: str = ""
     traceback: str = ""
     record: Mapping[str, str | None] | None = None
+    rule: int | None = None
 
 
 class FailureGroup(NamedTuple):
@@ -145,6 +148,7 @@ def outcomes_of(table: pa.Table) -> list[Outcome]:
             row.get("code") or "",
             row.get("traceback") or "",
             json.loads(row["record"]) if row.get("record") else None,
+            row.get("rule"),
         )
         for row in table.to_pylist()
     ]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, decisions, grouped, outcomes_of
+from ledgerbeam.batch.model.rules import RULE, has_rules
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import attempts, commits, find_manifest
 from ledgerbeam.io.commit.published import EXPIRED, read_part
@@ -31,7 +32,7 @@ def components_of(
         ComponentNotFoundError: there is no component `after`.
     """
     is_behind = after is None
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         for outcome in _of_shard(uri, commit, status):
             if is_behind and status in (None, outcome.status):
                 yield outcome
@@ -53,7 +54,7 @@ def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
         ComponentNotFoundError: there is none.
     """
     status = ComponentStatus.UNKNOWN
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         for outcome in _of_shard(uri, commit, status):
             if (outcome.component, outcome.status) == (component, status):
                 return commit.shard, outcome
@@ -71,7 +72,7 @@ def outcome_of(uri: str, component: str) -> Outcome | None:
         uri: of the instance.
         component: its key, as text.
     """
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         if commit.outcomes is not None:
             for outcome in outcomes_of(read_part(uri, commit.outcomes)):
                 if outcome.component == component:
@@ -90,7 +91,7 @@ def check_retried(uri: str, components: Sequence[str]) -> None:
         ComponentNotFoundError: one has not failed, or nobody has said yet how its call ended.
     """
     wanted = set(components)
-    for commit in _commits(uri):
+    for commit in commits_of(uri):
         found = [] if commit.outcomes is None else outcomes_of(read_part(uri, commit.outcomes))
         named = [outcome for outcome in found if outcome.component in wanted]
         decided = decisions(uri, commit.shard, named)
@@ -120,7 +121,7 @@ def failures_of(uri: str) -> list[FailureGroup]:
     """
     files = [
         commit.outcomes
-        for commit in _commits(uri)
+        for commit in commits_of(uri)
         if commit.outcomes is not None
         and (commit.totals.get("failed") or commit.totals.get("unknown"))
     ]
@@ -130,7 +131,8 @@ def failures_of(uri: str) -> list[FailureGroup]:
         return grouped(o for o in outcomes if o.status is not ComponentStatus.SUCCESS)
 
 
-def _commits(uri: str) -> list[ShardCommit]:
+def commits_of(uri: str) -> list[ShardCommit]:
+    """The markers of an instance's shards: those published, or those on its last input so far."""
     manifest = find_manifest(uri)
     if manifest is not None:
         return manifest.shards
@@ -146,13 +148,16 @@ def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> 
     has_expired = stores.stat_of(uris.join(uri, EXPIRED)) is not None
     if status in (None, ComponentStatus.SUCCESS) and not has_expired:
         known = {outcome.component for outcome in outcomes}
-        for name in _names_of_results(uri, commit):
-            if name not in known:
-                outcomes.append(Outcome(name, ComponentStatus.SUCCESS))
+        outcomes += [
+            Outcome(name, ComponentStatus.SUCCESS, rule=rule)
+            for name, rule in _rules_of_results(uri, commit).items()
+            if name not in known
+        ]
     return sorted(outcomes, key=lambda outcome: outcome.component)
 
 
-def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
+def _rules_of_results(uri: str, commit: ShardCommit) -> dict[str, int | None]:
+    """The components that have results, each with the number of its rule if there are rules."""
     part = read_part(uri, commit.part)
     if missing := [name for name in commit.key if name not in part.column_names]:
         place = uris.inside(uri, commit.part.name)
@@ -162,4 +167,7 @@ def _names_of_results(uri: str, commit: ShardCommit) -> list[str]:
             uri=place,
         )
     keys = zip(*(part.column(name).to_pylist() for name in commit.key), strict=True)
-    return list(dict.fromkeys(map(component_name, keys)))
+    names = map(component_name, keys)
+    if not has_rules(commit):
+        return dict.fromkeys(names)
+    return dict(zip(names, part.column(RULE).to_pylist(), strict=True))

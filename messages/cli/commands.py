@@ -22,11 +22,9 @@ from ledgerbeam.messages.cli.options import (
     show_table,
     told,
 )
-from ledgerbeam.messages.cli.rollout import rollout
 
 app = typer.Typer(help="Messages to the future")
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
-messages.add_typer(rollout, name="rollout")
 messages.add_typer(keeping)
 app.add_typer(messages, name="messages")
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ledgerbeam.batch.json_schemas import Line, line_of
+from ledgerbeam.batch.model.rollout import RolloutEntry, RolloutStanding
 from ledgerbeam.messages.archive.erase import Erasure
 from ledgerbeam.messages.archive.leave import Batch
 from ledgerbeam.messages.books.forecast import Hour, Standing
 from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
 from ledgerbeam.messages.consumer.dead_letters import DeadLetter
-from ledgerbeam.messages.consumer.rollout_moves import RolloutEntry, RolloutStanding
 from ledgerbeam.messages.store.derive import Move
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ledgerbeam.batch.model.rollout import RolloutEntry, declaration, everyones_rule
 from ledgerbeam.batch.settings import whoami
 from ledgerbeam.io.errors import DefinitionError
 from ledgerbeam.messages.define.handler import MessageHandler
+from ledgerbeam.messages.model.message import to_datetime
 from ledgerbeam.messages.store.database import present_time
 from ledgerbeam.messages.store.schema import CONSUMER, ROLLOUT
-from ledgerbeam.rules.rollout import EVERYBODY, NOBODY
-
-DECLARED = "declared"
+from ledgerbeam.rules.rollout import NOBODY
 
 
 def last_entry(connection: sa.Connection, consumer: int) -> sa.Row[Any] | None:
@@ -45,47 +45,22 @@ def declare_rollout(
         return
     lock_rollout(connection, consumer)
     last = last_entry(connection, consumer)
-    new, old = max(handler.rules), min(handler.rules)
-    if last is not None and (last.rule != new or handler.rollout is None):
-        everyones = _everyones_rule(last)
-        if everyones != old:
-            advice = f"begin with {everyones}, which everybody has"
-            if everyones is None:
-                advice = f"keep both, and bring it to {EVERYBODY} or back to {NOBODY} first"
-            raise DefinitionError(
-                f"{handler.__name__}: rules has {_numbers(handler)}, and rule {last.rule} is at "
-                f"the stage {last.stage} in place of {last.old_rule}: {advice}"
-            )
-    if handler.rollout is None:
-        return
-    plan = _plan_of(handler)
-    stage = NOBODY
-    if last is not None and last.rule == new:
-        known = json.loads(last.plan)
-        if known == plan:
-            return
-        if known["salt"] != plan["salt"] or last.old_rule != old:
-            raise DefinitionError(
-                f"{handler.__name__}: its rollout of rule {new} is on record with the salt "
-                f"{known['salt']!r} and in place of rule {last.old_rule}, which may not change"
-            )
-        stage = last.stage
-        if stage not in (NOBODY, *plan["stages"]):
-            raise DefinitionError(
-                f"{handler.__name__}: its rollout is at the stage {stage}, which its stages "
-                f"({', '.join(plan['stages'])}) don't have: leave the stage in"
-            )
-    write_entry(
-        connection,
-        consumer,
-        last,
-        what=DECLARED,
-        rule=new,
-        old_rule=old,
-        stage=stage,
-        who=whoami(),
-        plan=json.dumps(plan),
+    values = declaration(
+        handler.__name__,
+        handler.rules,
+        handler.rollout,
+        None if last is None else entry_of(last),
+        None if last is None else json.loads(last.plan),
     )
+    if values is not None:
+        plan = json.dumps(values.pop("plan"))
+        write_entry(connection, consumer, last, who=whoami(), plan=plan, **values)
+
+
+def entry_of(row: sa.Row[Any]) -> RolloutEntry:
+    """The entry that a row holds."""
+    values = {name: getattr(row, name) for name in RolloutEntry._fields}
+    return RolloutEntry(**values | {"at": to_datetime(row.at), "forced": bool(row.forced)})
 
 
 Chooses = Callable[[str, Any], tuple[int | None, int | None]]
@@ -113,7 +88,7 @@ def chooses_rules(handler: type[MessageHandler[Any]], entry: sa.Row[Any] | None)
         return lambda customer, message: (
             (new, entry.number) if rollout.includes(stage, customer, message) else (old, None)
         )
-    everyones = _everyones_rule(entry)
+    everyones = everyones_rule(stage, new, old)
     if everyones not in handler.rules:
         raise DefinitionError(
             f"{handler.__name__}: rule {new} is at the stage {stage}, which this process doesn't "
@@ -148,26 +123,3 @@ def write_entry(
 def lock_rollout(connection: sa.Connection, consumer: int) -> None:
     """Have others who would write an entry wait for the end of this transaction."""
     connection.execute(sa.select(CONSUMER.c.id).where(CONSUMER.c.id == consumer).with_for_update())
-
-
-def _everyones_rule(entry: sa.Row[Any]) -> int | None:
-    """The number of the rule that everybody has; None while customers have one or the other."""
-    everyones = {EVERYBODY: entry.rule, NOBODY: entry.old_rule}
-    return everyones.get(entry.stage)
-
-
-def _plan_of(handler: type[MessageHandler[Any]]) -> dict[str, Any]:
-    """What is put on record of a definition: whom a stage includes, and what a move needs."""
-    rollout = handler.rollout
-    assert rollout is not None
-    return {
-        "salt": rollout.salt,
-        "stages": list(rollout.stages),
-        "customers": sorted(rollout.customers),
-        "failures": rollout.failures,
-        "approval": rollout.approval,
-    }
-
-
-def _numbers(handler: type[MessageHandler[Any]]) -> str:
-    return " and ".join(map(str, sorted(handler.rules)))

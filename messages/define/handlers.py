@@ -23,7 +23,7 @@ def load_handler(name: str) -> type[MessageHandler[Any]]:
         DefinitionError: it is something else.
     """
     if ":" in name:
-        loaded = _import(name)
+        loaded = import_named(name, "handler")
     else:
         found = entry_points(group=GROUP, name=name)
         if not found:
@@ -41,10 +41,19 @@ def load_handler(name: str) -> type[MessageHandler[Any]]:
     return loaded
 
 
-def _import(name: str) -> object:
+def import_named(name: str, what: str) -> object:
+    """What MODULE:CLASS names; the module is also looked for in the current folder, last.
+
+    Args:
+        name: MODULE:CLASS.
+        what: what it is to be, for messages.
+
+    Raises:
+        ParameterError: there is no such module, or it has no such class.
+    """
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
@@ -53,4 +62,4 @@ def _import(name: str) -> object:
         reason = f"there is no module {module}"
     except AttributeError:
         reason = f"{module} has no {attribute}"
-    raise ParameterError(f"handler {name}: {reason}", parameter="handler", value=name)
+    raise ParameterError(f"{what} {name}: {reason}", parameter=what, value=name)

@@ -39,6 +39,8 @@ from ledgerbeam.pipelines.comparison.files import (
     changes,
     counts,
 )
+from ledgerbeam.pipelines.comparison.known import EVERYTHING, KnownDifference
+from ledgerbeam.pipelines.comparison.noise import read_noise, unknown_rows
 from ledgerbeam.rules.arrays import Flags, Integers
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.differences import (
@@ -48,9 +50,6 @@ from ledgerbeam.transforms.columnar.differences import (
     change_scale,
     names_of_columns,
 )
-
-EVERYTHING = "*"
-"""In place of a column: a row that one side lacks. In place of a customer: all of them."""
 
 DIFFERENCES = "differences"
 
@@ -99,6 +98,11 @@ class CompareParameters(Parameters):
         description="file of known differences, with the columns column, customer, owner, reason, "
         "expires; * stands for a missing row, or for all customers",
     )
+    baseline: str = Field(
+        default="",
+        description="URI of a comparison of the first side with its own repetition: what differs "
+        "there is noise",
+    )
     business_date: datetime.date = Field(
         description="the day of the comparison; known differences that expired before it count"
     )
@@ -138,6 +142,7 @@ class Compare(KeyedProcess[CompareParameters]):
         self.parameters = parameters
         self.columns = Columns(_columns_of(parameters.before), _columns_of(parameters.after))
         self._check_names()
+        self.noise = read_noise(parameters.baseline, parameters.before)
         super().__init__(parameters)
 
     @property
@@ -237,6 +242,15 @@ class Compare(KeyedProcess[CompareParameters]):
                 found.setdefault(row["column"], set()).add(row["customer"])
         return {column: frozenset(customers) for column, customers in found.items()}
 
+    def _known_differences(self) -> tuple[KnownDifference, ...]:
+        """All that are listed, those that have expired too."""
+        table = self.lookup_tables.get("known")
+        rows = [] if table is None else table.to_pylist()
+        known = (
+            KnownDifference(**row, is_in_force=row["expires"] >= self.business_date) for row in rows
+        )
+        return tuple(sorted(known))
+
     def result_totals(self, results: Components) -> Totals:
         """How many keys have each status, differences by column, and sums of money."""
         table = results.table
@@ -247,9 +261,8 @@ class Compare(KeyedProcess[CompareParameters]):
         return totals | changes(table, self.amounts, self.parameters.currency)
 
     def exit_status(self, manifest: Manifest) -> int:
-        """`Exit.DIFFERENT` if there are differences that nobody knows of."""
-        unknown = (RowStatus.CHANGED, RowStatus.ONLY_BEFORE, RowStatus.ONLY_AFTER)
-        differs = any(manifest.totals[f"keys_{status}"] for status in unknown)
+        """`Exit.DIFFERENT` if there are differences that nobody knows of, or noise."""
+        differs = unknown_rows(manifest) or (self.noise is not None and self.noise.rows)
         return Exit.DIFFERENT if differs else Exit.OK
 
     def finish(self) -> WriteComparison:
@@ -262,6 +275,8 @@ class Compare(KeyedProcess[CompareParameters]):
                 customer=self.customer,
                 currency=self.parameters.currency,
                 decimals={name: self._scale(name) for name in self.amounts},
+                noise=self.noise,
+                known=self._known_differences(),
                 one_sided={
                     side: tuple(name for name in columns if name not in others)
                     for side, columns, others in (

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsList
 
 from ledgerbeam.io.arrow.stream import join
+from ledgerbeam.pipelines.comparison.known import EVERYTHING, KnownDifference
+from ledgerbeam.pipelines.comparison.noise import Noise
 from ledgerbeam.pipelines.comparison.page import render
 from ledgerbeam.rules.currency import scaled, to_decimal
 from ledgerbeam.transforms.columnar.differences import RowStatus
@@ -41,6 +44,8 @@ class Layout:
         currency: the column of the currency; empty for none.
         decimals: decimals of each column of money.
         one_sided: columns that only one of the sides has, by side.
+        noise: what differs in a repetition of the first side; None if that wasn't looked at.
+        known: differences that are listed as known.
     """
 
     title: tuple[str, str]
@@ -50,6 +55,8 @@ class Layout:
     currency: str
     decimals: Mapping[str, int]
     one_sided: Mapping[str, tuple[str, ...]]
+    noise: Noise | None = None
+    known: tuple[KnownDifference, ...] = ()
 
 
 class Part(NamedTuple):
@@ -62,6 +69,7 @@ class Part(NamedTuple):
         sizes: differences by amount, currency and power of ten of their absolute value.
         customers: for each amount, customer and currency, the keys, and the net and gross change.
         largest: the rows with the largest absolute change of any amount.
+        known: rows that have each of the listed differences, by its place in the list.
     """
 
     statuses: Counter[str]
@@ -70,6 +78,7 @@ class Part(NamedTuple):
     sizes: Counter[tuple[str, str, int]]
     customers: pa.Table
     largest: pa.Table
+    known: Counter[int]
 
 
 class WriteComparison(beam.PTransform):
@@ -130,6 +139,7 @@ def summarise(results: pa.Table, layout: Layout) -> Part:
         sizes,
         _together(customers),
         _together(largest),
+        _known_rows(changed, layout),
     )
 
 
@@ -144,7 +154,27 @@ def merged(parts: Sequence[Part]) -> Part:
         sum((part.sizes for part in parts), Counter()),
         _summed(customers) if customers.num_rows else customers,
         largest,
+        sum((part.known for part in parts), Counter()),
     )
+
+
+def _known_rows(changed: pa.Table, layout: Layout) -> Counter[int]:
+    """How many rows have each of the listed differences, those that have expired too."""
+    found: Counter[int] = Counter()
+    customers = changed.column(layout.customer).cast(pa.string())
+    differing = changed.column(DIFFERING).cast(pa.string())
+    for number, known in enumerate(layout.known):
+        if known.column == EVERYTHING:  # one side lacks the row, which so differs in no column
+            has = pc.equal(differing, "")
+        else:
+            name = re.escape(known.column)
+            has = pc.match_substring_regex(differing, f"(^|,){name}(,|$)")
+        if known.customer != EVERYTHING:
+            has = pc.and_(has, pc.equal(customers, known.customer))
+        count = pc.sum(pc.fill_null(has, False)).as_py() or 0
+        if count:
+            found[number] = count
+    return found
 
 
 def _added(parts: Sequence[Counter[str]]) -> Counter[str]:
@@ -254,6 +284,11 @@ def comparison(found: Part, layout: Layout) -> dict[str, Any]:
         "rows": {status: found.statuses[status] for status in RowStatus},
         "columns": dict(found.columns.most_common()),
         "one_sided_columns": layout.one_sided,
+        "baseline": None if layout.noise is None else layout.noise._asdict(),
+        "known": [
+            known._asdict() | {"rows": found.known[number]}
+            for number, known in enumerate(layout.known)
+        ],
         "money": money,
     }
 

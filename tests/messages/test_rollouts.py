@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ledgerbeam.io.errors import DefinitionError, IllegalMoveError, ParameterError
 from ledgerbeam.messages.books.verify import verify
-from ledgerbeam.messages.cli.commands import app
+from ledgerbeam.messages.cli.rollout import app
 from ledgerbeam.messages.consumer.dead_letters import redrive
 from ledgerbeam.messages.consumer.rollout_moves import approve, promote, roll_back, rollout_of
 from ledgerbeam.messages.store.database import MessageDatabase, create_sqlite_file
@@ -384,7 +384,7 @@ class TestDefinitions:
 
 
 def call(bank: Bank, *arguments: str) -> str:
-    command = ["messages", "rollout", *arguments, f"--database={bank.url}"]
+    command = ["rollout", *arguments, f"--database={bank.url}"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output

@@ -28,6 +28,7 @@ LEVELS = [
         "batch/model batch/runners batch/json_schemas messages/model",
         "batch/define batch/observe batch/registry messages/store",
         "batch/registry/migrations batch/registry/migrations/versions batch/execute batch/alerts "
+        "batch/rollouts "
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",
         "batch/keyed batch/pages messages/consumer",

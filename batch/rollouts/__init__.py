@@ -1,0 +1,1 @@
+"""Rollouts of keyed processes: their record in storage, and who has which rule."""
