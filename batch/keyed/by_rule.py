@@ -135,7 +135,7 @@ class RuledShard:
             counted = {
                 COMPONENTS: int(has_rule.sum()),
                 FAILED: int((has_rule & is_lost).sum()),
-                **({} if self.process.is_outer else row_totals(self.process, 0, rows).amounts),
+                **({} if self.process.is_outer else row_totals(self.process.inputs[0], self.process.key, rows).amounts),
                 **self.process.result_totals(of_results.components(self.process.key)),
             }
             found |= {of_rule(rule, name): value for name, value in counted.items()}

@@ -18,7 +18,7 @@ from tests.support.reading import instance_uri
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.datasets.inputs import BYTES_PER_GROUP, Splits, plan_input
-from ledgerbeam.pipelines.delivery_marking import TRADES
+from ledgerbeam.pipelines.delivery_inputs import TRADES
 
 ROWS = with_repeats(random_trades(1_200), 7)
 
