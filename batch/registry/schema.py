@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import RunStatus
 
-HEAD = "5"
+HEAD = "6"
 """The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 

@@ -46,6 +46,7 @@ class Intake(RequestReader):
         verb: Verb = Verb.SUBMIT,
         run_id: str | None = None,
         key: str | None = None,
+        traceparent: str | None = None,
     ) -> tuple[RequestRecord, bool]:
         """Store a request; it is checked later, by a router that knows its kind.
 
@@ -56,6 +57,7 @@ class Intake(RequestReader):
             verb: what is to be done.
             run_id: of the run that another attempt is asked for.
             key: by which the caller would know the request again, if it sends it twice.
+            traceparent: the trace that it belongs to.
 
         Returns:
             The request, and whether it is new.
@@ -81,6 +83,7 @@ class Intake(RequestReader):
             "lost": 0,
             "problems": [],
             "version": 1,
+            "traceparent": traceparent,
         }
         with self._database.writing() as connection:
             known = None if key is None else _known(connection, who, key, at)
