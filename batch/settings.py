@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from ledgerbeam.batch.environments import chosen_environment
+from ledgerbeam.batch.traces import TRACEPARENT
 from ledgerbeam.io import private
 from ledgerbeam.io.errors import ParameterError, StorageError
 from ledgerbeam.io.machine import host_name
@@ -27,11 +28,13 @@ class Settings:
         state: folder of this user for the default registry and for logs (`LEDGERBEAM_STATE`).
         lease_seconds: seconds without a heartbeat after which a launcher is replaced by another
             (`LEDGERBEAM_LEASE_SECONDS`).
+        traceparent: the trace that launchers are to belong to (`TRACEPARENT`); empty for none.
     """
 
     registry_url: str
     state: Path
     lease_seconds: float
+    traceparent: str = ""
 
     @classmethod
     def from_environment(cls, registry: str | None = None) -> "Settings":
@@ -77,7 +80,7 @@ class Settings:
                 parameter=LEASE,
                 value=os.environ.get(LEASE),
             )
-        return cls(url, state, lease)
+        return cls(url, state, lease, os.environ.get(TRACEPARENT, ""))
 
     def environment_of_workers(self) -> dict[str, str]:
         """This process's environment without the registry's URL."""

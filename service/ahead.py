@@ -14,6 +14,7 @@ import time
 
 from ledgerbeam.batch.launch.spawn import spawn
 from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.batch.traces import TRACEPARENT
 
 _REFILL_SECONDS = 3.0
 
@@ -56,7 +57,7 @@ class LaunchersAhead:
         with contextlib.suppress(IndexError, BrokenPipeError):
             process = self._waiting.pop()
             assert process.stdin is not None
-            process.stdin.write(f"{run_id}\n".encode())
+            process.stdin.write(f"{run_id} {settings.traceparent}\n".encode())
             process.stdin.close()
             return process
         return spawn(settings, run_id)
@@ -77,11 +78,12 @@ def main() -> int:
 
     settings = Settings.from_environment()
     driver = start_driver(settings.environment_of_workers(), ahead=True)
-    run_id = sys.stdin.readline().strip()
+    run_id, _, traceparent = sys.stdin.readline().strip().partition(" ")
     if not run_id:
         driver.kill()
         driver.wait()
         return 0
+    os.environ[TRACEPARENT] = traceparent
     with settings.open_log(run_id) as output, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)

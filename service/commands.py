@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ledgerbeam.batch import traces
 from ledgerbeam.batch.cli.verbs import Json, Registry
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.json_lines import print_record
@@ -66,6 +67,7 @@ def serve(
     from ledgerbeam.service.store.keys import Keys
     from ledgerbeam.service.web.front import has_provider, is_loopback
 
+    traces.check()
     settings = Settings.from_environment(registry)
     with Opened.open(settings.registry_url) as opened:
         has_keys = Keys(opened.database).are_there()

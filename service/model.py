@@ -77,8 +77,10 @@ def _a_number(value: Any) -> Any:
 JsonObject = Annotated[dict[str, Any], AfterValidator(_readable)]
 """A JSON object that can be stored, and given to others as it is."""
 
-Whole = Annotated[int, BeforeValidator(_a_number)]
-"""A whole number, for which neither `true` nor a text is taken."""
+NUMBER = BeforeValidator(_a_number)
+"""For numbers: neither `true` nor a text is taken for one."""
+
+Positive = Annotated[int, Field(ge=1), NUMBER]
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_calendar)]
 """A time with its zone, as callers send it."""
@@ -184,7 +186,7 @@ class Submission(BaseModel):
 
     kind: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
     parameters: JsonObject = {}
-    priority: Whole = Field(default=0, ge=-100, le=100)
+    priority: Annotated[int, Field(ge=-100, le=100), NUMBER] = 0
     start_by: Moment | None = None
     why: str = Field(default="", max_length=2000)
     replace: bool = False
@@ -219,6 +221,7 @@ class RequestRecord(Stored):
         error: one line that says why it has ended so.
         problems: what is wrong with its parameters, where it is rejected.
         version: counts changes; it is the request's `ETag`.
+        traceparent: the trace that it belongs to, for those who go on with it; not told to callers.
     """
 
     id: str
@@ -246,6 +249,7 @@ class RequestRecord(Stored):
     error: str | None
     problems: tuple[Problem, ...]
     version: int
+    traceparent: str | None = Field(default=None, exclude=True)
 
 
 def again_of(request: RequestRecord) -> dict[str, Any]:

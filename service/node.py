@@ -16,11 +16,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import tenacity
 
+from ledgerbeam.batch import traces
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.launch.spawn import start_launcher
 from ledgerbeam.batch.model.run import AttemptKind, RunRecord
@@ -185,8 +187,16 @@ class Node:
         return self._now() + timedelta(seconds=self._settings.lease_seconds)
 
     def _answer_for(self, request: RequestRecord) -> None:
+        parent = request.traceparent or ""
+        if request.epoch == 1 and request.queued_at is not None and request.started_at is not None:
+            traces.past("queue", parent, request.queued_at, request.started_at)
+        facts = {"request": request.id, "workload": request.kind, "node": self.name}
+        with traces.span("run", parent, **facts) as own:
+            self._execute_and_end(request, replace(self._settings, traceparent=own))
+
+    def _execute_and_end(self, request: RequestRecord, settings: Settings) -> None:
         try:
-            state, code, error = self._execute(request)
+            state, code, error = self._execute(request, settings)
         except UserError as failure:
             state, code, error = RequestState.FAILURE, failure.code, redact(str(failure))
         except Exception as bug:
@@ -206,12 +216,14 @@ class Node:
         )
         self._bell.ring()
 
-    def _execute(self, request: RequestRecord) -> tuple[RequestState, str | None, str | None]:
+    def _execute(
+        self, request: RequestRecord, settings: Settings
+    ) -> tuple[RequestState, str | None, str | None]:
         """Have a request's run executed, and give how it has ended."""
         runs = self._runs.signed_by(request.requester)
         policy = self._dispatch.queue(request.kind).policy
         if request.lost >= policy.lost_nodes:
-            return self._give_up(request, runs)
+            return self._give_up(request, runs, settings)
         run, is_to_launch = _patiently(self._recorded, request, runs)
         failpoint("work: recorded")
         linked = _patiently(self._dispatch.link, request.id, request.epoch, self.name, run.id)
@@ -223,10 +235,10 @@ class Node:
             # The run is on record: where no process can be started now, one is later.
             with _logged(f"run {run.id} can't be launched yet"):
                 launcher = start_launcher(
-                    runs.registry, self._settings, run, self._now(), self._launchers.launch
+                    runs.registry, settings, run, self._now(), self._launchers.launch
                 )
         failpoint("work: launched")
-        return self._end_of(self._wait(run, launcher))
+        return self._end_of(self._wait(run, launcher, settings))
 
     def _recorded(self, request: RequestRecord, runs: Runs) -> tuple[RunRecord, bool]:
         """The request's run, and whether it needs a launcher now."""
@@ -266,7 +278,9 @@ class Node:
             return before
         return runs.record(request.kind, given, self._beam_flags, replace=True, why=request.why)[0]
 
-    def _wait(self, run: RunRecord, launcher: "subprocess.Popen[bytes] | None") -> RunRecord:
+    def _wait(
+        self, run: RunRecord, launcher: "subprocess.Popen[bytes] | None", settings: Settings
+    ) -> RunRecord:
         """Wait for a run's end, and have it launched again where its launcher has died."""
         if launcher is not None:
             launcher.wait()
@@ -275,7 +289,7 @@ class Node:
             if run.status.is_final:
                 return run
             with _logged(f"run {run.id} has no launcher"):
-                see_to_launcher(self._runs.registry, self._settings, run, self._now())
+                see_to_launcher(self._runs.registry, settings, run, self._now())
             time.sleep(_POLL_SECONDS)
 
     def _end_of(self, run: RunRecord) -> tuple[RequestState, str | None, str | None]:
@@ -283,7 +297,7 @@ class Node:
         return _ENDS[run.status], code, run.error
 
     def _give_up(
-        self, request: RequestRecord, runs: Runs
+        self, request: RequestRecord, runs: Runs, settings: Settings
     ) -> tuple[RequestState, str | None, str | None]:
         """Put a request aside with which node after node was lost; its run is stopped before."""
         told = f"{request.lost} nodes were lost with it, one after the other"
@@ -292,7 +306,7 @@ class Node:
         if request.run_id is not None:
             run = self._runs.registry.get(request.run_id)
             _cancel(runs, run, told)
-            run = self._wait(run, None)
+            run = self._wait(run, None, settings)
             if run.status is not RunStatus.CANCELED:
                 return self._end_of(run)
         return RequestState.DEAD, "attempt-lost", f"{told}: find out why, then redrive it"

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ledgerbeam import __version__
+from ledgerbeam.batch import traces
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.define.workloads import load_workload, workload_names
@@ -110,6 +111,10 @@ class Router:
         return reached
 
     def _decide(self, request: RequestRecord) -> None:
+        with traces.span("route", request.traceparent or "", request=request.id):
+            self._decide_on(request)
+
+    def _decide_on(self, request: RequestRecord) -> None:
         try:
             kind = self._kinds.get(request.kind)
             if kind is None:

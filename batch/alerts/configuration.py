@@ -2,7 +2,7 @@
 
 import shutil
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.alerts.listeners import (
     CONFIG_VARIABLE,
     CommandListener,
@@ -13,7 +13,7 @@ from ledgerbeam.io.errors import ParameterError, UserError
 
 
 def check_configuration() -> None:
-    """Read the configuration of logs and of listeners, as a launcher will.
+    """Read the configuration of logs, traces and listeners, as a launcher will.
 
     A launcher is told of a mistake in its log only, where nobody looks until an alert is missed.
 
@@ -22,6 +22,7 @@ def check_configuration() -> None:
             such command.
     """
     logs.configured_style()
+    traces.check()
     for listener in load_listeners():
         if isinstance(listener, CommandListener) and shutil.which(listener.command[0]) is None:
             raise _wrong(listener.name, f"there is no command {listener.command[0]}")

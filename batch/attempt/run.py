@@ -10,6 +10,7 @@ from typing import Any
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from ledgerbeam import __version__
+from ledgerbeam.batch import traces
 from ledgerbeam.batch.attempt.kinds import kind_of
 from ledgerbeam.batch.attempt.progress_bar import watch
 from ledgerbeam.batch.clock import utc_now
@@ -63,6 +64,7 @@ _EXCLUDED = {"output", "run_number", "reason", "min_rows", "max_change", "max_ag
 
 
 @temporary_folder()
+@traces.of_process("attempt")
 def run(
     process: BatchProcess[Any],
     beam_flags: Sequence[str] = (),
@@ -95,6 +97,7 @@ def run(
         OnRecordError: the instance is on record, and this run isn't.
         UserError: something else that the user can fix; nothing is published.
     """
+    traces.note(workload=process.name, run=run_id or None, attempt=launch or None)
     pipeline = make_pipeline(beam_flags)
     is_local = isinstance(pipeline.runner, FnApiRunner)
     parameters = process.parameters
@@ -114,7 +117,8 @@ def run(
         )
     for record in earlier:
         control_log.forget_workers(Attempt(uri, record).uri, utc_now(), only_silent=True)
-    prepared, attempt = _begin(process, earlier, run_id, launch)
+    with traces.span("prepare"):
+        prepared, attempt = _begin(process, earlier, run_id, launch)
     with _ending(process, attempt), ExitStack() as stack:
         if not run_id:
             refuse_if_on_record(uri)  # it may have been recorded since
@@ -135,7 +139,8 @@ def run(
         context = AttemptContext(attempt, committed, retried, spill, chosen)
         batch = prepared.build(context, stack)
         name_job(pipeline, name, labels_of_job(attempt))
-        run_pipeline(pipeline, process.name, batch, job)
+        with traces.span("pipeline"):
+            run_pipeline(pipeline, process.name, batch, job)
         failpoint("run: published")
         manifest = load_manifest(uri)
         for record in earlier:

@@ -135,11 +135,14 @@ class RuledShard:
             counted = {
                 COMPONENTS: int(has_rule.sum()),
                 FAILED: int((has_rule & is_lost).sum()),
-                **({} if self.process.is_outer else row_totals(self.process.inputs[0], self.process.key, rows).amounts),
+                **({} if self.process.is_outer else self._sums(rows)),
                 **self.process.result_totals(of_results.components(self.process.key)),
             }
             found |= {of_rule(rule, name): value for name, value in counted.items()}
         return found
+
+    def _sums(self, rows: pa.Table) -> Totals:
+        return row_totals(self.process.inputs[0], self.process.key, rows).amounts
 
     def _chooses(self, chosen: npt.NDArray[np.bool_], of: pa.Table) -> Callable[..., pa.Table]:
         """Gives of the results the chosen rows, and of extra tables the rows of their keys."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.define.money import check_money
 from ledgerbeam.batch.execute import worker_control
 from ledgerbeam.batch.execute.executor import IN_FLIGHT
@@ -228,6 +228,12 @@ class ExecuteShard:
             UserError: the shard is larger than the memory limit, can't be written, or too many
                 of its components fail.
         """
+        with traces.span("shard", shard=element[0]):
+            return self._execute(element, line_counts)
+
+    def _execute(
+        self, element: tuple[int, Iterable[tuple[int, Batch] | None]], line_counts: LineCounts
+    ) -> list[ShardCommit]:
         plan = self._plan
         shard, batches = element
         assembled = assemble_shard(plan, shard, [batch for batch in batches if batch is not None])

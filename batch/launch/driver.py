@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-from ledgerbeam.batch import interrupts, logs
+from ledgerbeam.batch import interrupts, logs, traces
 from ledgerbeam.batch.define.workloads import load_workload
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.errors import AttemptLostError, BugError, UserError
@@ -39,6 +39,7 @@ class AttemptRequest(BaseModel):
         components: those of them that alone are tried again, by their keys; none for all.
         folder: that parameters name files relative to, if that is there.
         log: file that it writes its log to; empty for its standard error.
+        traceparent: the trace that it belongs to; empty for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +53,7 @@ class AttemptRequest(BaseModel):
     components: list[str] = []
     folder: str = ""
     log: str = ""
+    traceparent: str = ""
 
 
 class AttemptMessage(NamedTuple):
@@ -93,6 +95,8 @@ def main() -> int:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     logs.configure(request.run, request.launch)
+    if request.traceparent:
+        os.environ[traces.TRACEPARENT] = request.traceparent
     if AHEAD in sys.argv[1:] and os.path.isdir(request.folder):
         # It wasn't known before; modules are found there, as by `python -m`.
         os.chdir(request.folder)

@@ -20,7 +20,7 @@ from typing import Any
 
 import tenacity
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.alerts.watcher import AlertWatcher
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.interrupts import Terminated
@@ -208,6 +208,7 @@ class Launcher:
             components=self._chosen(),
             folder=run.options.folder,
             log="" if driver is None else str(self._settings.log_of(run.id)),
+            traceparent=os.environ.get(traces.TRACEPARENT, ""),
         )
         environment = self._settings.environment_of_workers()
         job = StartedJob(request, environment, run.options.folder, driver)
@@ -457,7 +458,9 @@ def launch(run_id: str, driver: "subprocess.Popen[bytes] | None" = None) -> int:
     try:
         with _patiently(Registry.open, settings.registry_url) as registry:
             failpoint("launcher: begun")
-            Launcher(registry, settings, run_id, driver=driver).launch()
+            with traces.of_process("launch"):
+                traces.note(run=run_id)
+                Launcher(registry, settings, run_id, driver=driver).launch()
     except UserError as error:
         _log.error("%s", error)
         return 1

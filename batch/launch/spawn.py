@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.batch.traces import TRACEPARENT
 from ledgerbeam.io.errors import RegistryUnavailableError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.machine import ProcessId
@@ -31,7 +32,11 @@ def spawn(settings: Settings, run_id: str) -> "subprocess.Popen[bytes]":
             stdout=output,
             stderr=output,
             # Not on the command line, which everybody can read.
-            env={**os.environ, REGISTRY: settings.registry_url},
+            env={
+                **os.environ,
+                REGISTRY: settings.registry_url,
+                TRACEPARENT: settings.traceparent,
+            },
             start_new_session=True,
         )
 

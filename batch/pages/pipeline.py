@@ -24,7 +24,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList
 
-from ledgerbeam.batch import logs
+from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.define.page_process import MAX_CONNECTIONS, PageProcess, SqlPages
 from ledgerbeam.batch.execute import worker_control
 from ledgerbeam.batch.execute.executor import IN_FLIGHT
@@ -187,10 +187,14 @@ class ExecutePartition(_Worker):
         Raises:
             UserError: the source can't be read, or too many items fail.
         """
-        attempt = self._plan.context.attempt
-        before = attempt.find_commit(number)
+        before = self._plan.context.attempt.find_commit(number)
         if before is not None:
             return [before]  # Beam has repeated the bundle
+        with traces.span("shard", shard=number):
+            return self._execute(number)
+
+    def _execute(self, number: int) -> list[ShardCommit]:
+        attempt = self._plan.context.attempt
         shard = self._shard(number, self._fetcher)
         range_ = KeyRange.from_json(attempt.record.plan["ranges"][number])
         pages = call_ahead(
@@ -247,9 +251,10 @@ class WalkPages(_Worker):
             pages = fetcher.pages(positions, wanted)
 
         def execute(fetched: FetchedPage) -> ShardCommit:
-            shard = self._shard(fetched.number, fetcher)
-            page = shard.execute(fetched.number, fetched.page)
-            return self._commit(fetched.number, shard.put_together([page]), fetched.position)
+            with traces.span("shard", shard=fetched.number):
+                shard = self._shard(fetched.number, fetcher)
+                page = shard.execute(fetched.number, fetched.page)
+                return self._commit(fetched.number, shard.put_together([page]), fetched.position)
 
         count = len(known)
         for commit in call_ahead(

@@ -46,6 +46,7 @@ class Intake(RequestReader):
         verb: Verb = Verb.SUBMIT,
         run_id: str | None = None,
         key: str | None = None,
+        traceparent: str | None = None,
     ) -> tuple[RequestRecord, bool]:
         """Store a request; it is checked later, by a router that knows its kind.
 
@@ -56,6 +57,7 @@ class Intake(RequestReader):
             verb: what is to be done.
             run_id: of the run that another attempt is asked for.
             key: by which the caller would know the request again, if it sends it twice.
+            traceparent: the trace that it belongs to.
 
         Returns:
             The request, and whether it is new.
@@ -68,7 +70,15 @@ class Intake(RequestReader):
             fingerprint = _fingerprint(submission, verb, run_id)
             if known is not None:
                 return _same(connection, known, fingerprint), False
-            stored = store_request(connection, submission, who=who, at=at, verb=verb, run_id=run_id)
+            stored = store_request(
+                connection,
+                submission,
+                who=who,
+                at=at,
+                verb=verb,
+                run_id=run_id,
+                traceparent=traceparent,
+            )
             if key is not None:
                 connection.execute(
                     idempotency.insert().values(
@@ -182,6 +192,7 @@ def store_request(
     at: datetime.datetime,
     verb: Verb,
     run_id: str | None,
+    traceparent: str | None = None,
     **noted: Any,
 ) -> RequestRecord:
     """Store a new request, with its audit entry; `noted` are further facts for that."""
@@ -203,6 +214,7 @@ def store_request(
         "lost": 0,
         "problems": [],
         "version": 1,
+        "traceparent": traceparent,
     }
     inserted = connection.execute(request.insert().values(new)).inserted_primary_key
     assert inserted is not None

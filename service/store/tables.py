@@ -88,6 +88,7 @@ request = sa.Table(
     _column("error", Prose, nullable=True),
     _column("problems", Json),
     _column("version", sa.Integer),
+    _column("traceparent", sa.Text, nullable=True),
     sa.UniqueConstraint("id"),
     sa.CheckConstraint(
         "(state = 'RUNNING') = (lease_until IS NOT NULL AND node IS NOT NULL)", name="lease"

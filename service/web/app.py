@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledgerbeam import __version__
+from ledgerbeam.batch import traces
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import BugError, LedgerbeamError, UserError
 from ledgerbeam.io.secrets import redact
@@ -136,7 +137,14 @@ class Guard:
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        await self._app(scope, replay, send_on)
+        with traces.continued(_header(scope, traces.TRACEPARENT)):
+            await self._app(scope, replay, send_on)
+
+
+def _header(scope: Scope, name: str) -> str:
+    """The last header of that name, as text; empty where there is none."""
+    given: bytes = dict(scope["headers"]).get(name.lower().encode(), b"")
+    return given.decode("latin-1")
 
 
 async def _read(receive: Receive) -> bytes | None:

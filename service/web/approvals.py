@@ -3,11 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import Field
 
 from ledgerbeam.batch.model.approval import Act
 from ledgerbeam.batch.model.run import RunRecord
-from ledgerbeam.service.model import RequestRecord, Role, Submission, Verb, Whole
+from ledgerbeam.service.model import Positive, RequestRecord, Role, Submission, Verb
 from ledgerbeam.service.web.front import AFront, Caller, demand
 from ledgerbeam.service.web.requests import IdempotencyKey, Reason, accept
 from ledgerbeam.service.web.runs import Found, ServedRun, answer, ask_again
@@ -23,7 +22,7 @@ class Answer(Reason):
             thing that waits.
     """
 
-    approval: Annotated[Whole, Field(ge=1)] | None = None
+    approval: Positive | None = None
 
 
 def _approver(record: Found, caller: Caller) -> RunRecord:

@@ -13,7 +13,14 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.service.errors import BadRequestError
-from ledgerbeam.service.model import AuditEntry, KindRecord, QueueRecord, RequestRecord, Role, Whole
+from ledgerbeam.service.model import (
+    AuditEntry,
+    KindRecord,
+    Positive,
+    QueueRecord,
+    RequestRecord,
+    Role,
+)
 from ledgerbeam.service.problems import classes, status_of, title_of, type_of
 from ledgerbeam.service.web.front import AFront, Caller, demand, etag_of, visible_kinds
 from ledgerbeam.service.web.requests import Cursor, IfMatch, Limit, Reason
@@ -25,7 +32,6 @@ _CSV = "text/csv"
 _TEXT = {"schema": {"type": "string"}}
 
 
-_Positive = Annotated[Whole, Field(ge=1)]
 # What isn't given isn't changed: no default is told.
 _UNCHANGED: Any = Field(default=None, json_schema_extra=lambda schema: schema.pop("default"))
 
@@ -40,8 +46,8 @@ class QueueChange(Reason):
     """
 
     held: StrictBool | SkipJsonSchema[None] = _UNCHANGED
-    limit: _Positive | None = _UNCHANGED
-    lost_nodes: _Positive | SkipJsonSchema[None] = _UNCHANGED
+    limit: Positive | None = _UNCHANGED
+    lost_nodes: Positive | SkipJsonSchema[None] = _UNCHANGED
 
 
 class AuditPage(BaseModel):

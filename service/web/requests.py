@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from ledgerbeam.batch import traces
 from ledgerbeam.service.model import (
     Principal,
     RequestRecord,
@@ -152,9 +153,16 @@ def accept(
 ) -> RequestRecord:
     """Store a request, and say where it is; it takes the verb's role, or another that is given."""
     demand(caller, role or role_of(verb), submission.kind)
-    stored, _ = front.intake.accept(
-        submission, who=caller.name, at=front.now(), verb=verb, run_id=run_id, key=key
-    )
+    with traces.span("accept", kind="SERVER", verb=verb, workload=submission.kind) as traceparent:
+        stored, _ = front.intake.accept(
+            submission,
+            who=caller.name,
+            at=front.now(),
+            verb=verb,
+            run_id=run_id,
+            key=key,
+            traceparent=traceparent or None,
+        )
     front.bell.ring()
     response.headers["Location"] = f"/v1/requests/{stored.id}"
     return _answer(stored, response)

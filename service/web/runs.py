@@ -27,12 +27,12 @@ from ledgerbeam.service.errors import ChangedMeanwhileError
 from ledgerbeam.service.model import (
     JsonObject,
     Moment,
+    Positive,
     Principal,
     RequestRecord,
     Role,
     Submission,
     Verb,
-    Whole,
 )
 from ledgerbeam.service.store.reading import cursor_of, place_of
 from ledgerbeam.service.web.front import (
@@ -114,7 +114,7 @@ class Rows(BaseModel):
 class Parallelism(Reason):
     """How many components may be in flight over the whole run; None for the default."""
 
-    parallelism: Annotated[Whole, Field(ge=1)] | None = None
+    parallelism: Positive | None = None
 
 
 class Rate(Reason):

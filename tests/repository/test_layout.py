@@ -15,6 +15,7 @@ LEVELS = [
         "rules/money rules/components rules/rollout io/storage io/arrow io/secrets io/temporary "
         "batch/clock batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
+        "batch/traces "
         "synthetic",
         "rules/terms io/datasets batch/settings batch/json_lines",
         "rules/schedules",

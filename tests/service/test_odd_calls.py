@@ -161,6 +161,7 @@ def test_the_document_says_what_is_answered(client: TestClient) -> None:
     assert link["parameters"] == {"path.run": "$response.body#/run_id"}
     change = document["components"]["schemas"]["QueueChange"]["properties"]
     assert change["held"] == {"type": "boolean", "title": "Held"}
+    assert change["lost_nodes"] == {"type": "integer", "minimum": 1, "title": "Lost Nodes"}
     assert client.patch("/v1/queues/counting", json={"held": None}).status_code == 400
 
 

@@ -1,7 +1,8 @@
-"""What a service keeps of actions on many, and of what nodes answer at once.
+"""What a service keeps of actions on many, of what nodes answer at once, and of traces.
 
-Tables are added, and a column with a default: programs of version 5 that have the registry open go
-on. `service/store/tables.py` says what each table is for.
+Tables are added, a column with a default, and one that may be empty: programs of version 5 that
+have the registry open go on, and what they store belongs to no trace. `service/store/tables.py`
+says what each table is for.
 """
 
 from collections.abc import Sequence as Several
@@ -17,7 +18,7 @@ depends_on: Several[str] | None = None
 
 
 def upgrade() -> None:
-    """Make the tables, and add the column: routers fill it when they publish their kinds again."""
+    """Make the tables, and add the columns: routers fill it when they publish their kinds again."""
     word = sa.String(16)
     time = sa.DateTime(timezone=True)
     json = sa.JSON(none_as_null=True)
@@ -27,6 +28,7 @@ def upgrade() -> None:
         return sa.Column(name, type_, *others, **{"nullable": False, **options})
 
     op.add_column("kind", column("approvals", json, server_default="[]"))
+    op.add_column("request", sa.Column("traceparent", sa.Text))
     op.create_table(
         "bulk",
         column("sequence", sequence, primary_key=True),
@@ -95,3 +97,4 @@ def downgrade() -> None:
     for table in ("errand", "bulk_target", "bulk"):
         op.drop_table(table)
     op.drop_column("kind", "approvals")
+    op.drop_column("request", "traceparent")
