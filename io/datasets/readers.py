@@ -188,7 +188,9 @@ def _conform(split: Split, block: _Block, check: Check) -> Iterator[SplitRows]:
         table, rejected = conform(part, split.fields)
         if split.only:
             wanted = np.flatnonzero(is_of(table, split.only, if_null=True))
-            rejected = {at: rejected[row] for at, row in enumerate(wanted) if row in rejected}
+            rejected = {
+                at: rejected[row] for at, row in enumerate(wanted.tolist()) if row in rejected
+            }
             part, table = part.take(pa.array(wanted)), table.take(pa.array(wanted))
             places, numbers = places[wanted], numbers[wanted]
         further = check(table)

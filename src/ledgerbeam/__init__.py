@@ -145,6 +145,8 @@ if TYPE_CHECKING:
     from ledgerbeam.rules.money import round_money as round_money
     from ledgerbeam.service.client import Client as Client
     from ledgerbeam.service.errors import AccessDeniedError as AccessDeniedError
+    from ledgerbeam.service.errors import AnswerTimeoutError as AnswerTimeoutError
+    from ledgerbeam.service.errors import BulkNotFoundError as BulkNotFoundError
     from ledgerbeam.service.errors import ChangedMeanwhileError as ChangedMeanwhileError
     from ledgerbeam.service.errors import IdempotencyConflictError as IdempotencyConflictError
     from ledgerbeam.service.errors import KindNotFoundError as KindNotFoundError
@@ -168,12 +170,14 @@ _MODULES = {
     "AlreadyResolvedError": "io.errors",
     "AmbiguousRunError": "io.errors",
     "AttemptKind": "batch.model.run",
+    "AnswerTimeoutError": "service.errors",
     "ApprovalNeededError": "io.errors",
     "AttemptLostError": "io.errors",
     "AuditMismatchError": "io.errors",
     "AttemptOutcome": "batch.model.run",
     "BatchProcess": "batch.define.process",
     "BugError": "io.errors",
+    "BulkNotFoundError": "service.errors",
     "BusinessCalendar": "rules.calendar.business_days",
     "BusinessDayConvention": "rules.calendar.business_days",
     "ByCount": "io.sql.ranges",

@@ -140,9 +140,9 @@ def test_the_command_line_takes_a_service(
     assert pq.read_table(tmp_path / "rows.parquet") == place.runs.results(run["id"]).to_table()
     whys = [event["why"] for event in lines_of(verb("audit", run["id"], "--json")[1])]
     assert whys.count("mended") == 2
-    for refused in (["logs", run["id"]], ["restart", run["id"], "--force", "--why=gone"]):
-        status, _, err = verb(*refused)
-        assert (status, "doesn't offer" in err) == (Exit.USAGE, True)
+    assert verb("logs", run["id"])[1].splitlines() == list(place.runs.logs(run["id"]))
+    status, _, err = verb("restart", run["id"], "--force", "--why=gone")
+    assert (status, "it has published" in err) == (Exit.FAILURE, True)
     assert verb("get", "no-such-run")[0] == Exit.NOT_FOUND
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["ledgerbeam", "list", "--server=http://127.0.0.1:9"])
