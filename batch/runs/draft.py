@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ledgerbeam import __version__
 from ledgerbeam.batch.model.run import RunDraft, RunOptions
+from ledgerbeam.io.errors import WorkloadNotFoundError
 from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def draft_run(
     from ledgerbeam.batch.runners.jobs import refuse_secrets, runner_of
 
     refuse_secrets(beam_flags)
+    if ":" in process_name:
+        raise WorkloadNotFoundError(
+            f"recorded runs are launched by the name of an installed workload, and {process_name} "
+            "is a class: give it an entry point in a package, or run it without a registry",
+            workload=process_name,
+        )
     kind = load_workload(process_name)
     try:
         model = kind.parameters_type.model_validate(dict(parameters))

@@ -21,7 +21,7 @@ class DeadLetter(NamedTuple):
         tries: how often it was tried.
         died_at: when it was given up.
         error: the last error, one line.
-        payload: the message as JSON; empty if it was read from elsewhere by a run on Beam.
+        payload: the message as JSON.
     """
 
     message_id: int
@@ -55,6 +55,7 @@ def dead_letters(
     """
     with database.begin("dead letters") as connection:
         where = _where(connection, consumer, message_id, customer, error)
+        # What a run on Beam has read from elsewhere isn't in the stream.
         select = (
             sa.select(PARKED, STREAM.c.key, sa.func.coalesce(STREAM.c.payload, "").label("payload"))
             .select_from(PARKED.outerjoin(STREAM, STREAM.c.position == PARKED.c.position))

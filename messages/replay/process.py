@@ -213,7 +213,7 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
 
     def executed_totals(self, executed: Components, results: Components) -> Totals:
         """How many messages there were in the range."""
-        return {"messages": self._in_range(executed.table).num_rows}
+        return {"in_range": self._in_range(executed.table).num_rows}
 
     def result_totals(self, results: Components) -> Totals:
         """How many messages have each outcome."""
@@ -227,8 +227,8 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
         """Each message has one outcome."""
         return [
             Control(
-                name="messages: in = handled + duplicate + dead",
-                expected=totals.get("messages", 0),
+                name="messages: in range = handled + duplicate + dead",
+                expected=totals.get("in_range", 0),
                 actual=sum(totals.get(outcome, 0) for outcome in map(str, Outcome)),
             )
         ]

@@ -184,3 +184,21 @@ def test_a_consumer_that_is_told_to_end_finishes_what_it_has_begun(
     assert rest == "slow: 1 messages handled, 0 tries failed\n"
     leases = "SELECT count(owner) FROM ledgerbeam_lease WHERE work = 'consume slow'"
     assert bank.rows(leases) == [(0,)]
+
+
+def test_archives_and_erasures(sqlite_fresh: Bank, tmp_path: Path) -> None:
+    bank = sqlite_fresh.for_a_test()
+    assert lines(bank, "set-retention", bank.topic, "3") == [{"topic": bank.topic, "days": 3}]
+    with pytest.raises(ParameterError, match="give whole days, or none"):
+        call("messages", "set-retention", bank.topic, "3.5", f"--database={bank.url}")
+    send_some(bank, "ab")
+    bank.consume(bank.handler()())
+    archive = ["archive", "--before=2026-11-21T00:00Z", f"--output={tmp_path}/archive"]
+    (batch,) = lines(bank, *archive)
+    assert (batch["number"], batch["messages"], batch["withdrawn"]) == (1, 2, 0)
+    shown = call("messages", *archive, f"--database={bank.url}")
+    assert shown == "nothing to archive\n"
+    (erased,) = lines(bank, "erase", "--customer=P1", "--why=asked for it")
+    assert (erased["customer"], erased["archived"]) == ("P1", 2)
+    assert lines(bank, "erasures") == [erased]
+    assert "asked for it" in call("messages", "erasures", f"--database={bank.url}")
