@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.attempt.shadow import shadow_of
-from ledgerbeam.batch.define.process import BatchProcess, instance_uri
+from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.batch.define.workloads import load_workload
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.errors import DefinitionError, ParameterError, RunFailedError, UserError
@@ -36,7 +36,6 @@ class Candidate(BaseModel):
         output: folder of the results.
         rule: number of the rule by which all are executed; None for the rules that they had.
         definition: MODULE:CLASS of the process; empty for the installed one.
-        beam_flags: flags for Beam.
         database: of the messages.
         first: messages posted from this moment on, in microseconds.
         end: and before this one.
@@ -49,7 +48,6 @@ class Candidate(BaseModel):
     output: str
     rule: int | None = None
     definition: str = ""
-    beam_flags: list[str] = []
     database: str = ""
     first: int = 0
     end: int = 0
@@ -105,8 +103,9 @@ def _execute_here(candidate: Candidate) -> str:
     manifest = load_manifest(candidate.of)
     kind = definition_of(candidate.definition, manifest.attempt.process)
     process = shadow_of(candidate.of, kind, candidate.output, candidate.rule)
-    run(process, candidate.beam_flags)
-    return instance_uri(process)
+    run(process)
+    # As it was named, and not where that is on this machine: it is part of the comparison's name.
+    return f"{candidate.output}/{process.name}/{process.instance}"
 
 
 def definition_of(named: str, process: str) -> type[BatchProcess[Any]]:
@@ -149,8 +148,8 @@ def _capture(candidate: Candidate) -> str:
     with MessageDatabase.open(candidate.database) as database:
         tables = [*capture(database, handler, candidate.rule, posted, to_datetime(candidate.end))]
     table = pa.concat_tables(tables) if tables else CAPTURED.empty_table()
-    stores.create(candidate.output, to_parquet(table))
-    return uris.absolute(candidate.output)
+    stores.create(uris.absolute(candidate.output), to_parquet(table))
+    return candidate.output
 
 
 def main() -> int:

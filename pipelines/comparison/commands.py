@@ -141,6 +141,6 @@ def _published(subject: str, registry: str | None) -> str:
     from ledgerbeam.io.storage import uris
 
     if find_manifest(uris.absolute(subject)) is not None:
-        return uris.absolute(subject)
+        return subject.rstrip("/")
     with open_runs(registry) as runs:
         return runs.get(subject).run.uri

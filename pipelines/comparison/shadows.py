@@ -120,22 +120,21 @@ def plan_handler(
     handler = load_handler(name)
     # It is also what handlers are told as the present time, on both sides.
     end = min(end, utc_now())
-    folder = uris.absolute(output)
     present = Candidate(
         kind="handler",
         of=name,
-        output=uris.join(folder, "present.parquet"),
+        output=uris.join(output, "present.parquet"),
         rule=min(handler.rules, default=None),
         database=database,
         first=to_microseconds(first),
         end=to_microseconds(end),
     )
-    again = present.model_copy(update={"output": uris.join(folder, "baseline.parquet")})
+    again = present.model_copy(update={"output": uris.join(output, "baseline.parquet")})
     newest = max(handler.rules, default=None) if rule is None else rule
-    changed = {"output": uris.join(folder, "candidate.parquet"), "rule": newest}
+    changed = {"output": uris.join(output, "candidate.parquet"), "rule": newest}
     columns = {"keys": "message_id,number", "customer": "customer"}
     return ShadowPlan(
-        present, again, present.model_copy(update=changed), columns, folder, end.date()
+        present, again, present.model_copy(update=changed), columns, output, end.date()
     )
 
 
@@ -156,15 +155,19 @@ def compare_shadow(
     before = plan.before if isinstance(plan.before, str) else execute(plan.before)
     noise = ""
     if has_baseline:
-        noise = _compared(plan, before, execute(plan.again), flags).uri
+        repeated = execute(plan.again)
+        # Beside what was repeated, so that the folder itself has one comparison.
+        noise = _compared(plan, f"{plan.folder}/baseline", before, repeated, flags).uri
     after = execute(plan.candidate, python)
-    return _compared(plan, before, after, {**flags, "baseline": noise})
+    return _compared(plan, plan.folder, before, after, {**flags, "baseline": noise})
 
 
-def _compared(plan: ShadowPlan, before: str, after: str, flags: Mapping[str, str]) -> ShadowResult:
+def _compared(
+    plan: ShadowPlan, output: str, before: str, after: str, flags: Mapping[str, str]
+) -> ShadowResult:
     given = {name: value for name, value in flags.items() if value}
     sides = {"before": before, "after": after}
-    fixed = {"business_date": plan.date, "output": plan.folder}
+    fixed = {"business_date": plan.date, "output": output}
     # Results that are empty on both sides agree.
     values = {"ignore": RULE, "min_rows": 0, **plan.columns, **given, **sides, **fixed}
     try:
@@ -191,7 +194,7 @@ def _columns(process: KeyedProcess[Any], manifest: Manifest) -> dict[str, str]:
 
 def _folder(output: str | None, beside: str) -> str:
     if output is not None:
-        return uris.absolute(output)
+        return output
     name = f"{utc_now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     return uris.join(uris.absolute(beside), FOLDER, name)
 

@@ -143,6 +143,7 @@ if TYPE_CHECKING:
     from ledgerbeam.rules.currency import to_decimal as to_decimal
     from ledgerbeam.rules.money import Rounding as Rounding
     from ledgerbeam.rules.money import round_money as round_money
+    from ledgerbeam.rules.rollout import Rollout as Rollout
     from ledgerbeam.service.client import Client as Client
     from ledgerbeam.service.errors import AccessDeniedError as AccessDeniedError
     from ledgerbeam.service.errors import AnswerTimeoutError as AnswerTimeoutError
@@ -252,6 +253,7 @@ _MODULES = {
     "Retry": "batch.define.process",
     "RetryAfter": "batch.define.process",
     "RetryMode": "batch.define.process",
+    "Rollout": "rules.rollout",
     "Rounding": "rules.money",
     "RowInput": "batch.define.keyed_process",
     "RunAttempt": "batch.model.run",

@@ -121,7 +121,11 @@ class TestWorkedExample:
             "note,C,ops,spelling,2026-11-20",
             "note,A,ops,expired the day before,2026-11-19",
         )
-        definition = process(before, after, tmp_path / "out", known=listed)
+        again = written(tmp_path / "again", BEFORE, old=1)
+        repeated = run(process(before, again, tmp_path / "noise"))
+        definition = process(
+            before, after, tmp_path / "out", known=listed, baseline=instance_uri(repeated)
+        )
         manifest = run(definition)
         assert verify(instance_uri(manifest), definition)
         return manifest
@@ -188,8 +192,14 @@ class TestWorkedExample:
         assert [row["key"] for row in dollar["largest"]] == ["L6", "L5", "L2"]
         sizes = {size["from"]: size["changes"] for size in dollar["sizes"] if size["changes"]}
         assert sizes == {"0.01": 1, "1": 1, "1000000": 1}
+        assert [(known["customer"], known["rows"]) for known in found["known"]] == [
+            ("A", 1), ("C", 1),
+        ]  # fmt: skip
+        assert (found["baseline"]["rows"], found["baseline"]["of"]) == (0, len(BEFORE))
         shown = page(manifest)
         assert "There are differences" in shown
+        assert "<strong>none</strong> of\n6 rows" in shown
+        assert "2026-11-19, expired" in shown
         assert "1,234,560.88" in shown
         # Text from the data is text.
         assert "&lt;i&gt;D" in shown
@@ -208,6 +218,29 @@ def test_a_dataset_does_not_differ_from_itself(tmp_path: Path) -> None:
         0,
         ["loan", "column", "before", "after", "known"],
     )
+
+
+def test_noise_in_the_baseline_is_said_and_is_no_pass(tmp_path: Path) -> None:
+    before = written(tmp_path / "before", BEFORE)
+    noisy = written(tmp_path / "noisy", [BEFORE[0] | {"note": "12:00:01"}, *BEFORE[1:]])
+    noise = run(process(before, noisy, tmp_path / "noise"))
+    same = written(tmp_path / "same", BEFORE)
+    definition = process(before, same, tmp_path / "out", baseline=instance_uri(noise))
+    manifest = run(definition)
+    assert report(manifest)["baseline"]["rows"] == 1
+    assert "The baseline has noise" in page(manifest)
+    assert definition.exit_status(manifest) == Exit.DIFFERENT
+    with pytest.raises(ParameterError, match="is no comparison of"):
+        process(same, before, tmp_path / "out", baseline=instance_uri(noise))
+
+
+def test_rows_that_one_side_lacks_are_counted_where_they_are_known(tmp_path: Path) -> None:
+    before, after = (written(tmp_path / name, rows) for name, rows in (("b", BEFORE), ("a", [])))
+    listed = known(tmp_path / "known.csv", "*,B,ops,sold,2026-12-31", "note,*,ops,no,2026-12-31")
+    manifest = run(process(before, after, tmp_path / "out", known=listed))
+    assert [(known["column"], known["rows"]) for known in report(manifest)["known"]] == [
+        ("*", 2), ("note", 0),
+    ]  # fmt: skip
 
 
 def test_many_rows_in_any_shards_are_those_of_a_full_join(tmp_path: Path) -> None:
