@@ -42,7 +42,7 @@ class ExpirePaymentRequest(messages.MessageHandler[PaymentRequestDue]):
         """Rule 2: a request to a private payer expires a day later."""
         self._expire(message, work, private_grace=GRACE)
 
-    rules = {1: on_time, 2: with_grace}
+    rules = {1: on_time, 2: with_grace}  # noqa: RUF012 - shown as users would write it
     rollout = messages.Rollout(stages=("5%", "100%"))
 
     def _expire(

@@ -113,7 +113,9 @@ def _transaction(request: Request) -> Iterator[sa.Connection]:
 Transaction = Annotated[sa.Connection, Depends(_transaction)]
 
 
-def create(name: Name, new: NewRequest, connection: Transaction, answer: Response) -> PaymentRequest:
+def create(
+    name: Name, new: NewRequest, connection: Transaction, answer: Response
+) -> PaymentRequest:
     """Make a request; the same one again is answered by 200, another one by 409."""
     try:
         requests.create(
