@@ -54,6 +54,15 @@ class LimitedTopic(Line):
     rate: float | None
 
 
+class Sink(Line):
+    """Where the messages of a topic are posted to besides the stream."""
+
+    sink: str
+    topic: str
+    kind: str
+    target: str
+
+
 class Redriven(Line):
     """Numbers of the messages that are tried again."""
 
@@ -74,6 +83,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "redriven": Redriven,
     "rollout": line_of(RolloutStanding),
     "rollout-entry": line_of(RolloutEntry),
+    "sink": Sink,
     "topic": Topic,
     "topic-day": line_of(TopicDay),
     "unbalanced-messages": line_of(Difference),

@@ -1,5 +1,6 @@
 """What the commands of messages have in common: options, the database, tables for people."""
 
+import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ledgerbeam.batch.json_lines import print_record
+from ledgerbeam.io.errors import ParameterError
 
 if TYPE_CHECKING:
     from ledgerbeam.messages.store.database import MessageDatabase
@@ -56,3 +58,18 @@ def show_table(
     from ledgerbeam.batch.attempt.terminal import print_table
 
     print_table(heads, rows)
+
+
+def moment_of(text: str, flag: str) -> datetime.datetime:
+    """A moment as a flag has it."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ParameterError(
+            f"{flag}={text}: give a time with its zone, such as 2026-11-20T08:00+00:00",
+            parameter=flag,
+            value=text,
+        )
+    return moment

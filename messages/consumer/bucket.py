@@ -11,7 +11,6 @@ messages of its customer behind it, while the bucket goes on with other customer
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -20,66 +19,26 @@ from sqlalchemy.exc import DBAPIError
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.consumer.consumers import Consumer
+from ledgerbeam.messages.consumer.progress import (
+    BucketRows,
+    Prepared,
+    Step,
+)
 from ledgerbeam.messages.consumer.rollouts import Chooses, chooses_rules
 from ledgerbeam.messages.define.handler import MessageHandler, Work
-from ledgerbeam.messages.model.message import Message, to_datetime
+from ledgerbeam.messages.model.message import to_datetime
 from ledgerbeam.messages.store.database import MessageDatabase
-from ledgerbeam.messages.store.schema import INBOX, PARKED, PROGRESS, ROLLOUT, STREAM
+from ledgerbeam.messages.store.schema import PARKED, STREAM
 from ledgerbeam.messages.store.send import insert_rows, outgoing_row
 from ledgerbeam.transforms.concurrency.retry import Failure
 
 _HANDLING = "ledgerbeam_handling"
-_ENTER = sa.text("""
-    INSERT INTO ledgerbeam_inbox (consumer, message_id, handled_at, rule, move)
-    SELECT :consumer, number, :now, rule, move
-    FROM unnest(CAST(:numbers AS bigint[]), CAST(:rules AS smallint[]), CAST(:moves AS integer[]))
-        AS entered (number, rule, move)
-    ON CONFLICT DO NOTHING RETURNING message_id""")
-
-
-class BucketLostError(Exception):
-    """Another process has the bucket."""
-
-
-class Step(NamedTuple):
-    """What a step has done.
-
-    Attributes:
-        handled: messages that were handled.
-        failed: messages that have failed.
-        read: messages of the stream that were passed, whatever became of them.
-        next_try_at: when the next parked message is to be tried, in microseconds; None if none is
-            parked.
-    """
-
-    handled: int
-    failed: int
-    read: int
-    next_try_at: int | None
-
-
-class _Prepared(NamedTuple):
-    """A message that is about to be handled.
-
-    Attributes:
-        row: as it stands in the stream.
-        model: the message; None if there is an error.
-        rule: number of the rule of its customer; None if the handler has no rules.
-        move: number of the rollout's entry by which that is the new rule.
-        error: why it can't be handled.
-    """
-
-    row: sa.Row[Any]
-    model: Message | None = None
-    rule: int | None = None
-    move: int | None = None
-    error: Exception | None = None
 
 
 class _FailedError(Exception):
     """One message of a transaction has failed."""
 
-    def __init__(self, message: _Prepared, error: Exception) -> None:
+    def __init__(self, message: Prepared, error: Exception) -> None:
         super().__init__()
         self.message = message
         self.error = error
@@ -94,62 +53,16 @@ class _Batch(NamedTuple):
     heads: list[sa.Row[Any]]
 
 
-class Buckets:
+class Buckets(BucketRows):
     """Handles the messages of buckets for one consumer. Threads may share one."""
 
     def __init__(
         self, database: MessageDatabase, consumer: Consumer, handler: MessageHandler[Any]
     ) -> None:
-        self._database = database
-        self._consumer = consumer
+        super().__init__(database, consumer, handler.retry, handler.batch)
         self._handler = handler
-        self._what = f"consumer {consumer.name}"
-        # Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to execute it.
-        bucket: sa.BindParameter[int] = sa.bindparam("in_bucket")
-        mine = (PROGRESS.c.consumer == consumer.id) & (PROGRESS.c.bucket == bucket)
-        last = sa.select(sa.func.max(ROLLOUT.c.number)).where(ROLLOUT.c.consumer == consumer.id)
-        entry = (ROLLOUT.c.consumer == consumer.id) & (ROLLOUT.c.number == last.scalar_subquery())
-        columns = (ROLLOUT.c.number, ROLLOUT.c.rule, ROLLOUT.c.old_rule, ROLLOUT.c.stage)
-        self._position: sa.Select[Any] = (
-            sa.select(PROGRESS.c.position, *columns)
-            .select_from(PROGRESS.outerjoin(ROLLOUT, entry))
-            .where(mine, PROGRESS.c.epoch == sa.bindparam("in_epoch"))
-            .with_for_update(of=PROGRESS)
-        )
-        self._move = PROGRESS.update().where(mine).values(position=sa.bindparam("to"))
-        self._next = (
-            sa.select(STREAM)
-            .where(
-                STREAM.c.topic == consumer.topic,
-                STREAM.c.bucket == bucket,
-                STREAM.c.position > sa.bindparam("behind"),
-            )
-            .order_by(STREAM.c.position)
-            .limit(sa.bindparam("limit"))
-        )
-        self._parked = (
-            sa.select(PARKED)
-            .where(
-                PARKED.c.consumer == consumer.id,
-                PARKED.c.bucket == bucket,
-                PARKED.c.dead_at.is_(None),
-            )
-            .order_by(PARKED.c.position)
-        )
         if not sa.event.contains(database.engine, "commit", _refuse_commit):
             sa.event.listen(database.engine, "commit", _refuse_commit)
-
-    def take(self, connection: sa.Connection, bucket: int, epoch: int) -> None:
-        """Have no earlier owner work on the bucket any more; waits for a transaction of theirs."""
-        connection.execute(
-            PROGRESS.update()
-            .where(
-                PROGRESS.c.consumer == self._consumer.id,
-                PROGRESS.c.bucket == bucket,
-                PROGRESS.c.epoch < epoch,
-            )
-            .values(epoch=epoch)
-        )
 
     def step(self, bucket: int, epoch: int, now: int, limit: int) -> Step:
         """Try what is parked and due again, then handle the next messages of the stream.
@@ -164,7 +77,7 @@ class Buckets:
             BucketLostError: the bucket is another process's.
             DatabaseError: the database can't be reached.
         """
-        limit = min(limit, self._handler.batch)
+        limit = min(limit, self.batch)
         try:
             batches = [self._handle_next(bucket, epoch, now, limit)]
         except _FailedError:
@@ -193,18 +106,6 @@ class Buckets:
             if not batch.read:
                 return
 
-    @contextmanager
-    def _progress(self, bucket: int, epoch: int) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
-        """A transaction that holds the bucket; how far that has come, and the rollout's entry."""
-        values = {"in_bucket": bucket, "in_epoch": epoch}
-        with self._database.begin(self._what) as connection:
-            progress = connection.execute(self._position, values).first()
-            if progress is None:
-                raise BucketLostError
-            yield connection, progress
-            failpoint("messages.before-handled-commit")
-        failpoint("messages.handled-commit")
-
     def _handle_next(self, bucket: int, epoch: int, now: int, limit: int) -> "_Batch":
         """Handle messages of the stream in one transaction."""
         with self._progress(bucket, epoch) as (connection, progress):
@@ -217,7 +118,7 @@ class Buckets:
             behind = [message for message in messages if message.customer in waiting]
             if behind:
                 rows = [
-                    self._parked_row(_Prepared(message), bucket, 0, 0, None) for message in behind
+                    self._parked_row(Prepared(message), bucket, 0, 0, None) for message in behind
                 ]
                 connection.execute(PARKED.insert(), rows)
             free = [message for message in messages if message.customer not in waiting]
@@ -254,14 +155,14 @@ class Buckets:
             insert_rows(connection, outbox)
         return len(is_new)
 
-    def _prepare(self, row: sa.Row[Any], choose: Chooses) -> _Prepared:
+    def _prepare(self, row: sa.Row[Any], choose: Chooses) -> Prepared:
         try:
             model = self._handler.message_type.from_stored(row.payload, row.version)
-            return _Prepared(row, model, *choose(row.customer, model))
+            return Prepared(row, model, *choose(row.customer, model))
         except Exception as error:
-            return _Prepared(row, error=error)
+            return Prepared(row, error=error)
 
-    def _call(self, connection: sa.Connection, message: _Prepared, now: int, tries: int) -> Work:
+    def _call(self, connection: sa.Connection, message: Prepared, now: int, tries: int) -> Work:
         row, model = message.row, message.model
         if model is None:
             assert message.error is not None
@@ -289,48 +190,6 @@ class Buckets:
             raise RuntimeError("the handler ended the transaction, which isn't its own to end")
         return work
 
-    def _enter(
-        self, connection: sa.Connection, messages: Sequence[_Prepared], now: int
-    ) -> set[int]:
-        """Enter messages into the inbox with their rules; those that weren't in it."""
-        if not messages:
-            return set()
-        by_number = {message.row.message_id: message for message in messages}
-        numbers = sorted(by_number)
-        if self._database.is_postgresql:
-            values = {
-                "consumer": self._consumer.id,
-                "now": now,
-                "numbers": numbers,
-                "rules": [by_number[number].rule for number in numbers],
-                "moves": [by_number[number].move for number in numbers],
-            }
-            return set(connection.execute(_ENTER, values).scalars())
-        known = sa.select(INBOX.c.message_id).where(
-            INBOX.c.consumer == self._consumer.id, INBOX.c.message_id.in_(numbers)
-        )
-        new = set(numbers) - set(connection.execute(known).scalars())
-        rows = [
-            {
-                "consumer": self._consumer.id,
-                "message_id": number,
-                "handled_at": now,
-                "rule": by_number[number].rule,
-                "move": by_number[number].move,
-            }
-            for number in sorted(new)
-        ]
-        if rows:
-            connection.execute(INBOX.insert(), rows)
-        return new
-
-    def _heads(self, connection: sa.Connection, bucket: int) -> list[sa.Row[Any]]:
-        """The first parked message of each customer."""
-        heads: dict[str, sa.Row[Any]] = {}
-        for row in connection.execute(self._parked, {"in_bucket": bucket}):
-            heads.setdefault(row.customer, row)
-        return list(heads.values())
-
     def _try_again(self, bucket: int, epoch: int, now: int, parked: sa.Row[Any]) -> bool:
         is_it = (PARKED.c.consumer == self._consumer.id) & (PARKED.c.position == parked.position)
         try:
@@ -356,7 +215,7 @@ class Buckets:
     ) -> None:
         """Record that a message has failed: to be tried again, or dead."""
         tries = (tries_before or 0) + 1
-        retry, error = self._handler.retry, failure.error
+        retry, error = self._retry, failure.error
         is_mistake = isinstance(error, (*retry.never, UserError))
         is_final = tries >= retry.tries or (
             is_mistake and not getattr(error, "is_transient", False)
@@ -376,29 +235,6 @@ class Buckets:
                 is_it = PARKED.c.position == failure.message.row.position
                 mine = PARKED.c.consumer == self._consumer.id
                 connection.execute(PARKED.update().where(mine, is_it).values(row))
-
-    def _parked_row(
-        self,
-        message: _Prepared,
-        bucket: int,
-        tries: int,
-        next_try_at: int,
-        failure: Failure | None,
-    ) -> dict[str, Any]:
-        return {
-            "consumer": self._consumer.id,
-            "position": message.row.position,
-            "message_id": message.row.message_id,
-            "bucket": bucket,
-            "customer": message.row.customer,
-            "tries": tries,
-            "next_try_at": next_try_at,
-            "dead_at": None,
-            "error": failure.error if failure else None,
-            "code": failure.code if failure else None,
-            "rule": message.rule,
-            "move": message.move,
-        }
 
 
 def _refuse_commit(connection: sa.Connection) -> None:

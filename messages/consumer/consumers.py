@@ -10,7 +10,7 @@ from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.model.message import BUCKETS
 from ledgerbeam.messages.store.leases import declare_units
 from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, STREAM
-from ledgerbeam.messages.store.topics import declare_topic
+from ledgerbeam.messages.store.topics import Topic, declare_topic
 
 
 class Consumer(NamedTuple):
@@ -54,29 +54,42 @@ def declare_consumer(
         DefinitionError: the handler's rules don't go on with the rollout on record.
     """
     topic = declare_topic(connection, handler.topic, handler.customer)
-    found = _find(connection, handler.name)
+    found, _ = record_consumer(connection, handler.name, topic, since)
+    declare_rollout(connection, found.id, handler)
+    return found
+
+
+def record_consumer(
+    connection: sa.Connection, name: str, topic: Topic, since: int | None = None
+) -> tuple[Consumer, bool]:
+    """Put a consumer on record, or find it; and whether it is new.
+
+    Raises:
+        ParameterError: the name belongs to a consumer of another topic.
+    """
+    found = _find(connection, name)
     if found is None and connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE ledgerbeam_consumer IN SHARE ROW EXCLUSIVE MODE")
-        found = _find(connection, handler.name)
+        found = _find(connection, name)
+    is_new = found is None
     if found is None:
         last = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
         first = 0 if since is None else _position_before(connection, since)
-        found = Consumer(last + 1, handler.name, topic.id, first, False, None)
+        found = Consumer(last + 1, name, topic.id, first, False, None)
         connection.execute(CONSUMER.insert().values(**found._asdict()))
         blank = {"consumer": found.id, "epoch": 0, "position": first}
         connection.execute(
             PROGRESS.insert(), [{**blank, "bucket": bucket} for bucket in range(BUCKETS)]
         )
-        declare_units(connection, work_of(handler.name), range(BUCKETS))
+        declare_units(connection, work_of(name), range(BUCKETS))
     if found.topic != topic.id:
         raise ParameterError(
-            f"consumer {handler.name} is on record for another topic than {handler.topic}: "
+            f"consumer {name} is on record for another topic than {topic.name}: "
             "give it another name",
             parameter="name",
-            value=handler.name,
+            value=name,
         )
-    declare_rollout(connection, found.id, handler)
-    return found
+    return found, is_new
 
 
 def find_consumer(connection: sa.Connection, name: str) -> Consumer:

@@ -6,7 +6,7 @@ PostgreSQL. Migrations make the tables; on PostgreSQL `message` and `stream` are
 
 import sqlalchemy as sa
 
-HEAD = "2"
+HEAD = "3"
 """The migration that gives these tables."""
 
 VERSION_TABLE = "ledgerbeam_messages_version"
@@ -187,3 +187,24 @@ ROLLOUT = sa.Table(
 )
 """What was done to the rollouts of a consumer, never changed. The last entry says how it stands: a
 move and its entry are one row."""
+
+SINK = sa.Table(
+    "ledgerbeam_sink",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+)
+"""Sinks: consumers that post to outside streams. `source` stands for this database in the ids of
+messages; `definition` is JSON, with secrets as references."""
+
+CALL = sa.Table(
+    "ledgerbeam_call",
+    metadata,
+    sa.Column("caller", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("expires_at", _big, nullable=False),
+)
+"""Calls over REST that named an `Idempotency-Key`, with what they were answered."""

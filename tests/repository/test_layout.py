@@ -31,7 +31,7 @@ LEVELS = [
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",
         "batch/keyed batch/pages messages/consumer",
-        "batch/attempt messages/books",
+        "batch/attempt messages/books messages/sinks",
         "batch/launch batch/testing",
         "batch/runs",
         "batch/cli messages/cli",
