@@ -25,7 +25,7 @@ from ledgerbeam.io.secrets import redact
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
-from ledgerbeam.service.web import approvals, health, pages, queues, requests, runs
+from ledgerbeam.service.web import approvals, health, messages, pages, queues, requests, runs
 from ledgerbeam.service.web.front import Front
 
 _BODY_SECONDS = 20.0
@@ -62,6 +62,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        messages.close(app)
         front.close()
 
     app = FastAPI(
@@ -78,6 +79,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
     app.state.front = front
     for part in (requests, runs, approvals, queues, health):
         app.include_router(part.router)
+    messages.mount(app)
     pages.mount(app)
     app.add_exception_handler(LedgerbeamError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

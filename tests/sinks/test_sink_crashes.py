@@ -27,7 +27,7 @@ def points() -> list[str]:
     """The failpoints that a sink's process passes, as the code names them."""
     files = [*(ROOT / "messages/sinks").glob("*.py"), ROOT / "messages/consumer/progress.py"]
     texts = "\n".join(file.read_text() for file in files)
-    return sorted(set(re.findall(r'failpoint\("([\w.-]+)"\)', texts))) + ["messages.leased"]
+    return [*sorted(set(re.findall(r'failpoint\("([\w.-]+)"\)', texts))), "messages.leased"]
 
 
 def sink_of(server: Receiver) -> WebhookSink:
