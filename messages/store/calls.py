@@ -26,7 +26,7 @@ def answer_once(
     call: object,
     seconds: int,
     act: Callable[[], dict[str, Any]],
-) -> tuple[dict[str, Any], bool]:
+) -> dict[str, Any]:
     """Do what a call asks for, unless the same call was done before.
 
     Of two at once, the second waits for the first one's transaction.
@@ -40,7 +40,7 @@ def answer_once(
         act: does it, in the transaction; gives the answer as JSON.
 
     Returns:
-        The answer, and whether it was done now.
+        The answer.
 
     Raises:
         UsedKeyError: the key stands for another call.
@@ -52,28 +52,29 @@ def answer_once(
     connection.execute(CALL.delete().where(is_it, CALL.c.expires_at <= now))
     row = {"caller": caller, "key": key, "fingerprint": fingerprint, "answer": None}
     row["expires_at"] = now + seconds * 1_000_000
-    is_new = connection.execute(_insert(connection, row)).rowcount == 1
-    if not is_new:
+    if connection.execute(_insert(connection, row)).first() is None:
         known = connection.execute(CALL.select().where(is_it)).one()
         if known.fingerprint != fingerprint:
             raise UsedKeyError
         found: dict[str, Any] = json.loads(known.answer)
-        return found, False
+        return found
     answer = act()
     failpoint("calls.done")
     connection.execute(CALL.update().where(is_it).values(answer=json.dumps(answer)))
     _forget(connection, now)
-    return answer, True
+    return answer
 
 
 def _insert(connection: sa.Connection, row: dict[str, Any]) -> sa.Executable:
+    """Inserts a key and gives it back, if it isn't there."""
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-        return postgresql_insert(CALL).values(row).on_conflict_do_nothing()
+        insert = postgresql_insert(CALL).values(row).on_conflict_do_nothing()
+        return insert.returning(CALL.c.key)
     from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-    return sqlite_insert(CALL).values(row).on_conflict_do_nothing()
+    return sqlite_insert(CALL).values(row).on_conflict_do_nothing().returning(CALL.c.key)
 
 
 def _forget(connection: sa.Connection, now: int) -> None:

@@ -225,14 +225,13 @@ def _do(
             return act(connection)
         call = [type(body).__name__, body.model_dump(mode="json")]
         try:
-            answer, _ = answer_once(
+            return answer_once(
                 connection, caller.name, key, call, KEY_SECONDS, lambda: act(connection)
             )
         except UsedKeyError:
             raise IdempotencyConflictError(
                 f"Idempotency-Key {key} was used for another call: give each call a key of its own"
             ) from None
-        return answer
 
 
 def _values(value: JsonValue, place: str) -> Iterator[tuple[str, JsonValue]]:
