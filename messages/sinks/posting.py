@@ -12,9 +12,6 @@ from ledgerbeam.transforms.concurrency.retry import Retry
 RETRY = Retry(tries=300, first_delay=1.0, longest_delay=300.0)
 """How often a message is tried that a sink doesn't take: for about a day."""
 
-TIME_LIMIT = 10.0
-"""Seconds that a sink has to take a message."""
-
 
 class RefusedError(Exception):
     """The sink refuses the message for what it is: another try wouldn't help."""

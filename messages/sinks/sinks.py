@@ -16,7 +16,7 @@ from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import Secret
 from ledgerbeam.messages.consumer.consumers import Consumer, find_consumer, record_consumer
 from ledgerbeam.messages.sinks.kafka import KafkaPoster
-from ledgerbeam.messages.sinks.posting import TIME_LIMIT, Poster
+from ledgerbeam.messages.sinks.posting import Poster
 from ledgerbeam.messages.sinks.webhook import WebhookPoster
 from ledgerbeam.messages.store.schema import CONSUMER, SINK, TOPIC
 from ledgerbeam.messages.store.topics import find_topic
@@ -119,9 +119,10 @@ class Sink(NamedTuple):
         """What posts to it.
 
         Args:
-            lease_seconds: of the process; a post ends before the lease does.
+            lease_seconds: of the process; a post takes half of it at most, so that it has ended
+                before another process has the lease.
         """
-        return self.definition.poster(min(TIME_LIMIT, lease_seconds / 2))
+        return self.definition.poster(lease_seconds / 2)
 
 
 def declare_sink(

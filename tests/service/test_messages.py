@@ -2,6 +2,9 @@
 
 import datetime
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,8 @@ from fastapi.testclient import TestClient
 from tests.service.test_request_database import NOON
 
 from ledgerbeam.batch.registry.registry import Registry
-from ledgerbeam.batch.settings import Settings
+from ledgerbeam.batch.settings import REGISTRY, Settings
+from ledgerbeam.io.failpoints import FAILPOINT
 from ledgerbeam.messages.books.verify import verify
 from ledgerbeam.messages.cli.options import DATABASE
 from ledgerbeam.messages.scheduler.process import Scheduler
@@ -259,3 +263,35 @@ def test_the_routes_are_there_where_messages_are_configured(
     with TestClient(create_app(settings, needs_key=False), "http://localhost:8017") as without:
         assert without.post("/v1/messages", json=body()).status_code == 404
         assert "/v1/messages" not in without.get("/v1/openapi.json").json()["paths"]
+
+
+@pytest.mark.slow
+def test_a_call_that_was_cut_off_is_repeated_and_done_once(
+    database: MessageDatabase, settings: Settings, registry: Registry, tmp_path: Path
+) -> None:
+    variables = {
+        REGISTRY: settings.registry_url,
+        DATABASE: database.engine.url.render_as_string(hide_password=False),
+    }
+    key = {"Idempotency-Key": "cut off"}
+
+    def call(**more: str) -> httpx.Response:
+        """Call a front end that is a process."""
+        command = [sys.executable, "-m", "ledgerbeam.service.commands", "serve", "--port=0"]
+        environment = os.environ | variables | more
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                url = process.stdout.readline().split()[1]
+                return httpx.post(f"{url}/v1/messages", json=body(), headers=key, timeout=60)
+            finally:
+                process.kill()
+
+    with pytest.raises(httpx.TransportError):
+        call(**{FAILPOINT: "calls.done"})
+    assert rows(database) == []
+    first, again = call(), call()
+    assert (first.status_code, again.json()) == (201, first.json())
+    assert len(rows(database)) == 1
