@@ -24,7 +24,7 @@ empty :=
 space := $(empty) $(empty)
 
 # What `make test` runs: the tests that need nothing but .venv and a few seconds each.
-FAST := not slow and not airflow and not browser and not dataflow and not flink and not prism
+FAST := not slow and not airflow and not browser and not dataflow and not flink and not kafka and not prism
 PYTHONS := 3.11 3.12 3.13
 
 # Types are checked in a folder of links: beside `io/`, mypy would take it for the standard library's.
@@ -38,7 +38,7 @@ PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
 .PHONY: test test-slow correctness fuzz nemesis signals matrix
-.PHONY: airflow-test browser-test dataflow-test flink-test prism-test screenshots
+.PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
@@ -118,6 +118,9 @@ dataflow-test: $(CACHE)/dataflow/stamp ## build jobs for Dataflow, and steer the
 
 flink-test: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## run the workloads on Flink; needs Java, Maven
 	$(BIN)/pytest -m flink
+
+kafka-test: $(VENV)/dev.stamp $(CACHE)/kafka/stamp ## post messages to a Kafka broker; needs Java, Maven
+	$(BIN)/pytest -m kafka
 
 prism-test: $(VENV)/dev.stamp $(CACHE)/prism/prism ## run the workloads on Prism; needs Go
 	$(BIN)/pytest -m prism
@@ -213,6 +216,11 @@ $(CACHE)/flink/stamp: tests/engines/flink/pom.xml constraints.txt
 	mvn --quiet --batch-mode --file tests/engines/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
 	$(PYTHON) -m venv $(CACHE)/flink/workers
 	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
+	@touch $@
+
+$(CACHE)/kafka/stamp: tests/engines/kafka/pom.xml
+	rm -rf $(CACHE)/kafka && mkdir -p $(CACHE)/kafka
+	mvn --quiet --batch-mode --file tests/engines/kafka/pom.xml package -Doutput=$(abspath $(CACHE)/kafka/libs)
 	@touch $@
 
 $(CACHE)/prism/prism: constraints.txt

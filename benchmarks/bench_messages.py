@@ -25,6 +25,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
+from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import declare_consumer
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler, Work
@@ -175,7 +176,8 @@ class Bench:
             connection.exec_driver_sql(
                 f"UPDATE ledgerbeam_progress SET position = {first} WHERE consumer = {consumer.id}"
             )
-        process = ConsumerProcess(self.database, consumer, handler(), slots=2)
+        buckets = Buckets(self.database, consumer, handler())
+        process = ConsumerProcess(self.database, consumer, buckets, slots=2)
         self.measure(
             f"handled, {kind.__doc__}".split(":")[0].rstrip("."),
             count,

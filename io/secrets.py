@@ -102,6 +102,11 @@ class Secret:
             raise SecretError(f"{_field(info)}{error}", reference=error.reference) from None
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text is the reference to a secret."""
+    return _WHOLE.fullmatch(text) is not None
+
+
 _MISSING = {
     "env": "the variable is not set or empty: set it",
     "file": "the file is empty: write the secret into it",

@@ -36,15 +36,14 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ledgerbeam.batch.alerts.post import DeliveryError, post
-from ledgerbeam.batch.alerts.webhook import EVENT_HEADER, SIGNATURE_HEADER, sign
+from ledgerbeam.batch.alerts.address import Webhook
+from ledgerbeam.batch.alerts.post import DeliveryError
 from ledgerbeam.batch.clock import Clock
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.io.errors import ParameterError, UserError
-from ledgerbeam.io.secrets import Secret
 
 CONFIG_VARIABLE = "LEDGERBEAM_ALERTS"
 
@@ -110,54 +109,15 @@ class LogListener(_Listener):
         logger.log(level, "event %s", event_body(event).decode())
 
 
-class WebhookListener(_Listener):
-    """Posts events as JSON; see `ledgerbeam.batch.alerts.webhook`.
-
-    Attributes:
-        url: `http://` or `https://`, or a reference to it.
-        secret: that signs the events.
-        timeout_seconds: for one try.
-        allow_private: whether the URL's host may have an address that isn't public: one of this
-            machine, of its network, or of a cloud's own services.
-    """
+class WebhookListener(_Listener, Webhook):
+    """Posts events as JSON; see `ledgerbeam.batch.alerts.webhook`."""
 
     kind: Literal["webhook"]
-    url: str
-    secret: Secret
     attempts: int = Field(default=4, ge=1, le=20)
-    timeout_seconds: float = Field(default=10.0, gt=0, le=300)
-    allow_private: bool = False
-
-    @field_validator("url")
-    @classmethod
-    def _is_web_address(cls, url: str) -> str:
-        if url.startswith(("env:", "file:")):
-            return str(Secret(url))
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("give http://…, https://…, or the whole as env:NAME or file:PATH")
-        if "@" in url.split("/")[2]:
-            raise ValueError("no user or password in it: requests are signed")
-        return url
-
-    def resolve(self) -> tuple[str, str]:
-        """The URL and the secret that signs.
-
-        Raises:
-            SecretError: a reference can't be resolved.
-        """
-        url = self.url if self.url.startswith("http") else Secret(self.url).resolve()
-        return url, self.secret.resolve()
 
     def notify(self, event: Event, clock: Clock) -> None:
         """See `_Listener.notify`. Each try is signed with its own time."""
-        url, secret = self.resolve()
-        body = event_body(event)
-        id_ = event_id(event)
-        headers = {
-            EVENT_HEADER: id_,
-            SIGNATURE_HEADER: sign(secret, id_, body, clock()),
-        }
-        post(url, body, headers, self.timeout_seconds, self.allow_private)
+        self.send(event_id(event), event_body(event), clock())
 
 
 class CommandListener(_Listener):

@@ -29,11 +29,13 @@ class DeliveryError(Exception):
 
     Attributes:
         passing: whether the same may go well in a moment.
+        status: of the HTTP answer; None if there was none.
     """
 
-    def __init__(self, why: str, *, passing: bool) -> None:
+    def __init__(self, why: str, *, passing: bool, status: int | None = None) -> None:
         super().__init__(textwrap.shorten(why, 400, placeholder=" …"))
         self.passing = passing
+        self.status = status
 
 
 class _PrivateAddressError(Exception):
@@ -85,7 +87,7 @@ def post(
         moved = ", and redirects are not followed" if 300 <= error.code < 400 else ""
         error.close()
         raise DeliveryError(
-            f"answered {error.code} {error.reason}{moved}", passing=passing
+            f"answered {error.code} {error.reason}{moved}", passing=passing, status=error.code
         ) from None
     except _PrivateAddressError:
         raise DeliveryError(

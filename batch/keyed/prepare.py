@@ -46,9 +46,7 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         there = {field.name for field in input_.splits[0].fields}
         # What the definition derives, readers don't know: rows are chosen by that afterwards.
         only = tuple((name, text) for name, text in process.only if name in there)
-        splits.append(
-            Splits(replace(s, index=first + s.index, only=only) for s in input_.splits)
-        )
+        splits.append(Splits(replace(s, index=first + s.index, only=only) for s in input_.splits))
     estimated = sum(input_.estimated_rows for input_ in planned)
     lookups = [it for it in process.lookups if getattr(process.parameters, it.name)]
     looked_up = [read_lookup(process, lookup) for lookup in lookups]

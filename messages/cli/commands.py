@@ -22,10 +22,13 @@ from ledgerbeam.messages.cli.options import (
     show_table,
     told,
 )
+from ledgerbeam.messages.cli.sinks import sink, sinks
 
 app = typer.Typer(help="Messages to the future")
 messages = typer.Typer(help="Messages to the future: see how they stand.", no_args_is_help=True)
 messages.add_typer(keeping)
+messages.command("sink")(sink)
+messages.command("sinks")(sinks)
 app.add_typer(messages, name="messages")
 
 MessageId = Annotated[int | None, typer.Option("--message", help="only the message of this number")]
@@ -67,7 +70,9 @@ def schedule_messages(
 
 @app.command()
 def consume(
-    handler: Annotated[str, typer.Argument(help="a handler that is installed, or MODULE:CLASS")],
+    handler: Annotated[
+        str, typer.Argument(help="a handler that is installed, or MODULE:CLASS; or a sink")
+    ],
     database: Database,
     slots: Annotated[int, typer.Option(min=1, help="customers that are served at once")] = 4,
     since: Annotated[
@@ -82,27 +87,44 @@ def consume(
     ] = 15.0,
     as_json: Json = False,
 ) -> None:
-    """Handle messages of the stream; run it as often as you like."""
+    """Handle messages of the stream, or post them to a sink; run it as often as you like."""
+    from ledgerbeam.messages.consumer.bucket import Buckets
     from ledgerbeam.messages.consumer.consumers import declare_consumer
     from ledgerbeam.messages.consumer.process import ConsumerProcess
     from ledgerbeam.messages.define.handlers import load_handler
     from ledgerbeam.messages.model.message import to_microseconds
+    from ledgerbeam.messages.sinks.bucket import SinkBuckets
+    from ledgerbeam.messages.sinks.sinks import find_sink
 
-    loaded = load_handler(handler)
     begins = None if since is None else to_microseconds(read_moment(since, "--since"))
     stop = _stop_on_signals()
     with open_database(database, slots + 2) as opened:
+        with opened.begin("the sinks") as connection:
+            found = find_sink(connection, handler)
+        if found is not None:
+            poster = found.poster(lease_seconds)
+            process = ConsumerProcess(
+                opened, found.consumer, SinkBuckets(opened, found, poster), slots, lease_seconds
+            )
+            process.run(stop, until_idle)
+            poster.close()
+            _show_handled(found.consumer.name, process.handled, process.failed, "posted", as_json)
+            return
+        loaded = load_handler(handler)
         with opened.begin("the consumer") as connection:
             consumer = declare_consumer(connection, loaded, begins)
-        process = ConsumerProcess(opened, consumer, loaded(), slots, lease_seconds)
+        buckets = Buckets(opened, consumer, loaded())
+        process = ConsumerProcess(opened, consumer, buckets, slots, lease_seconds)
         process.run(stop, until_idle)
+    _show_handled(consumer.name, process.handled, process.failed, "handled", as_json)
+
+
+def _show_handled(consumer: str, handled: int, failed: int, verb: str, as_json: bool) -> None:
     if as_json:
-        done = {"handled": process.handled, "failed": process.failed}
-        print_record("handled-messages", {"consumer": consumer.name, **done})
-        return
-    print_line(
-        f"{consumer.name}: {process.handled:,} messages handled, {process.failed:,} tries failed"
-    )
+        done = {"consumer": consumer, "handled": handled, "failed": failed}
+        print_record("handled-messages", done)
+    else:
+        print_line(f"{consumer}: {handled:,} messages {verb}, {failed:,} tries failed")
 
 
 @messages.command("init")

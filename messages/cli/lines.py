@@ -63,6 +63,15 @@ class TopicRetention(Line):
     days: int | None
 
 
+class Sink(Line):
+    """Where the messages of a topic are posted to besides the stream."""
+
+    sink: str
+    topic: str
+    kind: str
+    target: str
+
+
 class Redriven(Line):
     """Numbers of the messages that are tried again."""
 
@@ -85,6 +94,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "redriven": Redriven,
     "rollout": line_of(RolloutStanding),
     "rollout-entry": line_of(RolloutEntry),
+    "sink": Sink,
     "topic": Topic,
     "topic-day": line_of(TopicDay),
     "topic-retention": TopicRetention,

@@ -10,38 +10,16 @@ messages of its customer behind it, while the bucket goes on with other customer
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.consumer.consumers import Consumer
-from ledgerbeam.messages.consumer.handling import Handling, MessageFailedError, select_progress
+from ledgerbeam.messages.consumer.handling import Handling, MessageFailedError
+from ledgerbeam.messages.consumer.progress import BucketRows, Step
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.store.database import MessageDatabase
-from ledgerbeam.messages.store.schema import PARKED, PROGRESS, STREAM
-
-
-class BucketLostError(Exception):
-    """Another process has the bucket."""
-
-
-class Step(NamedTuple):
-    """What a step has done.
-
-    Attributes:
-        handled: messages that were handled.
-        failed: messages that have failed.
-        read: messages of the stream that were passed, whatever became of them.
-        next_try_at: when the next parked message is to be tried, in microseconds; None if none is
-            parked.
-    """
-
-    handled: int
-    failed: int
-    read: int
-    next_try_at: int | None
+from ledgerbeam.messages.store.schema import PARKED, STREAM
 
 
 class _Batch(NamedTuple):
@@ -53,59 +31,14 @@ class _Batch(NamedTuple):
     heads: list[sa.Row[Any]]
 
 
-class Buckets:
+class Buckets(BucketRows):
     """Handles the messages of buckets for one consumer. Threads may share one."""
 
     def __init__(
         self, database: MessageDatabase, consumer: Consumer, handler: MessageHandler[Any]
     ) -> None:
-        self._database = database
-        self._consumer = consumer
-        self._batch = handler.batch
+        super().__init__(database, consumer, handler.batch)
         self._handling = Handling(database, consumer, handler)
-        self._what = f"consumer {consumer.name}"
-        # Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to execute it.
-        bucket: sa.BindParameter[int] = sa.bindparam("in_bucket")
-        mine = (PROGRESS.c.consumer == consumer.id) & (PROGRESS.c.bucket == bucket)
-        self._position = select_progress(consumer).where(
-            PROGRESS.c.epoch == sa.bindparam("in_epoch")
-        )
-        # A run on Beam, which handles what this consumer hasn't come to, has parked it.
-        is_parked = sa.exists().where(
-            PARKED.c.consumer == consumer.id, PARKED.c.position == STREAM.c.position
-        )
-        self._move = PROGRESS.update().where(mine).values(position=sa.bindparam("to"))
-        self._next = (
-            sa.select(STREAM, is_parked.label("is_parked"))
-            .where(
-                STREAM.c.topic == consumer.topic,
-                STREAM.c.bucket == bucket,
-                STREAM.c.position > sa.bindparam("behind"),
-            )
-            .order_by(STREAM.c.position)
-            .limit(sa.bindparam("limit"))
-        )
-        self._parked = (
-            sa.select(PARKED)
-            .where(
-                PARKED.c.consumer == consumer.id,
-                PARKED.c.bucket == bucket,
-                PARKED.c.dead_at.is_(None),
-            )
-            .order_by(PARKED.c.position)
-        )
-
-    def take(self, connection: sa.Connection, bucket: int, epoch: int) -> None:
-        """Have no earlier owner work on the bucket any more; waits for a transaction of theirs."""
-        connection.execute(
-            PROGRESS.update()
-            .where(
-                PROGRESS.c.consumer == self._consumer.id,
-                PROGRESS.c.bucket == bucket,
-                PROGRESS.c.epoch < epoch,
-            )
-            .values(epoch=epoch)
-        )
 
     def step(self, bucket: int, epoch: int, now: int, limit: int) -> Step:
         """Try what is parked and due again, then handle the next messages of the stream.
@@ -120,7 +53,7 @@ class Buckets:
             BucketLostError: the bucket is another process's.
             DatabaseError: the database can't be reached.
         """
-        limit = min(limit, self._batch)
+        limit = min(limit, self.batch)
         try:
             batches = [self._handle_next(bucket, epoch, now, limit)]
         except MessageFailedError:
@@ -149,18 +82,6 @@ class Buckets:
             if not batch.read:
                 return
 
-    @contextmanager
-    def _progress(self, bucket: int, epoch: int) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
-        """A transaction that holds the bucket; how far that has come, and the rollout's entry."""
-        values = {"in_bucket": bucket, "in_epoch": epoch}
-        with self._database.begin(self._what) as connection:
-            progress = connection.execute(self._position, values).first()
-            if progress is None:
-                raise BucketLostError
-            yield connection, progress
-            failpoint("messages.before-handled-commit")
-        failpoint("messages.handled-commit")
-
     def _handle_next(self, bucket: int, epoch: int, now: int, limit: int) -> "_Batch":
         """Handle messages of the stream in one transaction."""
         with self._progress(bucket, epoch) as (connection, progress):
@@ -173,22 +94,15 @@ class Buckets:
             new = [message for message in messages if not message.is_parked]
             behind = [message for message in new if message.customer in waiting]
             if behind:
-                known = self._handling.known(connection, behind)
+                known = self._records.known(connection, behind)
                 behind = [message for message in behind if message.message_id not in known]
-                rows = [self._handling.waiting_row(message, bucket) for message in behind]
+                rows = [self._records.waiting_row(message, bucket) for message in behind]
                 if rows:
                     connection.execute(PARKED.insert(), rows)
             free = [message for message in new if message.customer not in waiting]
             handled = self._handling.handle(connection, progress, free, now)
             connection.execute(self._move, {"in_bucket": bucket, "to": messages[-1].position})
         return _Batch(len(handled), 0, len(messages), heads)
-
-    def _heads(self, connection: sa.Connection, bucket: int) -> list[sa.Row[Any]]:
-        """The first parked message of each customer."""
-        heads: dict[str, sa.Row[Any]] = {}
-        for row in connection.execute(self._parked, {"in_bucket": bucket}):
-            heads.setdefault(row.customer, row)
-        return list(heads.values())
 
     def _try_again(self, bucket: int, epoch: int, now: int, parked: sa.Row[Any]) -> bool:
         is_it = (PARKED.c.consumer == self._consumer.id) & (PARKED.c.position == parked.position)

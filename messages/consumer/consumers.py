@@ -10,7 +10,7 @@ from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.model.message import BUCKETS
 from ledgerbeam.messages.store.leases import declare_units
 from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, STREAM
-from ledgerbeam.messages.store.topics import declare_topic
+from ledgerbeam.messages.store.topics import Topic, declare_topic
 
 
 class Consumer(NamedTuple):
@@ -81,28 +81,41 @@ def declare_part(
         DefinitionError: as for `declare_consumer`.
     """
     topic = declare_topic(connection, handler.topic, handler.customer)
-    found = known_consumer(connection, handler.name)
+    found, _ = record_consumer(connection, handler.name, topic, first, last)
+    declare_rollout(connection, found.id, handler)
+    return found
+
+
+def record_consumer(
+    connection: sa.Connection, name: str, topic: Topic, first: int, last: int | None = None
+) -> tuple[Consumer, bool]:
+    """Put a consumer of a part of the stream on record, or find it; and whether it is new.
+
+    Raises:
+        ParameterError: the name belongs to a consumer of another topic.
+    """
+    found = known_consumer(connection, name)
     if found is None and connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE ledgerbeam_consumer IN SHARE ROW EXCLUSIVE MODE")
-        found = known_consumer(connection, handler.name)
+        found = known_consumer(connection, name)
+    is_new = found is None
     if found is None:
         number = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
-        found = Consumer(number + 1, handler.name, topic.id, first, False, None, last)
+        found = Consumer(number + 1, name, topic.id, first, False, None, last)
         connection.execute(CONSUMER.insert().values(**found._asdict()))
         blank = {"consumer": found.id, "epoch": 0, "position": first}
         connection.execute(
             PROGRESS.insert(), [{**blank, "bucket": bucket} for bucket in range(BUCKETS)]
         )
-        declare_units(connection, work_of(handler.name), range(BUCKETS))
+        declare_units(connection, work_of(name), range(BUCKETS))
     if found.topic != topic.id:
         raise ParameterError(
-            f"consumer {handler.name} is on record for another topic than {handler.topic}: "
+            f"consumer {name} is on record for another topic than {topic.name}: "
             "give it another name",
             parameter="name",
-            value=handler.name,
+            value=name,
         )
-    declare_rollout(connection, found.id, handler)
-    return found
+    return found, is_new
 
 
 def find_consumer(connection: sa.Connection, name: str) -> Consumer:

@@ -7,7 +7,7 @@ one of them comes first and the other one finds what it has done.
 
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -15,56 +15,16 @@ from sqlalchemy.exc import DBAPIError
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.consumer.consumers import Consumer
+from ledgerbeam.messages.consumer.progress import MessageRecords, Posted, Prepared
 from ledgerbeam.messages.consumer.rollouts import Chooses, chooses_rules
 from ledgerbeam.messages.define.handler import MessageHandler, Work
-from ledgerbeam.messages.model.message import Message, to_datetime
+from ledgerbeam.messages.model.message import to_datetime
 from ledgerbeam.messages.store.database import MessageDatabase
-from ledgerbeam.messages.store.schema import INBOX, PARKED, PROGRESS, ROLLOUT
+from ledgerbeam.messages.store.schema import PARKED
 from ledgerbeam.messages.store.send import insert_rows, outgoing_row
 from ledgerbeam.transforms.concurrency.retry import Failure
 
 _HANDLING = "ledgerbeam_handling"
-_ENTER = sa.text("""
-    INSERT INTO ledgerbeam_inbox (consumer, message_id, handled_at, rule, move, run)
-    SELECT :consumer, number, :now, rule, move, :run
-    FROM unnest(CAST(:numbers AS bigint[]), CAST(:rules AS smallint[]), CAST(:moves AS integer[]))
-        AS entered (number, rule, move)
-    ON CONFLICT DO NOTHING RETURNING message_id""")
-
-
-class StreamRow(NamedTuple):
-    """What is known of a message that was posted, in the stream or in its archive."""
-
-    position: int
-    message_id: int
-    bucket: int
-    version: int
-    due: int
-    customer: str
-    key: str | None
-    payload: str
-
-
-Posted = StreamRow | sa.Row[Any]
-"""A message as it stands in the stream."""
-
-
-class Prepared(NamedTuple):
-    """A message that is about to be handled.
-
-    Attributes:
-        row: as it stands in the stream.
-        model: the message; None if there is an error.
-        rule: number of the rule of its customer; None if the handler has no rules.
-        move: number of the rollout's entry by which that is the new rule.
-        error: why it can't be handled.
-    """
-
-    row: Posted
-    model: Message | None = None
-    rule: int | None = None
-    move: int | None = None
-    error: Exception | None = None
 
 
 class MessageFailedError(Exception):
@@ -74,22 +34,6 @@ class MessageFailedError(Exception):
         super().__init__()
         self.message = message
         self.error = error
-
-
-def select_progress(consumer: Consumer) -> sa.Select[Any]:
-    """How far a consumer has come in the bucket `in_bucket`, which is held until the commit.
-
-    With the last entry of its rollout, whose `number` is None if there is none.
-    """
-    last = sa.select(sa.func.max(ROLLOUT.c.number)).where(ROLLOUT.c.consumer == consumer.id)
-    entry = (ROLLOUT.c.consumer == consumer.id) & (ROLLOUT.c.number == last.scalar_subquery())
-    columns = (ROLLOUT.c.number, ROLLOUT.c.rule, ROLLOUT.c.old_rule, ROLLOUT.c.stage)
-    return (
-        sa.select(PROGRESS.c.position, *columns)
-        .select_from(PROGRESS.outerjoin(ROLLOUT, entry))
-        .where(PROGRESS.c.consumer == consumer.id, PROGRESS.c.bucket == sa.bindparam("in_bucket"))
-        .with_for_update(of=PROGRESS)
-    )
 
 
 class Handling:
@@ -110,10 +54,9 @@ class Handling:
             handler: the consumer's.
             run: number of the run on Beam that handles; None for the consumer's own processes.
         """
-        self._database = database
         self._consumer = consumer
         self._handler = handler
-        self._run = run
+        self._records = MessageRecords(database, consumer, run)
         if not sa.event.contains(database.engine, "commit", _refuse_commit):
             sa.event.listen(database.engine, "commit", _refuse_commit)
 
@@ -142,7 +85,7 @@ class Handling:
         """
         choose = chooses_rules(type(self._handler), None if entry.number is None else entry)
         prepared = [self._prepare(message, choose) for message in messages]
-        is_new = self._enter(connection, prepared, now)
+        is_new = self._records.enter(connection, prepared, now)
         outbox = []
         for message in prepared:
             if message.row.message_id not in is_new:
@@ -158,16 +101,6 @@ class Handling:
         if outbox:
             insert_rows(connection, outbox)
         return is_new
-
-    def known(self, connection: sa.Connection, messages: Sequence[Posted]) -> dict[int, int | None]:
-        """Those of the messages that the inbox has, and by which run on Beam each was handled."""
-        numbers = [message.message_id for message in messages]
-        rows = connection.execute(
-            sa.select(INBOX.c.message_id, INBOX.c.run).where(
-                INBOX.c.consumer == self._consumer.id, INBOX.c.message_id.in_(numbers)
-            )
-        )
-        return {row.message_id: row.run for row in rows}
 
     def park(
         self,
@@ -196,7 +129,7 @@ class Handling:
             waits = PARKED.c.dead_at.is_(None) & (PARKED.c.tries == tries_before)
             connection.execute(PARKED.update().where(is_it, waits).values(row))
         elif not (
-            self.known(connection, [message])
+            self._records.known(connection, [message])
             or connection.execute(sa.select(PARKED.c.position).where(is_it)).first()
         ):
             connection.execute(PARKED.insert().values(row))
@@ -210,34 +143,10 @@ class Handling:
             is_mistake and not getattr(error, "is_transient", False)
         )
         delay = retry.delay(tries, random.random())  # noqa: S311 - spreads retries
+        next_try_at = now + int(delay * 1_000_000)
+        dead_at = now if is_final else None
         what = Failure.of(error, tries)
-        row = self.waiting_row(failure.message.row, bucket)
-        return row | {
-            "tries": tries,
-            "next_try_at": now + int(delay * 1_000_000),
-            "dead_at": now if is_final else None,
-            "error": what.error,
-            "code": what.code,
-            "rule": failure.message.rule,
-            "move": failure.message.move,
-        }
-
-    def waiting_row(self, message: Posted, bucket: int) -> dict[str, Any]:
-        """The row of `PARKED` for a message that wasn't tried, and waits behind another one."""
-        return {
-            "consumer": self._consumer.id,
-            "position": message.position,
-            "message_id": message.message_id,
-            "bucket": bucket,
-            "customer": message.customer,
-            "tries": 0,
-            "next_try_at": 0,
-            "dead_at": None,
-            "error": None,
-            "code": None,
-            "rule": None,
-            "move": None,
-        }
+        return self._records.failed_row(failure.message, bucket, what, next_try_at, dead_at)
 
     def _prepare(self, row: Posted, choose: Chooses) -> Prepared:
         try:
@@ -273,38 +182,6 @@ class Handling:
         if transaction is None or transaction is not connection.get_transaction():
             raise RuntimeError("the handler ended the transaction, which isn't its own to end")
         return work
-
-    def _enter(self, connection: sa.Connection, messages: Sequence[Prepared], now: int) -> set[int]:
-        """Enter messages into the inbox with their rules; those that weren't in it."""
-        if not messages:
-            return set()
-        by_number = {message.row.message_id: message for message in messages}
-        numbers = sorted(by_number)
-        if self._database.is_postgresql:
-            values = {
-                "consumer": self._consumer.id,
-                "now": now,
-                "numbers": numbers,
-                "rules": [by_number[number].rule for number in numbers],
-                "moves": [by_number[number].move for number in numbers],
-                "run": self._run,
-            }
-            return set(connection.execute(_ENTER, values).scalars())
-        new = set(numbers) - self.known(connection, [message.row for message in messages]).keys()
-        rows = [
-            {
-                "consumer": self._consumer.id,
-                "message_id": number,
-                "handled_at": now,
-                "rule": by_number[number].rule,
-                "move": by_number[number].move,
-                "run": self._run,
-            }
-            for number in sorted(new)
-        ]
-        if rows:
-            connection.execute(INBOX.insert(), rows)
-        return new
 
 
 def _refuse_commit(connection: sa.Connection) -> None:

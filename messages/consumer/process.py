@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import sqlalchemy as sa
 
 from ledgerbeam.io.errors import DatabaseError
-from ledgerbeam.messages.consumer.bucket import BucketLostError, Buckets, Step
 from ledgerbeam.messages.consumer.consumers import Consumer, work_of
-from ledgerbeam.messages.define.handler import MessageHandler
+from ledgerbeam.messages.consumer.progress import BucketLostError, BucketRows, Step
 from ledgerbeam.messages.model.message import BUCKETS
 from ledgerbeam.messages.store.database import MessageDatabase, Watch
 from ledgerbeam.messages.store.leases import Leases, new_owner
@@ -34,7 +32,7 @@ class ConsumerProcess:
         self,
         database: MessageDatabase,
         consumer: Consumer,
-        handler: MessageHandler[Any],
+        buckets: BucketRows,
         slots: int = 4,
         lease_seconds: float = 15.0,
     ) -> None:
@@ -43,14 +41,13 @@ class ConsumerProcess:
         Args:
             database: of the messages, with a connection a slot and two more.
             consumer: on record.
-            handler: the consumer's.
+            buckets: what is done in the consumer's buckets.
             slots: buckets that are worked on at the same time.
             lease_seconds: how long another process waits for this one if it is silent.
         """
         self._database = database
         self._consumer = consumer
-        self._buckets = Buckets(database, consumer, handler)
-        self._handler = handler
+        self._buckets = buckets
         self._slots = slots
         self._leases = Leases(work_of(consumer.name), new_owner(), lease_seconds)
         self._watch = Watch(database, "the stream")
@@ -205,10 +202,10 @@ class ConsumerProcess:
         rate = self._consumer.rate
         if rate is None:
             self._allowance = 0.0
-            return self._handler.batch
+            return self._buckets.batch
         share = rate * len(self._leases.epochs) / BUCKETS
         now = time.monotonic()
         gained = (now - self._allowed_at) * share
         self._allowance = min(self._allowance + gained, max(1.0, share))
         self._allowed_at = now
-        return min(self._handler.batch, int(self._allowance))
+        return min(self._buckets.batch, int(self._allowance))

@@ -20,12 +20,8 @@ import sqlalchemy as sa
 from ledgerbeam.io.errors import DatabaseError, UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.consumer.consumers import Consumer
-from ledgerbeam.messages.consumer.handling import (
-    Handling,
-    MessageFailedError,
-    StreamRow,
-    select_progress,
-)
+from ledgerbeam.messages.consumer.handling import Handling, MessageFailedError
+from ledgerbeam.messages.consumer.progress import MessageRecords, StreamRow, select_progress
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.schema import PARKED
@@ -69,6 +65,7 @@ class Customers:
         self._handler = handler
         self._run = run
         self._handling = Handling(database, consumer, handler, run)
+        self._records = MessageRecords(database, consumer, run)
         self._progress = select_progress(consumer)
         self._lost = threading.Event()
 
@@ -141,7 +138,7 @@ class Customers:
                 now = self._database.now(connection)
                 handled = self._handling.handle(connection, progress, free, now)
                 others = [row for row in free if row.message_id not in handled]
-                known = self._handling.known(connection, others) if others else {}
+                known = self._records.known(connection, others) if others else {}
                 for row in free:
                     is_own = row.message_id in handled or known[row.message_id] == self._run
                     outcome = Outcome.HANDLED if is_own else Outcome.DUPLICATE

@@ -32,7 +32,7 @@ from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.io.secrets import DatabaseUrl
 from ledgerbeam.messages.archive.files import stream_files
 from ledgerbeam.messages.consumer.consumers import Consumer
-from ledgerbeam.messages.consumer.handling import StreamRow
+from ledgerbeam.messages.consumer.progress import StreamRow
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.define.handlers import load_handler
 from ledgerbeam.messages.model.message import to_microseconds

@@ -247,3 +247,24 @@ ERASURE = sa.Table(
 )
 """Customers whose payloads were erased. `archived` counts those in archives; empty until that is
 done."""
+
+SINK = sa.Table(
+    "ledgerbeam_sink",
+    metadata,
+    sa.Column("consumer", _small, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+)
+"""Sinks: consumers that post to outside streams. `source` stands for this database in the ids of
+messages; `definition` is JSON, with secrets as references."""
+
+CALL = sa.Table(
+    "ledgerbeam_call",
+    metadata,
+    sa.Column("caller", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("expires_at", _big, nullable=False),
+)
+"""Calls over REST that named an `Idempotency-Key`, with what they were answered."""

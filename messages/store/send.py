@@ -63,11 +63,13 @@ class Outgoing(NamedTuple):
         message: a pydantic model, or fields that JSON can hold.
         due: when it is due.
         key: the sender's own name for it, by which it can be canceled or moved.
+        version: the schema version of fields; a model brings its own.
     """
 
     message: BaseModel | Mapping[str, Any]
     due: Due
     key: str | None = None
+    version: int = 1
 
 
 def schedule(
@@ -77,6 +79,7 @@ def schedule(
     *,
     due: Due,
     key: str | None = None,
+    version: int = 1,
 ) -> int:
     """Send a message to the moment at which it is due.
 
@@ -90,6 +93,7 @@ def schedule(
         due: a moment with a time zone, or a `LocalTime`.
         key: the sender's own name for it, by which it can be canceled or moved. Messages may share
             one; consumers see it.
+        version: the schema version of fields; a model brings its own.
 
     Returns:
         The number of the message, which stays with it.
@@ -97,7 +101,7 @@ def schedule(
     Raises:
         ParameterError: the topic isn't declared, the customer is missing, or `due` has no zone.
     """
-    row = _row(find_topic(connection, topic), Outgoing(message, due, key))
+    row = _row(find_topic(connection, topic), Outgoing(message, due, key, version))
     values = dict(zip(_COLUMNS, row, strict=True))
     if connection.dialect.name == "postgresql":
         number: int = connection.execute(
@@ -303,7 +307,7 @@ def _row(topic: Topic, outgoing: Outgoing) -> tuple[Any, ...]:
         version = getattr(type(message), "schema_version", 1)
     else:
         payload = json.dumps(message, separators=(",", ":"), default=str)
-        version = 1
+        version = outgoing.version
     return (
         topic.id,
         lane_of(bucket),

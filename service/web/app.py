@@ -28,7 +28,17 @@ from ledgerbeam.service.document import complete
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
 from ledgerbeam.service.problems import MEDIA_TYPE, problem_of, status_of, title_of, type_of
-from ledgerbeam.service.web import approvals, bulk, health, inline, pages, queues, requests, runs
+from ledgerbeam.service.web import (
+    approvals,
+    bulk,
+    health,
+    inline,
+    messages,
+    pages,
+    queues,
+    requests,
+    runs,
+)
 from ledgerbeam.service.web.front import Front
 from ledgerbeam.service.web.render import error_page, is_page
 
@@ -67,6 +77,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        messages.close(app)
         front.close()
 
     app = FastAPI(
@@ -83,6 +94,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
     app.state.front = front
     for part in _PARTS:
         app.include_router(part.router)
+    messages.mount(app)
     pages.mount(app)
     derived = app.openapi
     app.openapi = functools.cache(lambda: complete(derived()))  # type: ignore[method-assign]

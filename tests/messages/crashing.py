@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import declare_consumer
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler, Work
@@ -77,7 +78,8 @@ def run(role: str, url: str, *arguments: Any) -> None:
         else:
             with database.begin("consumer") as connection:
                 consumer = declare_consumer(connection, Expire)
-            ConsumerProcess(database, consumer, Expire(), 2, LEASE).run(threading.Event())
+            buckets = Buckets(database, consumer, Expire())
+            ConsumerProcess(database, consumer, buckets, 2, LEASE).run(threading.Event())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.messages.senders import Bank, noted
 
+from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import set_paused, set_rate
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler
@@ -51,7 +52,8 @@ def database(bank: Bank) -> Iterator[MessageDatabase]:
 def consumer_of(
     bank: Bank, database: MessageDatabase, handler: MessageHandler[Any]
 ) -> ConsumerProcess:
-    return ConsumerProcess(database, bank.declare(type(handler)), handler, slots=1)
+    consumer = bank.declare(type(handler))
+    return ConsumerProcess(database, consumer, Buckets(database, consumer, handler), slots=1)
 
 
 def send(bank: Bank, count: int) -> list[str]:

@@ -13,6 +13,7 @@ SLOW = {
     "docs/from-a-script.md",
     "docs/lookups-tables-totals.md",
     "docs/messages-to-the-future.md",
+    "docs/payment-requests.md",
     "docs/starting-a-project.md",
     "docs/your-first-batch-process.md",
 }

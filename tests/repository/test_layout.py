@@ -33,7 +33,7 @@ LEVELS = [
         "messages/store/migrations messages/store/migrations/versions messages/define "
         "messages/scheduler",
         "batch/keyed batch/pages messages/consumer",
-        "batch/attempt messages/books messages/archive",
+        "batch/attempt messages/books messages/archive messages/sinks",
         "batch/launch batch/testing messages/replay",
         "batch/runs",
         "batch/cli messages/cli",

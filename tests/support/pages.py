@@ -8,7 +8,8 @@
 | python without a title | runs |
 | others | are left alone |
 
-A page starts in an empty folder, and its blocks follow each other. Commands print to a terminal, as
+A page starts in an empty folder, and its blocks follow each other. If a command names something in
+`examples/`, the folder has these, as a clone does. Commands print to a terminal, as
 a reader's do, but one so wide that no line is folded: where, would depend on names of this machine.
 `python -m tests.support.pages PAGE…` puts the outputs of this machine into pages, under the names
 of `home`, `you@laptop`.
@@ -19,6 +20,7 @@ import getpass
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -130,6 +132,8 @@ def carry_out(text: str, folder: Path) -> Iterator[Step]:
     home = folder / "home"
     home.mkdir()
     environment["HOME"] = str(home)
+    if re.search(r"^\$ .*\bexamples/", text, re.MULTILINE):
+        shutil.copytree(ROOT / "examples", home / "examples")
 
     def run(command: str | list[str], expected: str) -> Step:
         shown = command if isinstance(command, str) else command[-1]

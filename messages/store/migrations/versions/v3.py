@@ -1,4 +1,4 @@
-"""Runs on Beam, archives of what is past its retention, and erased payloads.
+"""Runs on Beam, archives, erased payloads; sinks, and calls over REST that may be repeated.
 
 On PostgreSQL the stream gets a default partition, for what stays behind when the partition of its
 position is archived.
@@ -55,7 +55,21 @@ CREATE TABLE ledgerbeam_erasure (
     messages bigint NOT NULL,
     canceled bigint NOT NULL,
     archived bigint
-)
+);
+CREATE TABLE ledgerbeam_sink (
+    consumer smallint PRIMARY KEY,
+    source text NOT NULL,
+    definition text NOT NULL
+);
+CREATE TABLE ledgerbeam_call (
+    caller text NOT NULL,
+    key text NOT NULL,
+    fingerprint text NOT NULL,
+    answer text,
+    expires_at bigint NOT NULL,
+    PRIMARY KEY (caller, key)
+);
+CREATE INDEX ledgerbeam_call_expires ON ledgerbeam_call (expires_at)
 """
 
 
