@@ -252,7 +252,9 @@ def act(
     if verb in ("cancel", "pause", "resume"):
         runs.act(front, caller, record, verb, why)
     elif verb in ("retry", "restart"):
-        only = {"components": [form["component"]]} if form.get("component") else {}
+        only: dict[str, Any] = {}
+        if form.get("component"):
+            only["components"] = [form["component"]]
         asked = runs.ask_again(front, caller, record, response, Verb(verb), why, **only)
         return RedirectResponse(f"/requests/{asked.id}", 303)
     elif verb == "resolve":

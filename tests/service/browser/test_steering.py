@@ -60,10 +60,6 @@ def to_run(page: Page) -> None:
     page.wait_for_url("**/runs/*")
 
 
-def status(page: Page) -> str:
-    return page.locator("#live dd .status").first.inner_text()
-
-
 def until_status(page: Page, expected: RunStatus) -> None:
     expect(page.locator("#live dd .status").first).to_have_text(expected)
 
@@ -237,6 +233,7 @@ def test_all_of_it_works_without_scripts(service: Service, place: Place, new_pag
     place.set("hold")
     fill_form(page, place)
     page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/requests/*")
     request = page.url
 
     def loaded(text: str) -> bool:
@@ -244,11 +241,12 @@ def test_all_of_it_works_without_scripts(service: Service, place: Place, new_pag
         return text in page.locator("main").inner_text()
 
     until(lambda: loaded("RUNNING") and page.locator("dd a").count(), "its run")
-    page.locator("dd a").click()
+    to_run(page)
     until(lambda: loaded("EXECUTING"), "its attempt")
     act(page, "Pause", "by hand", "Pause this run")
-    assert status(page) == RunStatus.PAUSED
+    until_status(page, RunStatus.PAUSED)
     act(page, "Resume", "by hand", "Resume this run")
+    until_status(page, RunStatus.EXECUTING)
     place.unset("hold")
     until(lambda: loaded("SUCCESS"), "its end")
     expect(page.locator(".gantt svg").first).to_be_visible()
