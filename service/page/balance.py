@@ -64,9 +64,11 @@ def balances(controls: Sequence[Control], decimals: Mapping[str, int]) -> list[G
         name, _, equation = control.name.rpartition(": ")
         equation = equation.removesuffix(f", {currency}")
         name = "" if name == currency else label_of(name)
-        values = (control.expected, control.actual, control.actual - control.expected)
-        texts = [shown(control.name, value, decimals) for value in values]
-        one = Balance(name, equation, *texts, control.balances)
+        expected, actual, difference = (
+            shown(control.name, value, decimals)
+            for value in (control.expected, control.actual, control.actual - control.expected)
+        )
+        one = Balance(name, equation, expected, actual, difference, control.balances)
         found.setdefault(currency, []).append(one)
     return [Group(currency, found[currency]) for currency in sorted(found)]
 

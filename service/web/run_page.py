@@ -79,9 +79,15 @@ Visible = Annotated[RunRecord, Depends(_visible)]
 
 
 @router.get("/{run}")
-def overview(request: Request, record: Visible, front: AFront, caller: Caller) -> Response:
-    """How a run stands, and what can be done about it."""
+def overview(
+    request: Request, record: Visible, front: AFront, caller: Caller, awaiting: bool = False
+) -> Response:
+    """How a run stands, and what can be done about it; reloaded when an awaited attempt begins."""
     now = front.now()
+    asked = front.intake.of_run(record.id)
+    is_awaited = record.status.is_final and asked is not None and not asked.state.is_final
+    if awaiting and not is_awaited:
+        return Response(headers={"HX-Refresh": "true"})
     view = front.runs.get(record.id)
     manifest = _published(record) if record.status is RunStatus.SUCCESS else None
     axis = Axis.over((begun_at(record), end_of(view, now), record.must_finish_by))
@@ -102,7 +108,8 @@ def overview(request: Request, record: Visible, front: AFront, caller: Caller) -
         totals=sheet(view.progress.totals, decimals),
         actions=actions(record, allowed) if caller.may(Role.OPERATOR, record.process) else [],
         may_approve=caller.may(Role.APPROVER, record.process),
-        request_of_run=front.intake.of_run(record.id),
+        request_of_run=asked,
+        is_awaited=is_awaited,
     )
 
 
@@ -245,7 +252,9 @@ def act(
     if verb in ("cancel", "pause", "resume"):
         runs.act(front, caller, record, verb, why)
     elif verb in ("retry", "restart"):
-        only = {"components": [form["component"]]} if form.get("component") else {}
+        only: dict[str, Any] = {}
+        if form.get("component"):
+            only["components"] = [form["component"]]
         asked = runs.ask_again(front, caller, record, response, Verb(verb), why, **only)
         return RedirectResponse(f"/requests/{asked.id}", 303)
     elif verb == "resolve":

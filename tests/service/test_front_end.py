@@ -527,6 +527,19 @@ class TestPage:
             local.post(f"/runs/{run.id}/explode", data=sent | {"etag": "PAUSED"}).status_code == 400
         )
 
+    def test_a_run_whose_next_attempt_is_asked_for_is_looked_at_until_that_begins(
+        self, local: TestClient, registry: Registry
+    ) -> None:
+        run = play(registry, submitted(registry).id, "start fail")
+        page = f"/runs/{run.id}"
+        assert "awaiting" not in local.get(page).text
+        asked = local.post(f"/v1/runs/{run.id}/retry", json={"why": "mended"}).json()["id"]
+        assert f'hx-get="{page}?awaiting=yes"' in local.get(page).text
+        again = {"url": f"{page}?awaiting=yes", "headers": {"HX-Request": "true"}}
+        assert "hx-refresh" not in local.get(**again).headers
+        local.post(f"/v1/requests/{asked}/cancel")
+        assert local.get(**again).headers["hx-refresh"] == "true"
+
     def test_static_files_are_those_that_are_shipped(self, local: TestClient) -> None:
         for name in (
             "app.css",

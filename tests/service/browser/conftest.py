@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from tests.service.browser.scene import Night, launched, night
-from tests.support.recorded import Place
+from tests.support.recorded import TIMEOUT, Place
 from tests.support.service import Service, service_of
 
 AXE = "LEDGERBEAM_AXE"
@@ -20,6 +20,9 @@ class NewPage(Protocol):
 
     def __call__(self, server: str, **options: Any) -> Page:
         """Open it; the options are those of a browser's context."""
+
+
+expect.set_options(timeout=1000 * TIMEOUT)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,7 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     def make(server: str, **options: Any) -> Page:
         context = browser.new_context(base_url=server, **options)
         contexts.append(context)
+        context.set_default_timeout(1000 * TIMEOUT)
         page = context.new_page()
         page.on("pageerror", lambda error: told.append(f"{page.url}: {error}"))
         page.on("console", lambda message: _note(told, message.type, message.text))

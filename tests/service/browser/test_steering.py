@@ -16,7 +16,6 @@ from ledgerbeam.batch.model.status import RunStatus
 pytestmark = pytest.mark.browser
 
 DAYS = itertools.count()
-PATIENCE = 1000 * TIMEOUT
 
 
 @pytest.fixture
@@ -42,9 +41,7 @@ def submitted(service: Service, place: Place) -> Callable[..., RunRecord]:
 
 @pytest.fixture
 def page(service: Service, new_page: NewPage) -> Page:
-    page = new_page(service.server)
-    page.set_default_timeout(60_000)
-    return page
+    return new_page(service.server)
 
 
 def fill_form(page: Page, place: Place, **others: str) -> None:
@@ -58,17 +55,13 @@ def fill_form(page: Page, place: Place, **others: str) -> None:
 def to_run(page: Page) -> None:
     """From the page of a request to that of its run, once it has one."""
     link = page.locator("dd a[href^='/runs/']")
-    link.wait_for(timeout=PATIENCE)
+    link.wait_for()
     link.click()
     page.wait_for_url("**/runs/*")
 
 
-def status(page: Page) -> str:
-    return page.locator("#live dd .status").first.inner_text()
-
-
 def until_status(page: Page, expected: RunStatus) -> None:
-    expect(page.locator("#live dd .status").first).to_have_text(expected, timeout=PATIENCE)
+    expect(page.locator("#live dd .status").first).to_have_text(expected)
 
 
 def act(page: Page, verb: str, why: str, confirmation: str) -> None:
@@ -85,7 +78,7 @@ def test_a_run_is_submitted_by_its_form_and_watched_to_its_end(page: Page, place
     to_run(page)
     until_status(page, RunStatus.EXECUTING)
     page.evaluate("window.isTheSamePage = true")
-    expect(page.locator("svg.grid rect.busy")).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator("svg.grid rect.busy")).to_have_count(1)
     place.unset("hold-A5")
     until_status(page, RunStatus.SUCCESS)
     expect(page.get_by_text("What must be equal").first).to_be_visible()
@@ -99,7 +92,7 @@ def test_a_run_is_submitted_by_its_form_and_watched_to_its_end(page: Page, place
 def test_what_does_not_fit_is_corrected_in_the_form(page: Page, place: Place) -> None:
     fill_form(page, place, shards="-1")
     page.get_by_role("button", name="Submit").click()
-    expect(page.locator(".status.REJECTED")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".status.REJECTED")).to_be_visible()
     page.get_by_role("link", name="Correct it and submit again").click()
     shards = page.locator("#f-shards")
     expect(shards).to_have_value("-1")
@@ -169,7 +162,7 @@ def test_a_component_that_failed_is_found_and_retried(
     act(page, "Retry", "A9 is mended", "Retry A9")
     expect(page.get_by_role("heading", level=1)).to_have_text("Retry counting")
     to_run(page)
-    expect(page.locator(".gantt .row")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator(".gantt .row")).to_have_count(3)
     until_status(page, RunStatus.FAILURE)
     page.get_by_role("link", name="Components", exact=True).click()
     expect(page.get_by_role("row").filter(has_text="A7")).to_have_count(1)
@@ -208,6 +201,7 @@ def test_two_people_do_not_undo_each_other(
     page: Page, place: Place, submitted: Callable[..., RunRecord]
 ) -> None:
     run = submitted("hold")
+    place.until_status(RunStatus.EXECUTING)
     # A page that isn't followed stays as it was.
     page.route("**/events", lambda route: route.abort())
     page.goto(f"/runs/{run.id}")
@@ -215,6 +209,7 @@ def test_two_people_do_not_undo_each_other(
     place.runs.pause(run.id, "somebody else")
     act(page, "Pause", "me too", "Pause this run")
     expect(page.get_by_role("alert")).to_contain_text("is PAUSED now")
+    place.runs.resume(run.id)
 
 
 def test_an_action_is_a_command_too(
@@ -230,6 +225,7 @@ def test_an_action_is_a_command_too(
     done = place.command(*copied.split()[1:])
     assert done.returncode == 0, done.stderr
     until_status(page, RunStatus.PAUSED)
+    place.runs.resume(run.id)
 
 
 def test_all_of_it_works_without_scripts(service: Service, place: Place, new_page: NewPage) -> None:
@@ -237,6 +233,7 @@ def test_all_of_it_works_without_scripts(service: Service, place: Place, new_pag
     place.set("hold")
     fill_form(page, place)
     page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/requests/*")
     request = page.url
 
     def loaded(text: str) -> bool:
@@ -244,11 +241,12 @@ def test_all_of_it_works_without_scripts(service: Service, place: Place, new_pag
         return text in page.locator("main").inner_text()
 
     until(lambda: loaded("RUNNING") and page.locator("dd a").count(), "its run")
-    page.locator("dd a").click()
+    to_run(page)
     until(lambda: loaded("EXECUTING"), "its attempt")
     act(page, "Pause", "by hand", "Pause this run")
-    assert status(page) == RunStatus.PAUSED
+    until_status(page, RunStatus.PAUSED)
     act(page, "Resume", "by hand", "Resume this run")
+    until_status(page, RunStatus.EXECUTING)
     place.unset("hold")
     until(lambda: loaded("SUCCESS"), "its end")
     expect(page.locator(".gantt svg").first).to_be_visible()
@@ -278,3 +276,4 @@ def test_keys_are_enough(page: Page, place: Place, submitted: Callable[..., RunR
     page.keyboard.press("Enter")
     until_status(page, RunStatus.PAUSED)
     assert place.runs.registry.events(run.id)[-1].why == "by keys"
+    place.runs.resume(run.id)
