@@ -9,6 +9,9 @@ NEMESIS_FLAGS ?= --trials 20
 SIGNALS ?= 20
 # Of each property, of which the slow ones are tried with half as many: 20,000 in all.
 FUZZ_CASES ?= 1500
+# Of each operation, and ten times as many ways through several of them.
+API_CASES ?= 100
+PAIRS ?= all
 # The suite's processes use one core each.
 TEST_PROCESSES ?= 2
 # The slow ones wait for processes, leases and databases in between.
@@ -30,14 +33,14 @@ PYTHONS := 3.11 3.12 3.13
 # Types are checked in a folder of links: beside `io/`, mypy would take it for the standard library's.
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml
 # Folders whose modules import each other by bare names.
-SCRIPTS := dags benchmarks benchmarks/comparison benchmarks/components benchmarks/delivery benchmarks/loans
+SCRIPTS := dags dags/provider/ledgerbeam_provider benchmarks benchmarks/comparison benchmarks/components benchmarks/delivery benchmarks/loans
 SCRIPTS += examples/payment_requests docs
 # What pages of the site are made of, and what they link to.
 PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
 PAGES += docs benchmarks dags examples rules tests
 
 .PHONY: help install demo up clean
-.PHONY: test test-slow correctness fuzz nemesis signals matrix
+.PHONY: test test-slow correctness fuzz fuzz-api crash-pairs nemesis signals matrix
 .PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
 .PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
@@ -80,6 +83,14 @@ correctness: $(VENV)/dev.stamp ## published examples, and 100,000 random loans b
 fuzz: export LEDGERBEAM_FUZZ_CASES = $(FUZZ_CASES)
 fuzz: $(VENV)/dev.stamp ## change files, records and command lines by chance: 20,000 cases
 	$(BIN)/pytest tests/fuzz -m 'slow or not slow'
+
+fuzz-api: export LEDGERBEAM_API_CASES = $(API_CASES)
+fuzz-api: $(VENV)/dev.stamp ## call the whole REST API with anything: 10,000 calls
+	$(BIN)/pytest tests/service/test_any_call.py -m slow -s --timeout=0
+
+crash-pairs: export LEDGERBEAM_PAIRS = $(PAIRS)
+crash-pairs: $(VENV)/dev.stamp ## kill a service at two points of one night: PAIRS=40, or all
+	$(BIN)/pytest tests/service/test_two_crashes.py -m slow
 
 nemesis: $(VENV)/dev.stamp ## disturb recorded runs at random: NEMESIS_FLAGS='--seed=1 --trials=500'
 	$(BIN)/python -m tests.nemesis $(NEMESIS_FLAGS)

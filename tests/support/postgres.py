@@ -46,14 +46,24 @@ class PostgresServer:
         data: its folder; `data/log` is its log.
     """
 
-    def __init__(self, port: int, data: Path) -> None:
+    def __init__(self, port: int, data: Path, control: Path) -> None:
         self.port = port
         self.data = data
+        self._control = control
         self._numbers = itertools.count(1)
 
     def url(self, database: str = "postgres") -> str:
         """SQLAlchemy's URL of a database."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+
+    def crash(self) -> None:
+        """Kill it without a word to anybody, and start it again."""
+        owner = _unprivileged() if os.geteuid() == 0 else None
+        flags = [f"--pgdata={self.data}", f"--log={self.data}/log", "--mode=immediate", "--wait"]
+        command = [self._control, "restart", *flags]
+        done = _start(owner, Path("/"), command, stderr=subprocess.STDOUT)
+        output, _ = done.communicate()
+        assert done.returncode == 0, output
 
     def create_database(self) -> str:
         """The URL of a new, empty database."""
@@ -101,7 +111,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         with (data / "postgresql.conf").open("a") as configuration:
             configuration.write("\n".join(_SETTINGS) + "\n")
         with _running(owner, programs, data) as port:
-            yield PostgresServer(port, data)
+            yield PostgresServer(port, data, programs / "pg_ctl")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
