@@ -11,7 +11,7 @@ killed anywhere; the same command again goes on, and the entry is finished when 
 """
 
 import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -117,9 +117,8 @@ def erasures(database: MessageDatabase) -> list[Erasure]:
         return [_entry(row) for row in rows]
 
 
-def _entry(row: sa.Row[tuple[object, ...]]) -> Erasure:
-    number, at, *others = row
-    return Erasure(number, to_datetime(at), *others)
+def _entry(row: sa.Row[Any]) -> Erasure:
+    return Erasure(**{**row._mapping, "at": to_datetime(row.at)})
 
 
 def _begin(

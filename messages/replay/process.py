@@ -16,7 +16,6 @@ from what `ledgerbeam messages archive` has written.
 import datetime
 import functools
 import os
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -89,10 +88,10 @@ class HandlerParameters(Parameters):
     )
 
 
-_FROM = (AwareDatetime, Field(description="posted from this time on"))
 # As a statement, `from` can't be the name of a field.
+_FROM: dict[str, Any] = {"from": (AwareDatetime, Field(description="posted from this time on"))}
 RangeParameters = create_model(
-    "RangeParameters", __base__=HandlerParameters, __module__=__name__, **{"from": _FROM}
+    "RangeParameters", __base__=HandlerParameters, __module__=__name__, **_FROM
 )
 
 
@@ -168,6 +167,7 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
 
     def before(self) -> None:
         """Put the run and its consumer on record."""
+        _handling.clear()  # an earlier attempt in this process may have lost its database
         parameters = self.parameters
         is_own = parameters.stream in ("", parameters.database)
         self._consumer, self._run = begin_run(
@@ -190,9 +190,7 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
             return _ENDED.empty_table()
         columns = (table.column(name).to_pylist() for name in StreamRow._fields)
         rows = [StreamRow(*values) for values in zip(*columns, strict=True)]
-        customers = _customers(
-            self.parameters.database, os.getpid(), self._consumer, self.handler, self._run
-        )
+        customers = _customers(self, self._consumer, self._run)
         ended = customers.handle(rows)
         outcomes = [ended[row.position] for row in rows]
         return pa.table(
@@ -234,17 +232,21 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
         ]
 
 
-@functools.cache
+_processes: dict[type[MessageHandler[Any]], type[HandlerProcess]] = {}
+
+
 def process_of(handler: type[MessageHandler[Any]]) -> type[HandlerProcess]:
     """The process that handles messages by a handler; the same class each time."""
-    members: Mapping[str, Any] = {
-        "__module__": __name__,
-        "__doc__": handler.__doc__,
-        "name": handler.name,
-        "handler": handler,
-        "parameters_type": RangeParameters,
-    }
-    return type(handler.__name__, (HandlerProcess,), dict(members))
+    if handler not in _processes:
+        members = {
+            "__module__": __name__,
+            "__doc__": handler.__doc__,
+            "name": handler.name,
+            "handler": handler,
+            "parameters_type": RangeParameters,
+        }
+        _processes[handler] = type(handler.__name__, (HandlerProcess,), members)
+    return _processes[handler]
 
 
 def workload_of(name: str) -> type[HandlerProcess]:
@@ -282,8 +284,15 @@ def _open(url: str, process: int) -> MessageDatabase:
     return MessageDatabase.open(url, _CONNECTIONS)
 
 
-@functools.lru_cache(maxsize=4)
-def _customers(
-    url: str, process: int, consumer: Consumer, handler: type[MessageHandler[Any]], run: int
-) -> Customers:
-    return Customers(_open(url, process), consumer, _named(handler, consumer.name)(), run)
+def _customers(process: HandlerProcess, consumer: Consumer, run: int) -> Customers:
+    """What handles in this process; made once for each run."""
+    url, name = process.parameters.database, consumer.name
+    key = (url, os.getpid(), name, run)
+    if key not in _handling:
+        _handling.clear()
+        handler = _named(process.handler, name)()
+        _handling[key] = Customers(_database(url), consumer, handler, run)
+    return _handling[key]
+
+
+_handling: dict[tuple[str, int, str, int], Customers] = {}

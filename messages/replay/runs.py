@@ -113,7 +113,7 @@ def _of_stream(
             "after --from: give a later time, or another name by --consumer",
             parameter="--from",
         )
-    waiting = connection.execute(_unhandled_before(consumer, first)).first()
+    waiting = connection.execute(_unhandled_before(consumer, first, before)).first()
     if waiting is not None:
         raise ParameterError(
             f"message {waiting.message_id}, which was posted at "
@@ -125,8 +125,14 @@ def _of_stream(
     return consumer
 
 
-def _unhandled_before(consumer: Consumer, moment: int) -> sa.Select[Any]:
-    """A message that was posted before a moment, and that nobody has handled or parked."""
+def _unhandled_before(consumer: Consumer, moment: int, position: int) -> sa.Select[Any]:
+    """A message that was posted before a moment, and that nobody has handled or parked.
+
+    Args:
+        consumer: of whom.
+        moment: in microseconds.
+        position: none behind it was posted before the moment.
+    """
     is_handled = sa.exists().where(
         INBOX.c.consumer == consumer.id, INBOX.c.message_id == STREAM.c.message_id
     )
@@ -140,6 +146,7 @@ def _unhandled_before(consumer: Consumer, moment: int) -> sa.Select[Any]:
             STREAM.c.topic == consumer.topic,
             STREAM.c.bucket == PROGRESS.c.bucket,
             STREAM.c.position > PROGRESS.c.position,
+            STREAM.c.position <= position,
             STREAM.c.posted_at < moment,
             ~is_handled,
             ~is_parked,

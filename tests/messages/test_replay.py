@@ -15,7 +15,7 @@ from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.messages.books.verify import verify
 from ledgerbeam.messages.consumer.dead_letters import redrive
 from ledgerbeam.messages.define.handler import Work
-from ledgerbeam.messages.replay.process import process_of
+from ledgerbeam.messages.replay.process import RangeParameters, process_of
 from ledgerbeam.transforms.concurrency.retry import Retry
 
 FROM, TO = NOON - datetime.timedelta(hours=1), NOON + datetime.timedelta(hours=1)
@@ -24,7 +24,7 @@ FROM, TO = NOON - datetime.timedelta(hours=1), NOON + datetime.timedelta(hours=1
 def on_beam(bank: Bank, kind: type[Noting], folder: Path, **options: Any) -> Manifest:
     process = process_of(kind)
     given = {"from": FROM, "to": TO, "database": bank.url, "output": str(folder)}
-    return run(process(process.parameters_type(**{**given, **options})))
+    return run(process(RangeParameters(**{**given, **options})))
 
 
 def outcomes(manifest: Manifest) -> dict[str, list[str]]:
@@ -36,7 +36,8 @@ def outcomes(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def rows(manifest: Manifest) -> list[dict[str, Any]]:
-    return read_published(instance_uri(manifest)).to_table().to_pylist()
+    found: list[dict[str, Any]] = read_published(instance_uri(manifest)).to_table().to_pylist()
+    return found
 
 
 def send(bank: Bank, **requests: str) -> None:
@@ -107,10 +108,10 @@ def test_a_message_that_fails_for_good_is_a_dead_letter_and_can_be_redriven(
     assert outcomes(manifest) == {"P": ["handled", "dead", "handled"], "Q": ["handled"]}
     (error,) = (row["error"] for row in rows(manifest) if row["outcome"] == "dead")
     assert error.startswith("ValueError: no such account")
+    (tmp_path / "open").touch()
     # Passing it, a process leaves it what it is.
     assert bank.consume(kind()) == 0
     assert verify(bank.database).differences == []
-    (tmp_path / "open").touch()
     assert len(redrive(bank.database, kind.name)) == 1
     again = on_beam(bank, kind, tmp_path / "two")
     assert outcomes(again)["P"] == ["duplicate", "handled", "duplicate"]
@@ -169,5 +170,7 @@ def test_a_replay_into_a_fresh_database(bank: Bank, sqlite_fresh: Bank, tmp_path
 def test_what_cant_be_a_range_is_refused(bank: Bank, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="isn't before --to"):
         on_beam(bank, bank.handler(), tmp_path, to=FROM)
+    with pytest.raises(UserError, match="--min-rows"):
+        on_beam(bank, bank.handler(), tmp_path)
     with pytest.raises(ParameterError, match="lies ahead"):
         on_beam(bank, bank.handler(), tmp_path, to=NOON.replace(year=2099))
