@@ -63,7 +63,7 @@ class Executed(NamedTuple):
 
 
 def run_components(
-    process: BatchProcess[Any], /, rule: int | None = None, **rows: Rows
+    process: BatchProcess[Any], rule: int | None = None, /, **rows: Rows
 ) -> Executed:
     """Execute components in this thread, without a pipeline, retries or hooks.
 

@@ -61,7 +61,8 @@ def kind_of(bank: Bank, **members: Any) -> type[Charging]:
 def captured(bank: Bank, kind: type[Charging], rule: int | None) -> list[dict[str, Any]]:
     with MessageDatabase.open(bank.url) as database:
         tables = [*capture(database, kind(), rule, ALL, NOON)]
-    return pa.concat_tables(tables).to_pylist()
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
+    return rows
 
 
 def everything(bank: Bank) -> dict[str, list[tuple[Any, ...]]]:

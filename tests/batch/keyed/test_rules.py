@@ -52,7 +52,8 @@ def log(definition: Any) -> RolloutLog:
 
 
 def rows_of(manifest: Manifest) -> list[dict[str, Any]]:
-    return read_published(instance_uri(manifest)).to_table().to_pylist()
+    rows: list[dict[str, Any]] = read_published(instance_uri(manifest)).to_table().to_pylist()
+    return rows
 
 
 def expected(has_new: set[str]) -> list[tuple[Any, ...]]:
