@@ -10,7 +10,7 @@ from apache_beam.pvalue import AsList, TaggedOutput
 
 from ledgerbeam.io.arrow.spill import spill
 from ledgerbeam.io.datasets.contract import Contract
-from ledgerbeam.io.datasets.inputs import Split, Splits, plan_input
+from ledgerbeam.io.datasets.inputs import Split, Splits, SqlSplit, plan_input
 from ledgerbeam.io.datasets.readers import ROW_LOCATION, Check, SplitRows, read_split
 from ledgerbeam.io.datasets.reading import Reading
 from ledgerbeam.io.datasets.rejections import (
@@ -23,6 +23,8 @@ from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 ROWS = "rows"
 REJECTED = "rejected"
 LINE_COUNTS = "line_counts"
+BYTES_PER_GROUP = 1 << 20
+"""Of files that are read in one step, so that thousands of small files cost little each."""
 
 SplitBatches = tuple[Split, Iterator[SplitRows]]
 """A split, and its rows, batch by batch."""
@@ -125,7 +127,7 @@ class ReadSplits(beam.PTransform):
         read: Any = DoInFlight(self._read, self._in_flight) if many else self._read
         found = (
             root
-            | "Splits" >> beam.Create(list(self._splits.groups()), reshuffle=False)
+            | "Splits" >> beam.Create(list(groups_of(self._splits)), reshuffle=False)
             | "SpreadSplits" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(read)
@@ -136,6 +138,21 @@ class ReadSplits(beam.PTransform):
         rejected = found[REJECTED] | "Locate" >> beam.Map(locate, AsList(found[LINE_COUNTS]))
         others = {tag: found[tag] for tag in (ROWS, LINE_COUNTS, *self._tags)}
         return Collections(others, rejected=rejected)
+
+
+def groups_of(splits: Splits) -> Iterator[tuple[int, ...]]:
+    """Positions of splits that are read in one step: of one input, and small if several."""
+    group: list[int] = []
+    size = 0
+    for position, split in enumerate(splits):
+        fits = size + split.file.size <= BYTES_PER_GROUP and not isinstance(split, SqlSplit)
+        if group and not (fits and split.fields is splits[group[0]].fields):
+            yield tuple(group)
+            group, size = [], 0
+        group.append(position)
+        size += split.file.size
+    if group:
+        yield tuple(group)
 
 
 class RejectedTable(NamedTuple):

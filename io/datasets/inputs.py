@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -47,8 +47,6 @@ from ledgerbeam.io.storage.base import FileInfo
 
 ROWS_PER_SPLIT = 500_000
 BYTES_PER_SPLIT = 32 << 20
-BYTES_PER_GROUP = 1 << 20
-"""Of files that are read in one step, so that thousands of small files cost little each."""
 FORMATS = ("csv", "jsonl", "parquet", "avro")
 
 _SUFFIXES = {
@@ -152,20 +150,6 @@ class Splits(tuple[Split, ...]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, (self._packed,)
-
-    def groups(self) -> Iterator[tuple[int, ...]]:
-        """Positions of splits that are read in one step: of one input, and small if several."""
-        group: list[int] = []
-        size = 0
-        for position, split in enumerate(self):
-            fits = size + split.file.size <= BYTES_PER_GROUP and not isinstance(split, SqlSplit)
-            if group and not (fits and split.fields is self[group[0]].fields):
-                yield tuple(group)
-                group, size = [], 0
-            group.append(position)
-            size += split.file.size
-        if group:
-            yield tuple(group)
 
 
 @lru_cache(maxsize=8)

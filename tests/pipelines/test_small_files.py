@@ -17,8 +17,9 @@ from tests.support.reading import instance_uri
 
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.io.commit.published import read_part
-from ledgerbeam.io.datasets.inputs import BYTES_PER_GROUP, Splits, plan_input
+from ledgerbeam.io.datasets.inputs import Splits, plan_input
 from ledgerbeam.pipelines.delivery_inputs import TRADES
+from ledgerbeam.transforms.read import BYTES_PER_GROUP, groups_of
 
 ROWS = with_repeats(random_trades(1_200), 7)
 
@@ -54,7 +55,7 @@ def test_they_give_what_one_file_gives(folder: Path, tmp_path: Path, shuffle: st
 
 def test_they_are_read_in_groups(folder: Path) -> None:
     splits = plan_input(f"{folder}/*.csv", TRADES).splits
-    groups = list(splits.groups())
+    groups = list(groups_of(splits))
     assert [position for group in groups for position in group] == list(range(300))
     sizes = [sum(splits[position].file.size for position in group) for group in groups]
     assert max(sizes) <= BYTES_PER_GROUP
@@ -68,7 +69,7 @@ def test_large_files_are_no_part_of_a_group(tmp_path: Path) -> None:
     large = sum(split.file.uri.endswith("1.csv") for split in splits)
     assert large > 1
     alone = [(1 + number,) for number in range(large)]
-    assert list(splits.groups()) == [(0,), *alone, (1 + large, 2 + large)]
+    assert list(groups_of(splits)) == [(0,), *alone, (1 + large, 2 + large)]
 
 
 def test_splits_are_unpacked_once_for_all_that_hold_them(folder: Path) -> None:
