@@ -38,6 +38,7 @@ class Shot(NamedTuple):
 
 SHOTS = (
     Shot("tonight", "tonight", "light", 1100, 840),
+    Shot("deadlines", "tonight", "light", 1100, 420, "Runs against their deadlines"),
     Shot("tonight-phone", "tonight", "dark", 360, 740),
     Shot("run", "run", "dark", 1100, 840),
     Shot("balance", "run-done", "light", 1100, 720, "Control totals"),
