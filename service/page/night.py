@@ -143,7 +143,7 @@ def _matters(row: Row, now: datetime.datetime) -> Iterable[Matter]:
         yield Matter(href, run.name, "failed", "bad", run.error or "")
     unknown = progress.components.get(ComponentStatus.UNKNOWN, 0)
     if unknown:
-        why = f"{_count(unknown, 'component')} UNKNOWN: say how its call has ended"
+        why = f"{_count(unknown, 'component')} UNKNOWN: say how each call has ended"
         yield Matter(f"{href}/components?status=UNKNOWN", run.name, "to be resolved", "bad", why)
     for stuck in progress.stuck[:1]:
         why = f"{stuck.component}, in try {stuck.tries}: {stuck.error or 'it was called again'}"

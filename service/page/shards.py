@@ -8,6 +8,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from ledgerbeam.batch.observe.progress import Progress, ProgressReader
+from ledgerbeam.io.commit.records import MAX_SHARDS
 
 _READERS = 16
 _CELL_PIXELS = ((100, 20), (600, 14), (3000, 8))
@@ -102,6 +103,8 @@ def grid_of(states: Mapping[int, str], total: int | None) -> Grid | None:
         states: state by number, of those that aren't open.
         total: how many shards there are; None where that isn't known.
     """
+    # What a damaged heartbeat says is no reason to draw a million of millions.
+    states = {number: state for number, state in states.items() if 0 <= number < MAX_SHARDS}
     size = max([total or 0, *(number + 1 for number in states)])
     if size == 0:
         return None

@@ -188,6 +188,13 @@ def test_each_shard_is_in_the_grid_once(states: dict[int, str], total: int | Non
     assert set(found.bad) <= {number for number, state in states.items() if state == "bad"}
 
 
+def test_a_shard_that_cannot_be_is_not_drawn() -> None:
+    found = grid_of({2**62: "good", -1: "busy", 1: "good"}, None)
+    assert found is not None
+    assert found.counts == {"good": 1, "open": 1}
+    assert grid_of({2**62: "good"}, 0) is None
+
+
 class TestBalance:
     def test_money_has_its_decimals_and_what_differs_says_by_how_much(self) -> None:
         controls = [

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import sync_playwright
 from tests.service.browser.scene import Night, launched, night
 
 from ledgerbeam.io.machine import HOST
@@ -37,12 +37,13 @@ class Shot(NamedTuple):
 
 
 SHOTS = (
-    Shot("tonight", "tonight", "light", 1280, 1000),
+    Shot("tonight", "tonight", "light", 1100, 840),
+    Shot("deadlines", "tonight", "light", 1100, 420, "Runs against their deadlines"),
     Shot("tonight-phone", "tonight", "dark", 360, 740),
-    Shot("run", "run", "dark", 1280, 1000),
-    Shot("balance", "run-done", "light", 1280, 900, "Control totals"),
-    Shot("components", "components", "light", 1280, 500),
-    Shot("results", "results", "dark", 1280, 900),
+    Shot("run", "run", "dark", 1100, 840),
+    Shot("balance", "run-done", "light", 1100, 720, "Control totals"),
+    Shot("components", "components", "light", 1100, 560),
+    Shot("results", "results", "dark", 1100, 760),
 )
 
 
@@ -63,9 +64,6 @@ def take(found: Night, folder: Path) -> None:
             page.goto(found.paths[shot.page])
             if shot.page == "components":
                 page.locator("summary").filter(has_text="Retry…").first.click()
-            if shot.page == "run":
-                # The rate is drawn from the third report of progress on.
-                expect(page.locator("#rate canvas")).to_be_visible(timeout=60_000)
             if shot.at:
                 heading = page.get_by_role("heading", name=shot.at)
                 heading.evaluate("each => window.scrollTo(0, each.offsetTop - 16)")

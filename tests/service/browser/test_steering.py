@@ -248,7 +248,7 @@ def test_all_of_it_works_without_scripts(service: Service, place: Place, new_pag
     act(page, "Resume", "by hand", "Resume this run")
     until_status(page, RunStatus.EXECUTING)
     place.unset("hold")
-    until(lambda: loaded("SUCCESS"), "its end")
+    until(lambda: loaded("It has published"), "its end")
     expect(page.locator(".gantt svg").first).to_be_visible()
     expect(page.get_by_role("table", name="Counts")).to_be_visible()
     page.get_by_role("link", name="Results").click()
