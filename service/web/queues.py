@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, StrictBool
+from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from ledgerbeam.service.errors import BadRequestError
@@ -22,8 +23,12 @@ from ledgerbeam.service.web.requests import Cursor, IfMatch, Limit, Reason
 router = APIRouter(prefix="/v1", tags=["kinds and queues"])
 
 
-# What isn't given isn't changed: no default is told.
-_UNCHANGED: Any = Field(default=None, json_schema_extra=lambda schema: schema.pop("default"))
+def _tell_no_default(schema: JsonDict) -> None:
+    # What isn't given isn't changed.
+    del schema["default"]
+
+
+_UNCHANGED: Any = Field(default=None, json_schema_extra=_tell_no_default)
 
 
 class QueueChange(Reason):
