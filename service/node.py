@@ -190,8 +190,7 @@ class Node:
         parent = request.traceparent or ""
         if request.epoch == 1 and request.queued_at is not None and request.started_at is not None:
             traces.past("queue", parent, request.queued_at, request.started_at)
-        facts = {"request": request.id, "workload": request.kind, "node": self.name}
-        with traces.span("run", parent, **facts) as own:
+        with traces.span("run", parent, request=request.id, workload=request.kind) as own:
             self._execute_and_end(request, replace(self._settings, traceparent=own))
 
     def _execute_and_end(self, request: RequestRecord, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field, StrictBool
+from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from ledgerbeam.batch.registry.audit_export import ChainedEntry
@@ -32,8 +33,12 @@ _CSV = "text/csv"
 _TEXT = {"schema": {"type": "string"}}
 
 
-# What isn't given isn't changed: no default is told.
-_UNCHANGED: Any = Field(default=None, json_schema_extra=lambda schema: schema.pop("default"))
+def _tell_no_default(schema: JsonDict) -> None:
+    # What isn't given isn't changed.
+    del schema["default"]
+
+
+_UNCHANGED: Any = Field(default=None, json_schema_extra=_tell_no_default)
 
 
 class QueueChange(Reason):

@@ -60,7 +60,7 @@ class PostgresServer:
         """Kill it without a word to anybody, and start it again."""
         owner = _unprivileged() if os.geteuid() == 0 else None
         flags = [f"--pgdata={self.data}", f"--log={self.data}/log", "--mode=immediate", "--wait"]
-        command = [self._control, "restart", *flags]
+        command: list[str | Path] = [self._control, "restart", *flags]
         done = _start(owner, Path("/"), command, stderr=subprocess.STDOUT)
         output, _ = done.communicate()
         assert done.returncode == 0, output
