@@ -246,7 +246,8 @@ class Node:
             # One that was recorded long before may have a launcher, though it hasn't begun.
             return run, is_new or (run.status is RunStatus.INITIATED and request.epoch == 1)
         if request.verb is Verb.REPLACE:
-            return self._replaced(request, runs), True
+            run = self._replaced(request, runs)
+            return run, run.status is RunStatus.INITIATED
         run = self._runs.registry.get(str(request.run_id))
         after = request.parameters["after"]
         moves = [e for e in self._runs.registry.events(run.id) if e.sequence > after]

@@ -103,7 +103,10 @@ class ErrandRunner:
             _log.warning("errand %s can't be answered: %s", asked.id, error)
 
     def _executed(self, asked: Errand) -> dict[str, Any]:
-        worker = self._idle.pop() if self._idle else InlineWorker(self._settings)
+        try:
+            worker = self._idle.pop()
+        except IndexError:  # another thread may have had the last one
+            worker = InlineWorker(self._settings)
         try:
             seconds = (asked.deadline - self._now()).total_seconds()
             return worker.execute({"kind": asked.kind, **asked.given}, seconds)

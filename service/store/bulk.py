@@ -100,7 +100,6 @@ class Bulks:
             IdempotencyConflictError: the key stands for another action.
         """
         kinds = sorted({one.target.kind for one in chosen})
-        fingerprint = fingerprint_of(given.model_dump(mode="json"))
         new = {
             "id": str(uuid.uuid4()),
             **given.model_dump(exclude={"filter"}),
@@ -110,23 +109,15 @@ class Bulks:
             "state": BulkState.WAITING if waits else BulkState.RUNNING,
             "asked_at": at,
             "key": key,
-            "fingerprint": fingerprint,
+            "fingerprint": _fingerprint(given),
             "version": 1,
         }
         with self._database.writing() as connection:
             if key is not None:
                 lock_key(connection, who, key)
-                since = at - datetime.timedelta(seconds=KEY_SECONDS)
-                mine = (bulk.c.requester == who) & (bulk.c.key == key) & (bulk.c.asked_at > since)
-                known = connection.execute(bulk.select().where(mine)).first()
-                if known is not None and known.fingerprint != fingerprint:
-                    raise IdempotencyConflictError(
-                        f"Idempotency-Key {key} was used for {known.id}, which is another action: "
-                        "give each a key of its own",
-                        request=known.id,
-                    )
+                known = _known(connection, given, who, at, key)
                 if known is not None:
-                    return _read(connection, known)
+                    return known
             inserted = connection.execute(bulk.insert().values(new)).inserted_primary_key
             assert inserted is not None
             rows = [
@@ -142,8 +133,18 @@ class Bulks:
                 connection.execute(bulk_target.insert(), rows)
             row = connection.execute(bulk.select().where(bulk.c.sequence == inserted[0])).one()
             _note(connection, row, at, who, "asked", given.why, targets=len(chosen))
-            failpoint("bulk: before commit")
             return _read(connection, row)
+
+    def known(
+        self, given: BulkAsk, *, who: str, at: datetime.datetime, key: str
+    ) -> BulkRecord | None:
+        """The action that a key stands for; None where it stands for none yet.
+
+        Raises:
+            IdempotencyConflictError: the key stands for another action.
+        """
+        with self._database.reading() as connection:
+            return _known(connection, given, who, at, key)
 
     def get(self, bulk_id: str) -> BulkRecord:
         """How an action stands.
@@ -270,6 +271,27 @@ class Bulks:
         assert target is not None
         with self._database.writing() as connection:
             _mark(connection, target, at, state, told=told)
+
+
+def _known(
+    connection: sa.Connection, given: BulkAsk, who: str, at: datetime.datetime, key: str
+) -> BulkRecord | None:
+    since = at - datetime.timedelta(seconds=KEY_SECONDS)
+    mine = (bulk.c.requester == who) & (bulk.c.key == key) & (bulk.c.asked_at > since)
+    row = connection.execute(bulk.select().where(mine)).first()
+    if row is None:
+        return None
+    if row.fingerprint != _fingerprint(given):
+        raise IdempotencyConflictError(
+            f"Idempotency-Key {key} was used for {row.id}, which is another action: give each a "
+            "key of its own",
+            request=row.id,
+        )
+    return _read(connection, row)
+
+
+def _fingerprint(given: BulkAsk) -> str:
+    return fingerprint_of(given.model_dump(mode="json"))
 
 
 def _next(connection: sa.Connection, sequence: int) -> sa.Row[Any] | None:

@@ -111,7 +111,13 @@ def ask(
     Where the definition of one of the kinds has `bulk` among its `approvals`, it waits for a second
     person.
     """
-    seen = etag_of(if_match)
+    seen, bulks = etag_of(if_match), Bulks(front.runs.registry.database)
+    if idempotency_key is not None:
+        # Sent again, it may find others, as these have been reached by now.
+        known = bulks.known(given, who=caller.name, at=front.now(), key=idempotency_key)
+        if known is not None:
+            response.headers["Location"] = f"/v1/bulk/{known.id}"
+            return _answer(known, response)
     chosen = _chosen(front, caller, given)
     if seen is not None and seen != (tag := _tag(chosen)):
         raise ChangedMeanwhileError(
@@ -120,7 +126,7 @@ def ask(
             etag=str(tag),
         )
     waits = _waits(front, {one.target.kind for one in chosen})
-    stored = Bulks(front.runs.registry.database).ask(
+    stored = bulks.ask(
         given, chosen, who=caller.name, at=front.now(), waits=waits, key=idempotency_key
     )
     front.bell.ring()

@@ -7,7 +7,10 @@ import pytest
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.service.client import Client
 
-OF_THE_REGISTRY = {"check_retry", "expire", "record", "reopen", "signed_by", "to_be_approved"}
+OF_THE_REGISTRY = {
+    *("audit_of", "begin_replacing", "check_retry", "expire", "record", "reopen"),
+    *("replace_approved", "signed_by", "to_be_approved"),
+}
 """What those who run a registry do with it."""
 
 METHODS = sorted(

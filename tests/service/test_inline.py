@@ -1,5 +1,6 @@
 """One component at once: what a caller is told, and that the night neither sees it nor waits."""
 
+import signal
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -123,7 +124,7 @@ def test_what_a_component_comes_to_is_told(service: Service, client: Client) -> 
     assert (failure["component"], "can't be counted" in failure["error"]) == ("A7", True)
     with pytest.raises(ComponentNotFoundError, match="have the key A99"):
         client.inline("counting", "A99", given)
-    with pytest.raises(ParameterError, match="business_date"):
+    with pytest.raises(ParameterError, match="business-date=tomorrow"):
         client.inline("counting", "A3", given | {"business_date": "tomorrow"})
     with pytest.raises(ParameterError, match="give account, one value"):
         client.inline("counting", "A3/x", given)
@@ -144,6 +145,18 @@ def test_it_ends_at_its_time_limit_and_the_next_is_served(service: Service, clie
         client.inline("counting", "A3", place.parameters(), seconds=4)
     place.unset("hold")
     assert client.inline("counting", "A3", place.parameters(), seconds=60).state == "SUCCESS"
+
+
+def test_a_node_that_dies_with_it_leaves_nothing_behind(service: Service, client: Client) -> None:
+    place = service.place
+    doomed = service.work(failpoint="errand: taken")
+    with pytest.raises(AnswerTimeoutError, match="hasn't answered in time: it may be lost"):
+        client.inline("counting", "A3", place.parameters(), seconds=5)
+    assert doomed.wait(60) == -signal.SIGKILL
+    service.work()
+    # It isn't done later by another, when nobody waits any more.
+    assert client.inline("counting", "A5", place.parameters(), seconds=60).state == "SUCCESS"
+    assert {call.account for call in place.calls()} == {"A5"}
 
 
 def test_the_command_line_does_it_here_or_on_a_node(service: Service, client: Client) -> None:
