@@ -15,7 +15,7 @@ from ledgerbeam.batch.define.process import instance_uri
 from ledgerbeam.batch.model.rules import RULE
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest, damaged_record
-from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.errors import ParameterError, TooManyRejectionsError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.pipelines.comparison.candidate import Candidate, definition_of, execute
 from ledgerbeam.pipelines.comparison.compare import Compare, CompareParameters
@@ -174,7 +174,17 @@ def _compared(
         definition = Compare(CompareParameters.model_validate(values))
     except ValidationError as error:
         raise parameter_error(error, CompareParameters.model_fields) from error
-    return ShadowResult(definition, run(definition))
+    try:
+        return ShadowResult(definition, run(definition))
+    except TooManyRejectionsError as error:
+        if "keys" in given:
+            raise
+        raise ParameterError(
+            f"--keys: {values['keys']} doesn't tell the rows of results apart: name the columns "
+            f"that do, of {', '.join(definition.columns.before)}",
+            parameter="--keys",
+            value=values["keys"],
+        ) from error
 
 
 def _columns(process: KeyedProcess[Any], manifest: Manifest) -> dict[str, str]:

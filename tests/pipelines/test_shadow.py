@@ -255,6 +255,14 @@ def test_a_rule_is_tried_on_all_before_anybody_has_it(kind: Any, tmp_path: Path)
     assert log.runs(1) == ["2026-11-20"]
 
 
+def test_keys_that_do_not_tell_rows_apart_are_named(tmp_path: Path) -> None:
+    of = published(FeesEach, tmp_path)
+    plan = plan_process(of, 2, f"{FeesEach.__module__}:{FeesEach.__name__}", None)
+    plan = plan._replace(columns={"keys": "client,loan"})
+    with pytest.raises(ParameterError, match="--keys: client,loan doesn't tell the rows"):
+        compare_shadow(plan, "", False, {})
+
+
 def test_effects_can_be_withheld(tmp_path: Path) -> None:
     of = published(FeesEach, tmp_path)
     compared(of, Withholds, 2)
