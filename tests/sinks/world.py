@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ledgerbeam.batch.alerts.webhook import EVENT_HEADER, SIGNATURE_HEADER, verify_signature
-from ledgerbeam.io.failpoints import FAILPOINT, FAILPOINT_ONCE
+from ledgerbeam.io.failpoints import FAILPOINT, FAILPOINT_ONCE, FAILPOINT_SIGNAL
 from ledgerbeam.messages.books.verify import ConsumerBooks, verify
 from ledgerbeam.messages.model.message import Message
 from ledgerbeam.messages.scheduler.process import Scheduler
@@ -66,11 +66,15 @@ class World:
             schedule_many(connection, TOPIC, [Outgoing(m, now, f"K{m.number}") for m in messages])
         Scheduler(self.database, 60).run(threading.Event(), once=True)
 
-    def start(self, *flags: str, point: str = "", lease: float = 1) -> "subprocess.Popen[str]":
+    def start(
+        self, *flags: str, point: str = "", stops: bool = False, lease: float = 1
+    ) -> "subprocess.Popen[str]":
         """`ledgerbeam consume` of the sink."""
         environment = os.environ | {"LEDGERBEAM_MESSAGES": self.url, "SINK_SECRET": SECRET}
         if point:
             environment |= {FAILPOINT: point, FAILPOINT_ONCE: str(self.folder / "killed")}
+        if stops:
+            environment[FAILPOINT_SIGNAL] = "SIGSTOP"
         with (self.folder / "log").open("a") as log:
             arguments = ["consume", NAME, f"--lease-seconds={lease}", *flags]
             process = subprocess.Popen(
