@@ -142,7 +142,7 @@ class RuledShard:
         return found
 
     def _sums(self, rows: pa.Table) -> Totals:
-        return row_totals(self.process.inputs[0], self.process.key, rows).amounts
+        return dict(row_totals(self.process.inputs[0], self.process.key, rows).amounts)
 
     def _chooses(self, chosen: npt.NDArray[np.bool_], of: pa.Table) -> Callable[..., pa.Table]:
         """Gives of the results the chosen rows, and of extra tables the rows of their keys."""
