@@ -151,7 +151,7 @@ def test_failed_runs_are_retried_by_a_request_each(bench: Bench, local: TestClie
     play(bench.registry, again, "start fail")
     local.post("/v1/bulk", json=asked("runs", "retry", status="FAILURE")).raise_for_status()
     # What is meant is the failure that was seen, not one of an attempt since.
-    bench.registry.move(again, RunStatus.EXECUTING, who="bob", at=NOON)
+    play(bench.registry, again, "retry start fail")
     bench.act()
     (target, other) = bench.bulks.targets(
         local.get("/v1/bulk").json()["items"][0]["id"]

@@ -191,10 +191,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "give a RUN, or --verify"),
-            (["counting/2026-11-20", "--verify"], "give a RUN, or --verify"),
+            ([], "give a RUN, or --all, or --verify"),
+            (["counting/2026-11-20", "--verify"], "give a RUN, or --all, or --verify"),
             (["counting/2026-11-20", "--head=abc"], "--head goes with --verify"),
-            (["--verify", "--registry=http://localhost:1"], "http://localhost:1 is a service"),
+            (["--verify", "--registry=http://localhost:1"], "localhost:1 can't be reached"),
         ],
     )
     def test_mistakes(self, tmp_path: Path, arguments: list[str], message: str) -> None:
