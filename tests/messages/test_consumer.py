@@ -11,9 +11,10 @@ from tests.messages.senders import NOON, Bank, Due, noted
 
 from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.messages.books.verify import verify
-from ledgerbeam.messages.consumer.bucket import BucketLostError, Buckets
+from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import declare_consumer
 from ledgerbeam.messages.consumer.dead_letters import dead_letters, redrive
+from ledgerbeam.messages.consumer.progress import BucketLostError
 from ledgerbeam.messages.define.handler import MessageHandler, Work
 from ledgerbeam.messages.model.message import BUCKETS, Message, bucket_of, to_microseconds
 
