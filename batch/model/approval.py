@@ -29,7 +29,7 @@ class Act(StrEnum):
 BULK = "bulk"
 """Of an action of a service on many runs or requests, which stands in no run's history."""
 
-APPROVED = (BULK, *Act)
+APPROVED = (*Act, BULK)
 """All that a definition may want approved."""
 
 
