@@ -45,7 +45,7 @@ def measure(
 def server_cpu(bench: Bench) -> float:
     """CPU seconds of the server, with its processes that have ended."""
     own = bench.server.cpu_times()
-    return bench._server_cpu() + own.children_user + own.children_system
+    return bench._server_cpu() + float(own.children_user + own.children_system)
 
 
 def main(
