@@ -64,8 +64,8 @@ def serve(
             f"{error.name} isn't installed: pip install 'ledgerbeam[service]'"
         ) from error
     from ledgerbeam.batch.registry.registry import Registry as Opened
+    from ledgerbeam.service.access.front import has_provider, is_loopback
     from ledgerbeam.service.store.keys import Keys
-    from ledgerbeam.service.web.front import has_provider, is_loopback
 
     traces.check()
     settings = Settings.from_environment(registry)

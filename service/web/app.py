@@ -24,6 +24,7 @@ from ledgerbeam.batch import traces
 from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import BugError, LedgerbeamError, UserError
 from ledgerbeam.io.secrets import redact
+from ledgerbeam.service.access.front import Front
 from ledgerbeam.service.document import complete
 from ledgerbeam.service.errors import BadRequestError, BodyTooLargeError
 from ledgerbeam.service.model import MAX_BODY
@@ -39,7 +40,6 @@ from ledgerbeam.service.web import (
     requests,
     runs,
 )
-from ledgerbeam.service.web.front import Front
 from ledgerbeam.service.web.render import error_page, is_page
 
 _PARTS = (requests, runs, approvals, bulk, inline, queues, health)

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Response
 
 from ledgerbeam.batch.model.approval import Act
 from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.service.access.front import AFront, Caller, demand
 from ledgerbeam.service.model import Positive, RequestRecord, Role, Submission, Verb
-from ledgerbeam.service.web.front import AFront, Caller, demand
 from ledgerbeam.service.web.requests import IdempotencyKey, Reason, accept
 from ledgerbeam.service.web.runs import Found, ServedRun, answer, ask_again
 

@@ -18,6 +18,15 @@ from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.model.approval import BULK
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.service.access.front import (
+    AFront,
+    Caller,
+    Front,
+    demand,
+    etag_of,
+    seconds_to_wait,
+    visible_kinds,
+)
 from ledgerbeam.service.bulk import (
     MAX_TARGETS,
     BulkAsk,
@@ -32,15 +41,6 @@ from ledgerbeam.service.bulk import (
 from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
 from ledgerbeam.service.model import Principal, RequestState, Role
 from ledgerbeam.service.store.bulk import Bulks, Chosen
-from ledgerbeam.service.web.front import (
-    AFront,
-    Caller,
-    Front,
-    demand,
-    etag_of,
-    seconds_to_wait,
-    visible_kinds,
-)
 from ledgerbeam.service.web.requests import (
     Cursor,
     IdempotencyKey,

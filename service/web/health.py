@@ -8,8 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ledgerbeam.service.access.front import AFront, Front
 from ledgerbeam.service.model import QueueRecord
-from ledgerbeam.service.web.front import AFront, Front
 
 router = APIRouter(tags=["operation"])
 

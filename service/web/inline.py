@@ -15,12 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from ledgerbeam.batch.observe.log import where_workers_log
 from ledgerbeam.io.errors import IllegalMoveError, StorageError
 from ledgerbeam.io.machine import ProcessId
+from ledgerbeam.service.access.front import AFront, Caller, Front, demand
 from ledgerbeam.service.errors import AnswerTimeoutError, ServiceUnavailableError
 from ledgerbeam.service.model import Errand, ErrandKind, InlineAnswer, InlineAsk, Role
 from ledgerbeam.service.problems import error_of
 from ledgerbeam.service.store.errands import Errands
 from ledgerbeam.service.store.reading import cursor_of, place_of
-from ledgerbeam.service.web.front import AFront, Caller, Front, demand
 from ledgerbeam.service.web.requests import Cursor, IdempotencyKey, Reason
 from ledgerbeam.service.web.runs import Found, Operated, ServedRun
 from ledgerbeam.service.web.runs import answer as answer_run

@@ -23,9 +23,9 @@ from ledgerbeam.messages.store.send import (
     schedule,
     schedule_many,
 )
+from ledgerbeam.service.access.front import Caller, demand
 from ledgerbeam.service.errors import IdempotencyConflictError
 from ledgerbeam.service.model import KEY_SECONDS, Principal, Role
-from ledgerbeam.service.web.front import Caller, demand
 from ledgerbeam.service.web.requests import IdempotencyKey
 
 MOST = 1_000

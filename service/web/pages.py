@@ -17,6 +17,15 @@ from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.service.access.front import (
+    COOKIE,
+    AFront,
+    Caller,
+    Front,
+    demand,
+    etag_of,
+    visible_kinds,
+)
 from ledgerbeam.service.errors import BadRequestError
 from ledgerbeam.service.model import (
     Principal,
@@ -29,15 +38,6 @@ from ledgerbeam.service.model import (
 from ledgerbeam.service.page.forms import fields_of, parameters_of
 from ledgerbeam.service.page.night import RECENT, Seen, is_over, night
 from ledgerbeam.service.web import requests, run_page, runs
-from ledgerbeam.service.web.front import (
-    COOKIE,
-    AFront,
-    Caller,
-    Front,
-    demand,
-    etag_of,
-    visible_kinds,
-)
 from ledgerbeam.service.web.render import STATIC, Form, is_refresh, page_of
 
 _FEW = 20

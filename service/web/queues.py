@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from ledgerbeam.batch.registry.audit_export import ChainedEntry
+from ledgerbeam.service.access.front import AFront, Caller, demand, etag_of, visible_kinds
 from ledgerbeam.service.errors import BadRequestError
 from ledgerbeam.service.model import (
     AuditEntry,
@@ -23,7 +24,6 @@ from ledgerbeam.service.model import (
     Role,
 )
 from ledgerbeam.service.problems import classes, status_of, title_of, type_of
-from ledgerbeam.service.web.front import AFront, Caller, demand, etag_of, visible_kinds
 from ledgerbeam.service.web.requests import Cursor, IfMatch, Limit, Reason
 
 router = APIRouter(prefix="/v1", tags=["kinds and queues"])

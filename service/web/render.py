@@ -13,10 +13,10 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 from ledgerbeam.io.errors import LedgerbeamError
+from ledgerbeam.service.access.front import COOKIE, front_of
 from ledgerbeam.service.errors import AccessDeniedError, BadRequestError
 from ledgerbeam.service.model import Principal
 from ledgerbeam.service.page.timeline import duration
-from ledgerbeam.service.web.front import COOKIE, front_of
 
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"

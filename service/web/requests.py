@@ -9,15 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch import traces
-from ledgerbeam.service.model import (
-    Principal,
-    RequestRecord,
-    RequestState,
-    Role,
-    Submission,
-    Verb,
-)
-from ledgerbeam.service.web.front import (
+from ledgerbeam.service.access.front import (
     AFront,
     Caller,
     Front,
@@ -25,6 +17,14 @@ from ledgerbeam.service.web.front import (
     etag_of,
     seconds_to_wait,
     visible_kinds,
+)
+from ledgerbeam.service.model import (
+    Principal,
+    RequestRecord,
+    RequestState,
+    Role,
+    Submission,
+    Verb,
 )
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"])

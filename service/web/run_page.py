@@ -15,6 +15,7 @@ from ledgerbeam.batch.json_lines import text_of
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.service.access.front import AFront, Caller, Front, demand
 from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
 from ledgerbeam.service.model import Principal, Role, Verb
 from ledgerbeam.service.page.actions import actions, command
@@ -22,7 +23,6 @@ from ledgerbeam.service.page.balance import balances, sheet
 from ledgerbeam.service.page.shards import STATES, ShardReader
 from ledgerbeam.service.page.timeline import Axis, begun_at, end_of, forecast, gantt
 from ledgerbeam.service.web import approvals, runs
-from ledgerbeam.service.web.front import AFront, Caller, Front, demand
 from ledgerbeam.service.web.render import Form, is_refresh, page_of
 
 if TYPE_CHECKING:

@@ -23,6 +23,16 @@ from ledgerbeam.batch.runs.body import ListedRun, RunBody, fields_of, listed
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
 from ledgerbeam.io.storage import uris
+from ledgerbeam.service.access.front import (
+    AFront,
+    Caller,
+    Front,
+    demand,
+    etag_of,
+    is_number,
+    seconds_to_wait,
+    visible_kinds,
+)
 from ledgerbeam.service.errors import ChangedMeanwhileError
 from ledgerbeam.service.model import (
     JsonObject,
@@ -35,16 +45,6 @@ from ledgerbeam.service.model import (
     Verb,
 )
 from ledgerbeam.service.store.reading import cursor_of, place_of
-from ledgerbeam.service.web.front import (
-    AFront,
-    Caller,
-    Front,
-    demand,
-    etag_of,
-    is_number,
-    seconds_to_wait,
-    visible_kinds,
-)
 from ledgerbeam.service.web.requests import (
     Cursor,
     IdempotencyKey,

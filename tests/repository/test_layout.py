@@ -41,7 +41,8 @@ LEVELS = [
         "service/errors service/model service/ahead",
         "service/bulk",
         "service/problems service/store service/page",
-        "service/calls service/at_once service/document service/lines service/router",
+        "service/access service/at_once service/calls service/document service/lines "
+        "service/router",
         "service/web",
         "service/client service/node",
         "service/verbs service/commands",

@@ -33,6 +33,7 @@ from ledgerbeam.io.commit.attempts import start_attempt
 from ledgerbeam.io.commit.records import AttemptRecord
 from ledgerbeam.io.errors import LedgerbeamError, UserError
 from ledgerbeam.service import errors as own_errors
+from ledgerbeam.service.access.front import Front
 from ledgerbeam.service.model import KindRecord, RequestState, Role
 from ledgerbeam.service.problems import classes, error_of, problem_of
 from ledgerbeam.service.store.dispatch import Dispatch
@@ -40,7 +41,6 @@ from ledgerbeam.service.store.intake import Intake
 from ledgerbeam.service.store.keys import Keys
 from ledgerbeam.service.web import app as front_end
 from ledgerbeam.service.web.app import Guard, create_app
-from ledgerbeam.service.web.front import Front
 from ledgerbeam.transforms.publish import Part, commit_part
 
 KIND = "delivery-marking"

@@ -14,10 +14,10 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.service.access import oidc
+from ledgerbeam.service.access.oidc import AUDIENCE, ISSUER, Provider
 from ledgerbeam.service.errors import ServiceUnavailableError, UnauthenticatedError
 from ledgerbeam.service.model import Role
-from ledgerbeam.service.web import oidc
-from ledgerbeam.service.web.oidc import AUDIENCE, ISSUER, Provider
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())

@@ -22,7 +22,7 @@ from ledgerbeam.service.store.keys import Keys
 from ledgerbeam.service.store.wake import Bell
 
 if TYPE_CHECKING:
-    from ledgerbeam.service.web.oidc import Provider
+    from ledgerbeam.service.access.oidc import Provider
 
 COOKIE = "ledgerbeam_session"
 _OIDC = "LEDGERBEAM_OIDC_"  # begins the variables that name a provider
@@ -64,7 +64,7 @@ class Front:
         intake, keys, bell = Intake(database), Keys(database), Bell(database)
         provider = None
         if has_provider():
-            from ledgerbeam.service.web.oidc import Provider
+            from ledgerbeam.service.access.oidc import Provider
 
             provider = Provider.from_environment(now)
         return cls(runs, intake, keys, bell, needs_key, provider, now)
