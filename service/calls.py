@@ -15,11 +15,9 @@ from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.service.bulk import (
     BulkAsk,
     BulkFilter,
-    BulkOf,
     BulkPreview,
     BulkRecord,
     BulkTarget,
-    BulkVerb,
     TargetState,
 )
 from ledgerbeam.service.errors import RequestRejectedError, ServiceUnavailableError
@@ -125,13 +123,13 @@ class Calls:
 
     # Actions on many
 
-    def preview_bulk(self, of: BulkOf, verb: BulkVerb, why: str, **which: Any) -> BulkPreview:
+    def preview_bulk(self, of: str, verb: str, why: str, **which: Any) -> BulkPreview:
         """What an action on many would touch now; nothing is done. Arguments as for `bulk`."""
         answer = self._post("/v1/bulk/dry-run", _bulk(of, verb, why, which))
         return BulkPreview.model_validate(answer.json())
 
     def bulk(
-        self, of: BulkOf, verb: BulkVerb, why: str, *, key: str | None = None, **which: Any
+        self, of: str, verb: str, why: str, *, key: str | None = None, **which: Any
     ) -> BulkRecord:
         """Do something with many at once; the service goes on with it by itself.
 
@@ -298,7 +296,7 @@ class Calls:
         raise error_of(problem)
 
 
-def _bulk(of: BulkOf, verb: BulkVerb, why: str, which: Mapping[str, Any]) -> dict[str, Any]:
+def _bulk(of: str, verb: str, why: str, which: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in which.items() if value not in (None, "", [])}
     try:
         asked = BulkAsk(of=of, verb=verb, why=why, filter=BulkFilter.model_validate(given))

@@ -265,7 +265,7 @@ class TestSecrets:
     ],
 )
 def test_what_is_a_table(text: str, expected: tuple[str, str] | None) -> None:
-    assert TableName.parse(text) == expected
+    assert TableName.parse(text) == (None if expected is None else TableName(*expected))
 
 
 @pytest.mark.slow

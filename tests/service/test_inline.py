@@ -18,7 +18,7 @@ from ledgerbeam.io.errors import (
     ParameterError,
     StorageError,
 )
-from ledgerbeam.pipelines.loan_close_of_business import LoanCloseOfBusiness
+from ledgerbeam.pipelines.loan_close_of_business import CloseParameters, LoanCloseOfBusiness
 from ledgerbeam.service.at_once.inline import execute
 from ledgerbeam.service.client import Client
 from ledgerbeam.service.errors import AnswerTimeoutError, ServiceUnavailableError
@@ -94,11 +94,8 @@ def test_a_loan_is_closed_while_its_customer_is_on_the_phone(
     assert client.wait(run.id).run.status is RunStatus.SUCCESS
     launcher.wait()
     # It is the same night as one that nobody has called in.
-    alone = lb.run(
-        LoanCloseOfBusiness(
-            LoanCloseOfBusiness.parameters_type(**night | {"output": str(place.folder / "alone")})
-        )
-    )
+    by_itself = night | {"output": str(place.folder / "alone")}
+    alone = lb.run(LoanCloseOfBusiness(CloseParameters.model_validate(by_itself)))
     assert lb.load_manifest(run.uri).totals == alone.totals
     row = {"loan_id": "L000000007"}
     rows = [r for r in client.results(run.id).to_table().to_pylist() if r | row == r]

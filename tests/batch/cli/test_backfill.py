@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from ledgerbeam.batch.cli.app import app
 from ledgerbeam.batch.cli.backfill import days_between
 from ledgerbeam.batch.cli.filters import read_pairs, read_since
-from ledgerbeam.batch.model.run import AttemptKind
+from ledgerbeam.batch.clock import utc_now
+from ledgerbeam.batch.model.run import AttemptKind, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.runs.backfill import Submission, backfill
+from ledgerbeam.batch.runs.reconcile import see_to_launcher
 from ledgerbeam.io.errors import ParameterError
 
 
@@ -111,7 +113,10 @@ def test_it_stops_at_a_failure_and_goes_on_from_there(new_place: NewPlace, tmp_p
         return place.parameters(business_date=day.isoformat()), []
 
     def ended() -> list[tuple[datetime.date, RunStatus]]:
-        runs = backfill(place.settings, place.runs, place.process, days, submission_of, 1)
+        def see_to(run: RunRecord) -> None:
+            see_to_launcher(place.runs.registry, place.settings, run, utc_now())
+
+        runs = backfill(place.runs, place.process, days, submission_of, 1, see_to)
         return [(run.business_date, run.status) for run in runs]
 
     place.set("fail-A7")
