@@ -74,7 +74,7 @@ class SinkBuckets(BucketRows):
         passed = self._passed(read.messages, free, sent)
         if passed:
             self._record(bucket, epoch, now, passed, free, sent)
-        handled, failed = sent.count, int(sent.error is not None)
+        handled, failed = sent.taken, int(sent.error is not None)
         due_again = [head for head in read.heads if head.next_try_at <= now]
         for head in due_again:
             if self._pause.seconds() > 0:
@@ -104,7 +104,7 @@ class SinkBuckets(BucketRows):
         source, topic = self._sink.source, self._sink.topic
         envelopes = [envelope_of(source, topic, message) for message in messages]
         sent = self._poster.post(envelopes, until) if envelopes else Sent(0, None)
-        if sent.count or isinstance(sent.error, RefusedError):
+        if sent.taken or isinstance(sent.error, RefusedError):
             self._pause.end()
         if sent.error is not None and not isinstance(sent.error, RefusedError):
             self._pause.begin()
@@ -115,7 +115,7 @@ class SinkBuckets(BucketRows):
         self, messages: Sequence[sa.Row[Any]], free: Sequence[sa.Row[Any]], sent: Sent
     ) -> Sequence[sa.Row[Any]]:
         """The messages of which it is known what becomes of them."""
-        done = sent.count + (sent.error is not None)
+        done = sent.taken + (sent.error is not None)
         if done == len(free):
             return messages
         return [message for message in messages if message.position < free[done].position]
@@ -130,11 +130,11 @@ class SinkBuckets(BucketRows):
         sent: Sent,
     ) -> None:
         """Record which messages were taken, which one failed, and which wait behind another."""
-        taken = free[: sent.count]
+        taken = free[: sent.taken]
         parked = []
         if sent.error is not None:
-            parked.append(self._failed_row(free[sent.count], bucket, 1, now, sent.error))
-        settled = {message.position for message in free[: sent.count + len(parked)]}
+            parked.append(self._failed_row(free[sent.taken], bucket, 1, now, sent.error))
+        settled = {message.position for message in free[: sent.taken + len(parked)]}
         parked += [
             self._records.waiting_row(message, bucket)
             for message in passed
@@ -157,10 +157,10 @@ class SinkBuckets(BucketRows):
         with self._database.begin(self._what) as connection:
             message = connection.execute(of_stream).one()
         sent = self._post([message], read.until)
-        if not sent.count and sent.error is None:
+        if not sent.taken and sent.error is None:
             return False
         with self._progress(bucket, epoch) as (connection, _):
-            if sent.count:
+            if sent.taken:
                 if connection.execute(PARKED.delete().where(is_it, is_alive)).rowcount:
                     self._records.enter(connection, [Prepared(message)], now)
             else:
@@ -168,7 +168,7 @@ class SinkBuckets(BucketRows):
                 row = self._failed_row(message, bucket, parked.tries + 1, now, sent.error)
                 connection.execute(PARKED.update().where(is_it, is_alive).values(row))
             failpoint("sink.retried")
-        return sent.count == 1
+        return sent.taken == 1
 
     def _failed_row(
         self, message: sa.Row[Any], bucket: int, tries: int, now: int, error: Exception

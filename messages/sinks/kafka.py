@@ -21,6 +21,7 @@ ID_HEADER = "ledgerbeam-message"
 """The header that has a message's id, by which consumers tell a repetition."""
 
 _POLL_SECONDS = 0.05
+_Error = RefusedError | UnavailableError
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +67,7 @@ class KafkaPoster:
 
     def post(self, envelopes: Sequence[Envelope], until: float) -> Sent:
         """See `Poster.post`. What it has taken behind one that failed is posted again later."""
-        errors: dict[int, Exception | None] = {}
+        errors: dict[int, _Error | None] = {}
         waiting = list(range(len(envelopes)))
         while waiting and not any(errors.values()):
             if time.monotonic() + self._time_limit > until:
@@ -77,23 +78,23 @@ class KafkaPoster:
             wave = sorted(first.values())
             try:
                 errors |= self._send({number: envelopes[number] for number in wave})
-            except UserError as error:  # an option, or its secret
-                errors[wave[0]] = UnavailableError(str(error))
+            except UserError as mistake:  # in an option, or its secret
+                errors[wave[0]] = UnavailableError(str(mistake))
             waiting = [number for number in waiting if number not in first.values()]
         for number in range(len(envelopes)):
             error = errors.get(number)
             if number not in errors or error is not None:
-                return Sent(number, error)  # type: ignore[arg-type]
+                return Sent(number, error)
         return Sent(len(envelopes), None)
 
     def close(self) -> None:
         """See `Poster.close`."""
         self._producer = None
 
-    def _send(self, envelopes: dict[int, Envelope]) -> dict[int, Exception | None]:
+    def _send(self, envelopes: dict[int, Envelope]) -> dict[int, _Error | None]:
         """Send messages of different customers, and wait for what becomes of each."""
         producer = self._connected()
-        ends: dict[int, Exception | None] = {}
+        ends: dict[int, _Error | None] = {}
 
         def told(number: int) -> Callable[[Any, Any], None]:
             def end(error: Any, _: Any) -> None:
@@ -146,7 +147,7 @@ class KafkaPoster:
                     ) from None
             return self._producer
 
-    def _error(self, error: Any) -> Exception:
+    def _error(self, error: Any) -> _Error:
         text = f"Kafka: {redact(error.str())}"
         if error.code() in self._refused:
             return RefusedError(text)

@@ -39,11 +39,11 @@ class Sent(NamedTuple):
     """How far a sink has taken the messages that it was given.
 
     Attributes:
-        count: the first ones, which it has taken.
+        taken: how many of the first ones it has taken.
         error: why it hasn't taken the next one; None if it wasn't tried, since time was up.
     """
 
-    count: int
+    taken: int
     error: RefusedError | UnavailableError | None
 
 

@@ -168,8 +168,7 @@ def declare_sink(
     # The same message has the same id at each sink.
     known = connection.execute(sa.select(SINK.c.source).limit(1)).scalar()
     source = known or uuid.uuid4().hex[:12]
-    row = {"consumer": consumer.id, "source": source, "definition": text}
-    connection.execute(SINK.insert().values(row))
+    connection.execute(SINK.insert().values(consumer=consumer.id, source=source, definition=text))
     return Sink(consumer, topic, source, definition)
 
 

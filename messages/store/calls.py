@@ -50,8 +50,12 @@ def answer_once(
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     is_it = (CALL.c.caller == caller) & (CALL.c.key == key)
     connection.execute(CALL.delete().where(is_it, CALL.c.expires_at <= now))
-    row = {"caller": caller, "key": key, "fingerprint": fingerprint, "answer": None}
-    row["expires_at"] = now + seconds * 1_000_000
+    row = {
+        "caller": caller,
+        "key": key,
+        "fingerprint": fingerprint,
+        "expires_at": now + seconds * 1_000_000,
+    }
     if connection.execute(_insert(connection, row)).first() is None:
         known = connection.execute(CALL.select().where(is_it)).one()
         if known.fingerprint != fingerprint:

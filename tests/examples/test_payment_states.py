@@ -190,7 +190,7 @@ class Payments(RuleBasedStateMachine):
     def close(self, number: int, verb: str) -> None:
         self._close(f"R{number}", verb)
 
-    @precondition(on_its_way)
+    @precondition(lambda self: self.on_its_way() is not None)
     @rule(verb=st.sampled_from(["pay", "withdraw"]))
     def close_late(self, verb: str) -> None:
         self._close(str(self.on_its_way()), verb)
@@ -212,7 +212,7 @@ class Payments(RuleBasedStateMachine):
     def extend(self, number: int, due: int) -> None:
         self._extend(f"R{number}", due)
 
-    @precondition(on_its_way)
+    @precondition(lambda self: self.on_its_way() is not None)
     @rule(due=DUES)
     def extend_late(self, due: int) -> None:
         self._extend(str(self.on_its_way()), due)
@@ -293,7 +293,7 @@ def test_whatever_the_order_each_request_ends_once(tmp_path: Path) -> None:
                 "PRAGMA wal_checkpoint(TRUNCATE)"
             )
     machine = type("OfThisTest", (Payments,), {"folder": tmp_path})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(max_examples=30, stateful_step_count=30, phases=[Phase.generate]),
     )

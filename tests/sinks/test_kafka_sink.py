@@ -40,7 +40,8 @@ def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def kafka_topic(broker: KafkaBroker, request: pytest.FixtureRequest) -> str:
     """A topic with four partitions, for one test."""
-    from confluent_kafka.admin import AdminClient, NewTopic
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
 
     name = re.sub(r"[^\w.-]", "-", request.node.name)[:200]
     admin = AdminClient({"bootstrap.servers": broker.address})
@@ -64,7 +65,7 @@ def read(broker: KafkaBroker, topic: str) -> Posted:
         place.offset = first
         consumer.assign([place])
         while first < end:
-            message = consumer.poll(SECONDS)
+            message: Any = consumer.poll(SECONDS)
             assert message is not None
             assert message.error() is None, message.error()
             first = message.offset() + 1

@@ -115,7 +115,7 @@ def test_who_is_stopped_before_a_post_and_has_lost_its_lease_posts_nothing(
         def share() -> bool:
             with made.database.begin("leases") as connection:
                 row = connection.execute(sa.text(owners), {"work": "consume%"})
-                return row.scalar_one() == 2
+                return int(row.scalar_one()) == 2
 
         made.wait(share, "both share the buckets")
         check_posted(server.taken, SENT)

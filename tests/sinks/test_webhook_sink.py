@@ -97,6 +97,7 @@ def test_one_customer_whose_message_fails_holds_up_no_other(bank: World, outside
     others = [number for number in range(25) if number % 5 != 2]
     bank.wait(lambda: len(outside.taken) == len(others), "the others")
     assert sorted(body["message"]["number"] for _, body in outside.taken) == others
+    bank.wait(lambda: bank.books().handled == len(others), "it is recorded")
     assert bank.books()[1:] == (25, 20, 0, 5)
     outside.answers = lambda body: 200
     bank.wait(lambda: len(outside.taken) == 25, "that customer's")
