@@ -14,7 +14,6 @@ from ledgerbeam.batch.settings import SERVER
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.service.bulk import (
     BulkAsk,
-    BulkFilter,
     BulkPreview,
     BulkRecord,
     BulkTarget,
@@ -299,7 +298,7 @@ class Calls:
 def _bulk(of: str, verb: str, why: str, which: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in which.items() if value not in (None, "", [])}
     try:
-        asked = BulkAsk(of=of, verb=verb, why=why, filter=BulkFilter.model_validate(given))
+        asked = BulkAsk.model_validate({"of": of, "verb": verb, "why": why, "filter": given})
     except ValidationError as error:
         raise parameter_error(error) from error
     return asked.model_dump(mode="json", exclude_unset=True)
