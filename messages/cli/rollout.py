@@ -11,7 +11,7 @@ from ledgerbeam.batch.settings import whoami
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.messages.cli.options import DATABASE, Json, open_database, show_table
 
-app = typer.Typer(help="Roll-outs")
+app = typer.Typer(help="Rollouts")
 rollout = typer.Typer(
     help="Bring customers from one rule of a consumer or a process to the next.",
     no_args_is_help=True,

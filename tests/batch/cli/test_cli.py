@@ -130,7 +130,10 @@ def test_help_is_by_groups(tmp_path: Path) -> None:
     shown = command("ledgerbeam", "--help", cwd=tmp_path)
     headings = re.findall("╭─ (.*?) ─", shown.stdout)
     assert headings[0] == "Options"
-    assert headings[1:] == ["Workloads", "Runs on record", "Messages to the future", "Service"]
+    assert headings[1:] == [
+        *("Workloads", "Runs on record", "Messages to the future", "Rollouts", "Comparisons"),
+        "Service",
+    ]
 
 
 @pytest.mark.parametrize(
