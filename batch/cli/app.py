@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli import verb_of
 from ledgerbeam.batch.cli.backfill import app as backfill_app
+from ledgerbeam.batch.cli.comparisons import app as comparisons_app
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.init import app as init_app
 from ledgerbeam.batch.cli.inspection import app as inspection_app
@@ -65,6 +66,7 @@ _add(init_app, WORKLOADS)
 _add(runs_app, "Runs on record")
 _add(inspection_app, "Runs on record")
 _add(backfill_app, "Runs on record")
+_add(comparisons_app, "Comparisons")
 
 
 def _print_version(is_asked: bool) -> None:

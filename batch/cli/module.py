@@ -14,8 +14,7 @@ from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.cli.arguments import parse_arguments
 from ledgerbeam.batch.cli.errors import print_error
-from ledgerbeam.batch.cli.plan import print_plan
-from ledgerbeam.batch.cli.summary import print_summary
+from ledgerbeam.batch.cli.summary import print_plan, print_summary
 from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.define.workloads import load_workload, workload_names

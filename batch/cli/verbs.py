@@ -173,7 +173,7 @@ def submit(
     own = "Flags of submit itself, such as --replace and --watch: ledgerbeam submit --help.\n"
     parsed = parse_arguments(kind, context.args, more_help=own)
     if parsed.plan:
-        from ledgerbeam.batch.cli.plan import print_plan
+        from ledgerbeam.batch.cli.summary import print_plan
 
         print_plan(kind(parsed.parameters), as_json or parsed.json)
         return

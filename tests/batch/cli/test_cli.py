@@ -131,7 +131,7 @@ def test_help_is_by_groups(tmp_path: Path) -> None:
     headings = re.findall("╭─ (.*?) ─", shown.stdout)
     assert headings[0] == "Options"
     assert headings[1:] == [
-        *("Workloads", "Runs on record", "Messages to the future", "Rollouts", "Comparisons"),
+        *("Workloads", "Runs on record", "Comparisons", "Messages to the future", "Rollouts"),
         "Service",
     ]
 

@@ -1,7 +1,8 @@
 """`ledgerbeam shadow`: what a candidate changes; `differences`: one customer of a comparison."""
 
 import time
-from typing import Annotated
+from importlib.metadata import entry_points
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.io.errors import ParameterError
 
 app = typer.Typer(help="Comparisons")
+
+COMPARISONS = "ledgerbeam.comparisons"
+"""Entry points of what these commands do, which stands above this room: modules, by name."""
 
 _MESSAGES = "LEDGERBEAM_MESSAGES"
 AS_COMPARE = "as in ledgerbeam compare"
@@ -78,8 +82,8 @@ def shadow(
     interrupts.catch()
     from ledgerbeam.batch.cli.summary import print_summary
     from ledgerbeam.io.commit.amounts import totals_json
-    from ledgerbeam.pipelines.comparison import shadows
 
+    shadows = _load("shadows")
     if first is None and end is None:
         plan = shadows.plan_process(_published(subject, registry), rule, definition, output)
     else:
@@ -121,9 +125,8 @@ def differences(
 ) -> None:
     """Show what differs for one customer, and the rows of input behind it, of both sides."""
     from ledgerbeam.batch.attempt.terminal import print_table
-    from ledgerbeam.pipelines.comparison.drill import of_customer
 
-    for number, table in enumerate(of_customer(comparison, customer, definition)):
+    for number, table in enumerate(_load("drill").of_customer(comparison, customer, definition)):
         if as_json:
             for row in table.rows:
                 values = dict(zip(table.columns, row, strict=True))
@@ -144,3 +147,8 @@ def _published(subject: str, registry: str | None) -> str:
         return subject.rstrip("/")
     with open_runs(registry) as runs:
         return runs.get(subject).run.uri
+
+
+def _load(name: str) -> Any:
+    (found,) = entry_points(group=COMPARISONS, name=name)
+    return found.load()
