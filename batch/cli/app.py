@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli import verb_of
 from ledgerbeam.batch.cli.backfill import app as backfill_app
+from ledgerbeam.batch.cli.comparisons import COMPARISONS
 from ledgerbeam.batch.cli.comparisons import app as comparisons_app
 from ledgerbeam.batch.cli.errors import print_error
 from ledgerbeam.batch.cli.init import app as init_app
@@ -163,7 +164,7 @@ def schema(
     from ledgerbeam.batch.cli.lines import all_lines
     from ledgerbeam.batch.json_schemas import json_schema
 
-    models = all_lines(COMMANDS)
+    models = all_lines(COMMANDS, COMPARISONS)
     if kind is not None and kind not in models:
         raise ParameterError(
             f"no lines are called {kind}: there are {', '.join(sorted(models))}",

@@ -187,14 +187,14 @@ LINES: Mapping[str, type[BaseModel]] = {
 }
 
 
-def all_lines(commands: str) -> dict[str, type[BaseModel]]:
+def all_lines(*commands: str) -> dict[str, type[BaseModel]]:
     """The models of all lines, those of other rooms' commands included, by kind.
 
     Args:
-        commands: group of the entry points of these commands.
+        commands: groups of the entry points of these commands.
     """
     found = dict(LINES)
-    for module in {entry.module for entry in entry_points(group=commands)}:
+    for module in {entry.module for group in commands for entry in entry_points(group=group)}:
         name = f"{module.rpartition('.')[0]}.lines"
         try:
             found |= importlib.import_module(name).LINES

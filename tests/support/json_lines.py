@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from tests.support.pages import ROOT
 
 from ledgerbeam.batch.cli.app import COMMANDS
+from ledgerbeam.batch.cli.comparisons import COMPARISONS
 from ledgerbeam.batch.cli.lines import all_lines
 from ledgerbeam.batch.json_lines import schema_name
 from ledgerbeam.batch.json_schemas import json_schema
@@ -46,7 +47,7 @@ def schemas() -> dict[Path, str]:
     """What is to be published of this tree's code, by path."""
     return {
         path_of(schema_name(kind)): json.dumps(json_schema(kind, model), indent=2) + "\n"
-        for kind, model in all_lines(COMMANDS).items()
+        for kind, model in all_lines(COMMANDS, COMPARISONS).items()
     }
 
 

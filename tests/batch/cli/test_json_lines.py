@@ -18,6 +18,7 @@ from tests.support.json_lines import SCHEMAS, lines_of, schemas
 from tests.support.pages import ROOT
 
 from ledgerbeam.batch.cli.app import COMMANDS, _add_commands, app
+from ledgerbeam.batch.cli.comparisons import COMPARISONS
 from ledgerbeam.batch.cli.lines import all_lines
 from ledgerbeam.batch.define.workloads import workload_names
 from ledgerbeam.batch.model.exits import Exit
@@ -71,7 +72,7 @@ def test_every_command_takes_it() -> None:
 def test_every_kind_of_line_and_every_command_is_in_the_table() -> None:
     rows = re.findall(r"^\| (`.*?) \| .*? \| (`.*|all) \|$", PAGE, re.MULTILINE)
     kinds = [kind for cell, _ in rows for kind in re.findall("`([a-z-]+)`", cell)]
-    assert sorted(kinds) == sorted(all_lines(COMMANDS))
+    assert sorted(kinds) == sorted(all_lines(COMMANDS, COMPARISONS))
     named = {
         re.split(" --| alone", name)[0] for _, cell in rows for name in re.findall("`(.*?)`", cell)
     }
