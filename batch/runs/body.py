@@ -36,6 +36,7 @@ class Failure(BaseModel):
         code: the error's code, if it is one of ledgerbeam's; else empty.
         traceback: of the error, in the workload's own code.
         record: the record at hand when the call failed; None where that isn't known.
+        rule: number of the rule by which it was executed; None where there are no rules.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class Failure(BaseModel):
     code: str
     traceback: str
     record: dict[str, str | None] | None
+    rule: int | None = None
 
 
 class RunBody(ListedRun):
