@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.pipelines.parameters import CalendarParameters, MoneyParameters
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.loans.loan import (
     RATE_SCALE,
     AfterCurtailment,

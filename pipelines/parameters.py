@@ -18,11 +18,11 @@ from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.errors import InputError, ParameterError
 from ledgerbeam.rules.calendar.business_days import (
     BusinessCalendar,
-    BusinessDayConvention,
     business_calendar,
     known_years,
 )
 from ledgerbeam.rules.calendar.changes import CLOSED, OPEN, CalendarChange, calendar_changes
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.loans.columns import BASE
 from ledgerbeam.rules.loans.loan import BASE_SCALE
 from ledgerbeam.rules.money import AMOUNT_DIGITS

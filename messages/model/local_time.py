@@ -8,16 +8,14 @@ import datetime
 import functools
 import zoneinfo
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from ledgerbeam.rules.calendar.business_days import (
-    BusinessCalendar,
-    BusinessDayConvention,
-    business_calendar,
-)
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
+
+if TYPE_CHECKING:
+    from ledgerbeam.rules.calendar.business_days import BusinessCalendar
 
 
 class Gap(StrEnum):
@@ -82,6 +80,8 @@ class LocalTime(BaseModel):
         """
         date = self.date
         if self.calendar is not None:
+            import numpy as np  # front ends, which compute no moments, do without it
+
             calendar = _calendar(self.calendar, date.year)
             moved = calendar.adjust(np.array([date], "datetime64[D]"), self.convention)
             date = moved[0].item()
@@ -156,7 +156,9 @@ class Recurrence(BaseModel):
 
 
 @functools.lru_cache(maxsize=256)
-def _calendar(code: str, year: int) -> BusinessCalendar:
+def _calendar(code: str, year: int) -> "BusinessCalendar":
+    from ledgerbeam.rules.calendar.business_days import business_calendar
+
     # A day at either end of a year may be moved into the next or the last one.
     for first, last in ((year - 1, year + 1), (year, year)):
         try:

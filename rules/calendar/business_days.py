@@ -8,13 +8,13 @@ files of the same format. numpy does the counting, for one date or for millions.
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from ledgerbeam.rules.arrays import Dates, Flags, Integers
 from ledgerbeam.rules.calendar.changes import KNOWN_CHANGES, OPEN, CalendarChange
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 
 if TYPE_CHECKING:
     import holidays
@@ -24,19 +24,6 @@ ANBIMA = "ANBIMA"
 
 `BR`, the country's public holidays, lacks Carnival and Corpus Christi.
 """
-
-
-class BusinessDayConvention(StrEnum):
-    """Where a date goes that isn't a business day: ISDA 2006, section 4.12, by numpy's names."""
-
-    FOLLOWING = "following"
-    """To the next business day."""
-    MODIFIED_FOLLOWING = "modifiedfollowing"
-    """To the next business day, unless that is in the next month: then to the one before."""
-    PRECEDING = "preceding"
-    """To the business day before."""
-    NONE = "none"
-    """Nowhere: dates stay as they are."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ledgerbeam.rules.arrays import Dates, Flags, Integers
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.closing.close import close
 from ledgerbeam.rules.closing.delinquency import late_on_many, missed_payments_many, payable_on_many
 from ledgerbeam.rules.closing.interest import interest_base_many, interest_many

@@ -20,7 +20,8 @@ import datetime
 import numpy as np
 
 from ledgerbeam.rules.arrays import Dates, Integers
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.loans.loan import DelinquencyMethod, Policy, Terms
 from ledgerbeam.rules.terms.due_dates import month_later, month_later_many
 

@@ -11,7 +11,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.terms.day_count import DayCount
 from ledgerbeam.rules.terms.due_dates import MONTHLY, DueDates, Frequency
 from ledgerbeam.rules.terms.repayment import FirstPeriod, Method

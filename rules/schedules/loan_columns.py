@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledgerbeam.rules.arrays import Dates, Flags, Integers
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.money import unscaled
 from ledgerbeam.rules.schedules.schedule import (

@@ -36,7 +36,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.money import Rounding, round_money
 from ledgerbeam.rules.terms.accrual import loan_fraction

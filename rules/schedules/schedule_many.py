@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.rules.arrays import Dates, Flags, Integers
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.money import (
     AMOUNT_DIGITS,
     Rounding,

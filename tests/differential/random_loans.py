@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.money import Rounding, decimals, units
 from ledgerbeam.rules.schedules.schedule_many import schedule_many
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import QuantLib as ql
 
-from ledgerbeam.rules.calendar.business_days import ANBIMA, BusinessDayConvention, business_calendar
+from ledgerbeam.rules.calendar.business_days import ANBIMA, business_calendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.terms.accrual import loan_fraction
 from ledgerbeam.rules.terms.day_count import (
     DayCount,

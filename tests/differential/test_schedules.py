@@ -21,9 +21,9 @@ from tests.differential.test_days import CALENDARS, CONVENTIONS, SERIAL_OF_1970
 from ledgerbeam.rules.calendar.business_days import (
     ANBIMA,
     BusinessCalendar,
-    BusinessDayConvention,
     business_calendar,
 )
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.terms.day_count import DayCount
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from ledgerbeam.io.commit.published import read_published
 from ledgerbeam.io.datasets.contract import Column, Contract
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.pipelines.parameters import CalendarParameters
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 
 TRADES = Contract((Column("id", pa.int64()), Column("traded", pa.date32())))
 

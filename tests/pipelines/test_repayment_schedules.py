@@ -29,7 +29,8 @@ from ledgerbeam.pipelines.repayment_schedules import (
     RepaymentSchedules,
     ScheduleParameters,
 )
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention, business_calendar
+from ledgerbeam.rules.calendar.business_days import business_calendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.money import Rounding
 from ledgerbeam.rules.schedules.schedule import Loan, ScheduledInstalment, schedule
 from ledgerbeam.rules.terms.day_count import DayCount

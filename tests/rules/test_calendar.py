@@ -9,8 +9,9 @@ import QuantLib as ql
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention, business_calendar
+from ledgerbeam.rules.calendar.business_days import business_calendar
 from ledgerbeam.rules.calendar.changes import CLOSED, OPEN, CalendarChange, calendar_changes
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 
 FED = business_calendar("XFED", 2015, 2030)
 FOLLOWING, MODIFIED, PRECEDING, NONE = BusinessDayConvention

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.portfolios import CALENDAR, Loan, columns, mortgage
 
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.closing.close import close
 from ledgerbeam.rules.closing.close_many import close_many
 from ledgerbeam.rules.loans.board import board

@@ -23,7 +23,8 @@ from tests.support.loans_to_schedule import (
     table,
 )
 
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention, business_calendar
+from ledgerbeam.rules.calendar.business_days import business_calendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.money import Rounding, round_money
 from ledgerbeam.rules.schedules import schedule_many as schedule_tables

@@ -20,7 +20,8 @@ from tests.support.loans_to_schedule import (
     table,
 )
 
-from ledgerbeam.rules.calendar.business_days import BusinessDayConvention, business_calendar
+from ledgerbeam.rules.calendar.business_days import business_calendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.money import Rounding
 from ledgerbeam.rules.schedules.loan_columns import check_loan_many
 from ledgerbeam.rules.schedules.schedule import Loan, ScheduledInstalment, schedule

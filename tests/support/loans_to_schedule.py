@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
-from ledgerbeam.rules.calendar.business_days import BusinessCalendar, BusinessDayConvention
+from ledgerbeam.rules.calendar.business_days import BusinessCalendar
+from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.money import Rounding
 from ledgerbeam.rules.schedules.schedule import Loan, ScheduledInstalment, schedule

@@ -1,6 +1,10 @@
 """Rules of keyed processes: who is executed by which, what is on record, how stages are moved."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
@@ -34,6 +38,7 @@ from ledgerbeam.io.errors import (
     ParameterError,
     TooManyFailuresError,
 )
+from ledgerbeam.io.failpoints import FAILPOINT
 from ledgerbeam.messages.cli.rollout import app
 from ledgerbeam.rules.components import Component, Components
 from ledgerbeam.rules.rollout import Rollout
@@ -278,6 +283,30 @@ def test_the_commands(late: str) -> None:
     published = f"{definition.parameters.output}/fees-each/2026-11-20"
     with pytest.raises(ParameterError, match="is no comparison but what fees-each has published"):
         call("promote", "fees-each", "list", "--why=again", f"--comparison={published}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["rollout.before-entry", "rollout.committed"])
+def test_a_move_that_is_killed_is_made_once(late: str, point: str) -> None:
+    definition = fees(FeesEach, late)
+    run(definition)
+    command = Path(sys.executable).with_name("ledgerbeam")
+    arguments = ["promote", "fees-each", "list", f"--output={definition.parameters.output}"]
+    killed = subprocess.run(
+        [command, "rollout", *arguments, "--why=we begin"],
+        env=dict(os.environ) | {FAILPOINT: point},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    is_made = point == "rollout.committed"
+    assert rollout_of(log(definition))[0].stage == ("list" if is_made else "none")
+    if is_made:
+        with pytest.raises(IllegalMoveError):
+            to(definition, "list")
+    else:
+        to(definition, "list")
+    _, entries = rollout_of(log(definition))
+    assert [entry.what for entry in entries] == ["declared", "promoted"]
 
 
 class TestDefinitions:
