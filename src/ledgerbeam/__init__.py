@@ -131,8 +131,10 @@ if TYPE_CHECKING:
     from ledgerbeam.pipelines.parameters import CalendarParameters as CalendarParameters
     from ledgerbeam.pipelines.parameters import MoneyParameters as MoneyParameters
     from ledgerbeam.rules.calendar.business_days import BusinessCalendar as BusinessCalendar
-    from ledgerbeam.rules.calendar.business_days import (
+    from ledgerbeam.rules.calendar.conventions import (
         BusinessDayConvention as BusinessDayConvention,
+    )
+    from ledgerbeam.rules.calendar.business_days import (
     )
     from ledgerbeam.rules.calendar.business_days import business_calendar as business_calendar
     from ledgerbeam.rules.calendar.changes import calendar_changes as calendar_changes
@@ -180,7 +182,7 @@ _MODULES = {
     "BugError": "io.errors",
     "BulkNotFoundError": "service.errors",
     "BusinessCalendar": "rules.calendar.business_days",
-    "BusinessDayConvention": "rules.calendar.business_days",
+    "BusinessDayConvention": "rules.calendar.conventions",
     "ByCount": "io.sql.ranges",
     "ByNumber": "io.sql.ranges",
     "ByRange": "io.sql.ranges",
