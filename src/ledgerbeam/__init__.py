@@ -131,13 +131,11 @@ if TYPE_CHECKING:
     from ledgerbeam.pipelines.parameters import CalendarParameters as CalendarParameters
     from ledgerbeam.pipelines.parameters import MoneyParameters as MoneyParameters
     from ledgerbeam.rules.calendar.business_days import BusinessCalendar as BusinessCalendar
+    from ledgerbeam.rules.calendar.business_days import business_calendar as business_calendar
+    from ledgerbeam.rules.calendar.changes import calendar_changes as calendar_changes
     from ledgerbeam.rules.calendar.conventions import (
         BusinessDayConvention as BusinessDayConvention,
     )
-    from ledgerbeam.rules.calendar.business_days import (
-    )
-    from ledgerbeam.rules.calendar.business_days import business_calendar as business_calendar
-    from ledgerbeam.rules.calendar.changes import calendar_changes as calendar_changes
     from ledgerbeam.rules.components import Component as Component
     from ledgerbeam.rules.components import Components as Components
     from ledgerbeam.rules.currency import format_money as format_money
