@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from ledgerbeam.batch.model.status import RunStatus
-from ledgerbeam.service.model import RequestState, Stored
+from ledgerbeam.service.model import Moment, RequestState, Stored
 
 MAX_TARGETS = 10_000
 """How many an action on many may be for."""
@@ -91,7 +91,7 @@ class BulkFilter(BaseModel):
 
     kind: str | None = None
     status: RunStatus | None = None
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     where: list[str] = Field(default=[], max_length=20)
     state: RequestState | None = None
     requester: str | None = None
@@ -129,7 +129,7 @@ class BulkAsk(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        given = self.filter.model_fields_set
+        given = {name for name, value in self.filter if value not in (None, "", [])}
         if (self.of, self.verb) not in _BULKS:
             fits = ", ".join(f"{verb} {of}" for of, verb in sorted(_BULKS))
             raise ValueError(f"there is no {self.verb} of {self.of}: there is {fits}")

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
 )
 
 from ledgerbeam.batch.model.queue import QueuePolicy
@@ -189,7 +190,7 @@ class Submission(BaseModel):
     priority: Annotated[int, Field(ge=-100, le=100), NUMBER] = 0
     start_by: Moment | None = None
     why: str = Field(default="", max_length=2000)
-    replace: bool = False
+    replace: StrictBool = False
 
 
 class RequestRecord(Stored):

@@ -228,7 +228,10 @@ async def _on_http(request: Request, error: Exception) -> Response:
         # Starlette names the methods of one route, and each method has a route of its own.
         path = request.url.path
         routes: list[Any] = [route for part in (*_PARTS, pages) for route in part.router.routes]
-        methods = {m for route in routes if route.path_regex.match(path) for m in route.methods}
+        found = [route for route in routes if route.path_regex.match(path)]
+        # An address of its own may look like one with a name in it: /v1/bulk/dry-run.
+        own = [route for route in found if route.path == path] or found
+        methods = {method for route in own for method in route.methods}
         headers["Allow"] = ", ".join(sorted(methods)) or headers["Allow"]
     return _Problem(body, error.status_code, headers)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
@@ -18,6 +18,7 @@ from ledgerbeam.service.errors import BadRequestError
 from ledgerbeam.service.model import (
     AuditEntry,
     KindRecord,
+    Moment,
     Positive,
     QueueRecord,
     RequestRecord,
@@ -141,7 +142,7 @@ def audit(
     subject: Annotated[str | None, Query(description="id or name")] = None,
     kind: Annotated[str | None, Query(description="of an export: only this workload's")] = None,
     since: Annotated[
-        AwareDatetime | None, Query(description="of an export: only of that time or later")
+        Moment | None, Query(description="of an export: only of that time or later")
     ] = None,
     after: Annotated[
         int, Query(ge=0, le=2**62, description="of an export: `number` of the last entry you have")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 CASES = os.environ.get("LEDGERBEAM_API_CASES")
 """How many cases `make api-fuzz` tries of each operation; None in the suite."""
 
-CASES_OF_SUITE = 2
+CASES_OF_SUITE = 1
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -80,7 +80,7 @@ def test_whatever_is_called_the_answer_is_documented(service: Service, tmp_path:
         number += int(generated[1])
         links = re.search(r"API Links: .*", done.stdout)
         print(f"{phase}: {generated[0]} cases; {links[0] if links else ''}")
-    assert number > 1_000
+    assert number > 500
     # Nothing that was sent has stopped one of its parts.
     with service.client() as client:
         asked = client.request("counting", service.place.parameters())
