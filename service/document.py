@@ -102,6 +102,8 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
     if path.startswith("/v1/runs"):
         # Ids may be shortened, names and parameters be wrong, results expire.
         found |= {404, 409, 410, 422}
+    if path.startswith("/v1/bulk"):
+        found.add(422)
     if "if-match" in taken:
         found |= {409, 412}
     if "idempotency-key" in taken or method == "patch":
