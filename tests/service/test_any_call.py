@@ -52,6 +52,7 @@ def service(new_place: NewPlace, lease: float, postgres: PostgresServer) -> Iter
         yield service
 
 
+@pytest.mark.timeout(3600)  # calls that wait for a node take their time
 def test_whatever_is_called_the_answer_is_documented(service: Service, tmp_path: Path) -> None:
     cases = int(CASES or CASES_OF_SUITE)
     # Of the last one a case is a way of several calls.
