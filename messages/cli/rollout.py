@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -54,12 +55,15 @@ class _Bound(NamedTuple):
 def _moves(name: str, database: str | None, output: str | None) -> "Iterator[_Bound]":
     """The moves of a process, if one is installed by that name or an output is given.
 
-    Else they are those of a consumer.
+    Else they are those of a consumer. An installed handler is a workload as well, but its rollout
+    is that of its consumer.
     """
     from ledgerbeam.batch.define.workloads import workload_names
     from ledgerbeam.batch.environments import chosen_environment
+    from ledgerbeam.messages.define.handlers import GROUP
 
-    if output is not None or name in workload_names():
+    is_process = name in workload_names() and not entry_points(group=GROUP, name=name)
+    if output is not None or is_process:
         from ledgerbeam.batch.rollouts import moves
         from ledgerbeam.io.commit.rollout_log import RolloutLog
 
