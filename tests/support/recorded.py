@@ -191,6 +191,7 @@ class Place:
     def resolve(self, account: str, failpoint: str = "") -> "subprocess.CompletedProcess[str]":
         """Settle an account as charged, with the rows that its call would have given."""
         name = f"{self.process}/{self.day}"
+        (self.folder / f"{account}.resolved").touch()
         arguments = ["resolve", name, account, "SUCCESS", "--why=it is on the statement"]
         if account != "EMPTY":
             arguments.append(f"--results={self.results_of(account)}")
