@@ -73,9 +73,7 @@ def forecast(
 def standings(database: MessageDatabase) -> list[Standing]:
     """How each consumer stands."""
     found = []
-    with database.begin("consumers") as connection:
-        if database.is_postgresql:  # SQLite's transactions see one state in any case
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    with database.snapshot("consumers") as connection:
         now = database.now(connection)
         names = {topic.id: topic.name for topic in topics(connection)}
         for consumer in consumers(connection):

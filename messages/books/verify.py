@@ -77,9 +77,7 @@ def verify(database: MessageDatabase) -> Books:
     Raises:
         DatabaseError: the database can't be reached.
     """
-    with database.begin("the books") as connection:
-        if database.is_postgresql:
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    with database.snapshot("the books") as connection:
         names = {topic.id: topic.name for topic in topics(connection)}
         days = [
             TopicDay(names[row.topic], *row[1:]) for row in connection.execute(sa.text(_days()))

@@ -38,7 +38,7 @@ class Buckets(BucketRows):
         self, database: MessageDatabase, consumer: Consumer, handler: MessageHandler[Any]
     ) -> None:
         super().__init__(database, consumer, handler.batch)
-        self._handling = Handling(database, consumer, handler)
+        self._handling = Handling(self._records, handler)
 
     def step(self, bucket: int, epoch: int, now: int, limit: int) -> Step:
         """Try what is parked and due again, then handle the next messages of the stream.

@@ -14,12 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.messages.consumer.consumers import Consumer
 from ledgerbeam.messages.consumer.progress import MessageRecords, Posted, Prepared
 from ledgerbeam.messages.consumer.rollouts import Chooses, chooses_rules
 from ledgerbeam.messages.define.handler import MessageHandler, Work
 from ledgerbeam.messages.model.message import to_datetime
-from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.schema import PARKED
 from ledgerbeam.messages.store.send import insert_rows, outgoing_row
 from ledgerbeam.transforms.concurrency.retry import Failure
@@ -39,26 +37,18 @@ class MessageFailedError(Exception):
 class Handling:
     """Handles messages for one consumer. Threads may share one."""
 
-    def __init__(
-        self,
-        database: MessageDatabase,
-        consumer: Consumer,
-        handler: MessageHandler[Any],
-        run: int | None = None,
-    ) -> None:
+    def __init__(self, records: MessageRecords, handler: MessageHandler[Any]) -> None:
         """Make one.
 
         Args:
-            database: with the inbox, and with what the handler writes.
-            consumer: on record there.
+            records: the consumer's, in the database that the handler writes to.
             handler: the consumer's.
-            run: number of the run on Beam that handles; None for the consumer's own processes.
         """
-        self._consumer = consumer
         self._handler = handler
-        self._records = MessageRecords(database, consumer, run)
-        if not sa.event.contains(database.engine, "commit", _refuse_commit):
-            sa.event.listen(database.engine, "commit", _refuse_commit)
+        self._records = records
+        engine = records.database.engine
+        if not sa.event.contains(engine, "commit", _refuse_commit):
+            sa.event.listen(engine, "commit", _refuse_commit)
 
     def handle(
         self,
@@ -124,7 +114,8 @@ class Handling:
         """
         message = failure.message.row
         row = self._failed_row(failure, bucket, (tries_before or 0) + 1, now)
-        is_it = (PARKED.c.consumer == self._consumer.id) & (PARKED.c.position == message.position)
+        mine = PARKED.c.consumer == self._records.consumer.id
+        is_it = mine & (PARKED.c.position == message.position)
         if tries_before is not None:
             waits = PARKED.c.dead_at.is_(None) & (PARKED.c.tries == tries_before)
             connection.execute(PARKED.update().where(is_it, waits).values(row))

@@ -100,7 +100,12 @@ def select_progress(consumer: Consumer) -> sa.Select[Any]:
 
 
 class MessageRecords:
-    """What a consumer records of messages: the inbox, and those that are parked."""
+    """What a consumer records of messages: the inbox, and those that are parked.
+
+    Attributes:
+        database: of the messages.
+        consumer: on record there.
+    """
 
     def __init__(
         self, database: MessageDatabase, consumer: Consumer, run: int | None = None
@@ -112,8 +117,8 @@ class MessageRecords:
             consumer: on record there.
             run: number of the run on Beam that handles; None for the consumer's own processes.
         """
-        self._database = database
-        self._consumer = consumer
+        self.database = database
+        self.consumer = consumer
         self._run = run
 
     def known(self, connection: sa.Connection, messages: Sequence[Posted]) -> dict[int, int | None]:
@@ -121,7 +126,7 @@ class MessageRecords:
         numbers = [message.message_id for message in messages]
         rows = connection.execute(
             sa.select(INBOX.c.message_id, INBOX.c.run).where(
-                INBOX.c.consumer == self._consumer.id, INBOX.c.message_id.in_(numbers)
+                INBOX.c.consumer == self.consumer.id, INBOX.c.message_id.in_(numbers)
             )
         )
         return {row.message_id: row.run for row in rows}
@@ -132,9 +137,9 @@ class MessageRecords:
             return set()
         by_number = {message.row.message_id: message for message in messages}
         numbers = sorted(by_number)
-        if self._database.is_postgresql:
+        if self.database.is_postgresql:
             values = {
-                "consumer": self._consumer.id,
+                "consumer": self.consumer.id,
                 "now": now,
                 "numbers": numbers,
                 "rules": [by_number[number].rule for number in numbers],
@@ -145,7 +150,7 @@ class MessageRecords:
         new = set(numbers) - self.known(connection, [message.row for message in messages]).keys()
         rows = [
             {
-                "consumer": self._consumer.id,
+                "consumer": self.consumer.id,
                 "message_id": number,
                 "handled_at": now,
                 "rule": by_number[number].rule,
@@ -161,7 +166,7 @@ class MessageRecords:
     def waiting_row(self, message: Posted, bucket: int) -> dict[str, Any]:
         """The row of `PARKED` for a message that wasn't tried, and waits behind another one."""
         return {
-            "consumer": self._consumer.id,
+            "consumer": self.consumer.id,
             "position": message.position,
             "message_id": message.message_id,
             "bucket": bucket,

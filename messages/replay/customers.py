@@ -64,8 +64,8 @@ class Customers:
         self._consumer = consumer
         self._handler = handler
         self._run = run
-        self._handling = Handling(database, consumer, handler, run)
         self._records = MessageRecords(database, consumer, run)
+        self._handling = Handling(self._records, handler)
         self._progress = select_progress(consumer)
         self._lost = threading.Event()
 

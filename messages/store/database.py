@@ -110,6 +110,19 @@ class MessageDatabase:
         ):
             yield connection
 
+    @contextmanager
+    def snapshot(self, what: str) -> Iterator[sa.Connection]:
+        """A transaction that only reads, and all of whose statements see one state.
+
+        Arguments and errors are those of `begin`.
+        """
+        with self.begin(what) as connection:
+            if self.is_postgresql:  # SQLite's transactions see one state in any case
+                connection.exec_driver_sql(
+                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                )
+            yield connection
+
     def now(self, connection: sa.Connection) -> int:
         """The present time in microseconds; of the database's clock, which all processes share."""
         return present_time(connection)
