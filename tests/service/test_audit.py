@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.service.test_front_end import KIND, NewKey, problem
-from tests.service.test_front_end import guarded as guarded
-from tests.service.test_front_end import local as local
-from tests.service.test_front_end import new_key as new_key
-from tests.service.test_front_end import registry as registry
-from tests.service.test_front_end import settings as settings
+from tests.service.front_ends import KIND, NewKey, problem
+from tests.service.front_ends import guarded as guarded
+from tests.service.front_ends import local as local
+from tests.service.front_ends import new_key as new_key
+from tests.service.front_ends import registry as registry
+from tests.service.front_ends import settings as settings
 from tests.service.test_request_database import NOON
 from tests.support.racers import submitted
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from tests.service.test_front_end import KIND, SCHEMA, NewKey, problem
+from tests.service.front_ends import KIND, SCHEMA, NewKey, problem
 from tests.service.test_request_database import NOON, at_once
 from tests.support.json_lines import lines_of
 from tests.support.racers import play, submitted
