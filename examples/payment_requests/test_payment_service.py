@@ -85,10 +85,10 @@ def test_private_payers_get_a_day_of_grace_once_the_rule_is_theirs(
         ledgerbeam(url, "consume", "expire-payment-request", "--until-idle")
         return state(bank, request)
 
-    rollout = ("messages", "rollout", "promote", "expire-payment-request")
+    promote = ("rollout", "promote", "expire-payment-request")
     assert expire("before", payer_group="private") == "expired"
     for stage in ("5%", "100%"):
-        ledgerbeam(url, *rollout, stage, "--why=agreed", "--force")
+        ledgerbeam(url, *promote, stage, "--why=agreed", "--force")
     assert expire("business") == "expired"
     assert expire("private", payer_group="private") == "open"
     ended = (SOON - datetime.timedelta(days=2)).isoformat()
