@@ -17,12 +17,12 @@ command is given by flags or by other variables wins over it.
 """
 
 import os
-import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ledgerbeam.io.errors import ParameterError, SecretError
+from ledgerbeam.io.parsing import parse_toml
 from ledgerbeam.io.secrets import resolve_url
 
 CONFIG = "LEDGERBEAM_CONFIG"
@@ -121,7 +121,7 @@ def _find() -> Path | None:
 
 def _read(path: Path) -> _Config:
     try:
-        return _Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _Config.model_validate(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as error:
         problem = f"cannot read it: {error.strerror}"
     except ValidationError as error:

@@ -31,7 +31,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import tomllib
 from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -44,6 +43,7 @@ from ledgerbeam.batch.clock import Clock
 from ledgerbeam.batch.model.events import Event
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.io.parsing import parse_json, parse_toml
 
 CONFIG_VARIABLE = "LEDGERBEAM_ALERTS"
 
@@ -193,7 +193,7 @@ def load_listeners(path: str | None = None) -> list[Listener]:
         return []
     try:
         text = Path(path).read_text(encoding="utf-8")
-        given = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+        given = parse_json(text) if path.endswith(".json") else parse_toml(text)
         listeners = _Config.model_validate(given).listener
     except OSError as error:
         raise ParameterError(

@@ -5,7 +5,6 @@ import datetime
 import difflib
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
@@ -23,6 +22,7 @@ from ledgerbeam.batch.environments import FILE, chosen_environment
 from ledgerbeam.batch.runners.jobs import LOCAL_RUNNERS, runner_of
 from ledgerbeam.batch.settings import REGISTRY
 from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.parsing import parse_toml
 
 
 class Arguments(NamedTuple):
@@ -170,7 +170,7 @@ def read_parameters(path: str, parameters_type: type[Parameters]) -> dict[str, A
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        given = tomllib.loads(text, parse_float=str)
+        given = parse_toml(text, parse_float=str)
     except OSError as error:
         problem = f"cannot read parameters: {error.strerror}"
     except ValueError as error:  # of the syntax, or of the encoding

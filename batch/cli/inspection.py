@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ledgerbeam.batch.cli.verbs import RUN_HELP, Json, RegistryOrServer, RunText, open_runs
+from ledgerbeam.batch.cli.verbs import RUN_HELP, Json, Limit, RegistryOrServer, RunText, open_runs
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import plain_text, print_fields, print_line
 from ledgerbeam.io.errors import ParameterError
@@ -46,7 +46,7 @@ def rejects(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="print all of them as CSV, as they are in the source")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many, unless as CSV")] = 50,
+    limit: Limit = 50,
     registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:

@@ -47,6 +47,8 @@ RegistryOrServer = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, a line a record")]
 Why = Annotated[str, typer.Option(help="the reason, for the record")]
+# SQLite takes no number of more than 63 bits.
+Limit = Annotated[int, typer.Option(min=1, max=2**31 - 1, help="at most so many")]
 Watch = Annotated[bool, typer.Option("--watch", help="show it live until the run has ended")]
 
 
@@ -218,7 +220,7 @@ def wait(
 def list_runs(
     process: Annotated[str | None, typer.Option(help="only its runs")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="only those that have it")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 20,
+    limit: Limit = 20,
     before: Annotated[str | None, typer.Option(help="only older ones than this run")] = None,
     since: Annotated[
         datetime.datetime | None,
@@ -253,7 +255,7 @@ def list_runs(
 def components(
     run: RunText,
     status: Annotated[ComponentStatus | None, typer.Option(help="only those that have it")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 50,
+    limit: Limit = 50,
     after: Annotated[str | None, typer.Option(help="only those behind this component")] = None,
     registry: RegistryOrServer = None,
     as_json: Json = False,
@@ -275,7 +277,7 @@ def results(
     run: RunText,
     output: Annotated[Path | None, typer.Option(help="write them to this Parquet file")] = None,
     table: Annotated[str | None, typer.Option(help="an extra table in place of them")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="rows to print")] = 10,
+    limit: Limit = 10,
     registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
@@ -473,14 +475,15 @@ def set_parallelism(
     as_json: Json = False,
 ) -> None:
     """Change how many components or pages may be in flight over the whole run."""
-    if parallelism != "none" and not parallelism.isdecimal():
+    try:
+        number = None if parallelism == "none" else int(parallelism)
+    except ValueError:  # `int` reads no more than 4,300 digits either
         raise ParameterError(
             f"parallelism {parallelism}: give a whole number, or none",
             parameter="parallelism",
             value=parallelism,
-        )
+        ) from None
     with open_runs(registry) as runs:
-        number = None if parallelism == "none" else int(parallelism)
         steering = runs.set_parallelism(run, number, why)
     _show_limits(steering, as_json)
 

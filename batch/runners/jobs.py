@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from ledgerbeam.batch.runners.engine import RunnerJob
-from ledgerbeam.io.errors import SecretError
+from ledgerbeam.io.errors import ParameterError, SecretError
 
 LOCAL_RUNNERS = ("", "directrunner", "direct", "fnapirunner", "fnapi")
 """Names of the local runner in lower case; no name at all is the local runner too."""
@@ -74,6 +74,9 @@ def runner_job(beam_flags: Sequence[str], name: str) -> RunnerJob | None:
 
 
 def _flag(name: str, beam_flags: Sequence[str]) -> str:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(name, dest="value", default="")
-    return str(parser.parse_known_args(list(beam_flags))[0].value)
+    try:
+        return str(parser.parse_known_args(list(beam_flags))[0].value)
+    except argparse.ArgumentError:
+        raise ParameterError(f"{name}: no value: write {name}=VALUE", parameter=name) from None

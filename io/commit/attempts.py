@@ -35,7 +35,6 @@ the beginning.
 import datetime
 import hashlib
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +60,7 @@ from ledgerbeam.io.errors import (
     NotPublishedError,
 )
 from ledgerbeam.io.failpoints import failpoint
+from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.io.storage import stores, uris
 
 if TYPE_CHECKING:
@@ -497,8 +497,8 @@ def find_manifest(uri: str) -> Manifest | None:
 def _load_marker(uri: str) -> ShardCommit | Fence:
     data = stores.read_bytes(uri)
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
+        fields = parse_json(data)
+    except ValueError:
         fields = None
     is_fence = isinstance(fields, dict) and "fenced_at" in fields
     if is_fence:

@@ -101,7 +101,7 @@ class Steering(Record):
     why: str = ""
     state: State = "run"
     earliest_attempt: int = Field(default=1, ge=1)
-    parallelism: int | None = Field(default=None, ge=1)
+    parallelism: int | None = Field(default=None, ge=1, le=1_000_000)
     rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     ramp: Ramp | None = None
     hold: Hold | None = None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ledgerbeam.io.errors import DamagedFileError
+from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.io.storage.base import FileInfo
 
@@ -265,13 +266,13 @@ def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecor
         DamagedFileError: it is damaged.
     """
     try:
-        fields = json.loads(data)
+        fields = parse_json(data)
         if isinstance(fields, dict) and _DIGEST in fields:  # those of versions before have none
             digest = fields.pop(_DIGEST)
             if digest != hashlib.sha256(_canonical(fields)).hexdigest():
                 raise damaged_record(uri, "its content doesn't fit its digest")
             data = json.dumps(fields).encode()
-    except (ValueError, RecursionError):
+    except ValueError:
         pass  # what is wrong with it is said below
     try:
         return kind.model_validate_json(data)

@@ -5,7 +5,6 @@ attempt reads the same bytes or stops.
 """
 
 import csv
-import json
 import pickle
 import re
 import zlib
@@ -42,6 +41,7 @@ from ledgerbeam.io.errors import (
     SchemaError,
     UserError,
 )
+from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.io.storage.base import FileInfo
 
@@ -555,10 +555,10 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
         ]
         return tuple(sources.get(name, name) for name in required)
     try:
-        record = json.loads(first, parse_int=str)  # `int` refuses more than 4,300 digits
+        record = parse_json(first, parse_int=str)  # `int` refuses more than 4,300 digits
         for name in record if isinstance(record, dict) else ():
             name.encode()  # fails for half a surrogate pair, which is no text
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{text.uri}, line {line}: not JSON: {error}: the columns are taken from the first "
             "record: correct it",
@@ -580,10 +580,10 @@ def _json_names(text: TextFile, contract: Contract, reading: Reading) -> tuple[s
 def _keys_of(data: bytes) -> list[str]:
     """The keys of a record of JSON; none if it can't be read, and will be rejected."""
     try:
-        record = json.loads(data.decode(), parse_int=str)
+        record = parse_json(data.decode(), parse_int=str)
         keys = list(record) if isinstance(record, dict) else []
         "".join(keys).encode()
-    except (ValueError, RecursionError):
+    except ValueError:
         return []
     return keys
 

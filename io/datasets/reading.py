@@ -7,7 +7,6 @@ together with a profile take precedence over the profile's.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ledgerbeam.io.datasets.dialect import PLAIN_TEXT, Dialect
 from ledgerbeam.io.datasets.values import PLAIN, ValueFormat
 from ledgerbeam.io.errors import InputError, ParameterError, SchemaError
+from ledgerbeam.io.parsing import parse_toml
 from ledgerbeam.io.storage import stores, uris
 
 PROFILE_FOLDERS = "LEDGERBEAM_PROFILES"
@@ -185,9 +185,7 @@ def load_profile(name: str) -> Profile:
     """
     uri = _profile_uri(name)
     try:
-        return Profile.model_validate(tomllib.loads(stores.read_bytes(uri).decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{uri}: not TOML: {error}: correct it", file=uri) from error
+        return Profile.model_validate(parse_toml(stores.read_bytes(uri).decode()))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"][:2])
@@ -201,6 +199,8 @@ def load_profile(name: str) -> Profile:
         raise ParameterError(
             f"{uri}: {place}: {problem['msg']}: correct it", parameter=place, value=problem["input"]
         ) from error
+    except ValueError as error:  # of the syntax, or of the encoding
+        raise InputError(f"{uri}: not TOML: {error}: correct it", file=uri) from error
 
 
 def profile_names() -> list[str]:

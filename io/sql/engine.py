@@ -45,9 +45,9 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
             parameter="max_connections",
             value=max_connections,
         )
+    parsed = read_url(url)
+    dialect = parsed.get_backend_name()
     try:
-        parsed = sa.make_url(url)
-        dialect = parsed.get_backend_name()
         if dialect == "sqlite":
             _check_file(parsed)
         engine = sa.create_engine(
@@ -65,11 +65,6 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
             f"{shown(parsed)}: there is no driver {parsed.drivername}: {error}{extra}",
             database=shown(parsed),
         ) from None
-    except ArgumentError:
-        raise DatabaseError(
-            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
-            "or sqlite:////FOLDER/FILE"
-        ) from None
     except ValueError as error:
         raise DatabaseError(
             f"{shown(parsed)}: {error}: correct what stands behind the ? of the database's URL",
@@ -78,6 +73,21 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
     if dialect == "postgresql":
         sa.event.listen(engine, "connect", _set_up_postgresql)
     return engine
+
+
+def read_url(url: str) -> sa.URL:
+    """The parts of a database's URL.
+
+    Raises:
+        DatabaseError: it isn't a URL. It isn't shown, as any part of it may be a password.
+    """
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseError(
+            "the database's URL can't be read: write DIALECT+DRIVER://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////FOLDER/FILE"
+        ) from None
 
 
 def shown(url: sa.URL) -> str:

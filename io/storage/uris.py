@@ -8,8 +8,15 @@ from ledgerbeam.io.errors import StorageError
 
 
 def local_path(uri: str) -> str:
-    """The path of a `file://` URI, or `uri` itself where it is a path already."""
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+    """The path of a `file://` URI, or `uri` itself where it is a path already.
+
+    Raises:
+        StorageError: a NUL character is in it, which no file's name can hold.
+    """
+    path = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+    if "\0" in path:
+        raise StorageError(f"{path!r}: no file's name holds the character NUL: correct it", uri=uri)
+    return path
 
 
 def is_local(uri: str) -> bool:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.io.errors import DatabaseError
 from ledgerbeam.io.secrets import resolve_url
-from ledgerbeam.io.sql.engine import connect, database_errors, open_engine, shown
+from ledgerbeam.io.sql.engine import connect, database_errors, open_engine, read_url, shown
 from ledgerbeam.messages.store.partitions import make_partitions
 from ledgerbeam.messages.store.schema import HEAD, VERSION_TABLE
 
@@ -201,7 +201,7 @@ def present_time(connection: sa.Connection) -> int:
 
 def create_sqlite_file(url: str) -> None:
     """Make the file of a SQLite database if it is missing; of other URLs nothing."""
-    parsed = sa.make_url(resolve_url(url))
+    parsed = read_url(resolve_url(url))
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return
     try:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ledgerbeam.io.parsing import parse_json
+
 _INPUTS = {"date": "date", "integer": "number", "number": "text", "boolean": "checkbox"}
 
 
@@ -64,7 +66,7 @@ def parameters_of(schema: Mapping[str, Any], form: Mapping[str, str]) -> dict[st
             parameters[field.name] = value == "on"
         elif value and field.input == "json":
             try:
-                parameters[field.name] = json.loads(value)
+                parameters[field.name] = parse_json(value)
             except ValueError:
                 parameters[field.name] = value
         elif value:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.service.errors import BadRequestError, KindNotFoundError, RequestNotFoundError
 from ledgerbeam.service.model import (
     AuditEntry,
@@ -45,7 +46,7 @@ def place_of(cursor: str, *types: type) -> list[Any]:
         BadRequestError: it is none that this service has given.
     """
     try:
-        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = parse_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if [type(value) for value in place] == list(types) and all(map(_is_place, place)):
             return list(place)
     except (ValueError, TypeError):

@@ -219,6 +219,7 @@ def test_a_profile_of_ones_own(
         ("[values.side]\nbuy = 1\n", "own.toml: values.side: Input should be a valid string"),
         ("trim = 1\n", "own.toml: trim: Input should be a valid boolean"),
         ("delimiter = ;\n", "own.toml: not TOML: "),
+        ("null = " + "[" * 2_000, "own.toml: not TOML: values are nested too deeply"),
         ('delimiter = ";;"\n', "own.toml: delimiter=;;: it must be one ASCII character"),
     ],
 )

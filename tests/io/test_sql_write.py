@@ -336,3 +336,12 @@ def test_a_file_that_is_locked_is_told_as_such(
 def test_an_option_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match=r"abc.*behind the \?"):
         open_engine(f"{sqlite_url(tmp_path)}?timeout=abc")
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql+psycopg://u:canary@host:/54/shop", "mysql://u:canary@h:\x005/d"]
+)
+def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+    with pytest.raises(DatabaseError, match="the database's URL can't be read: write") as caught:
+        open_engine(url)
+    assert "canary" not in str(caught.value)

@@ -23,7 +23,7 @@ from tests.support import object_stores
 from tests.support.busy_proxy import BusyProxy, Fault, busy_proxy
 from tests.support.forks import in_own_process
 
-from ledgerbeam.io.errors import UserError
+from ledgerbeam.io.errors import StorageError, UserError
 from ledgerbeam.io.storage import object_store, stores
 
 SLOW = pytest.mark.slow
@@ -517,6 +517,12 @@ class TestRemoteFailures:
     @pytest.mark.parametrize("uri", ["gs://bucket", "gs:///name", "gs://_b/name", "s3://b*/name"])
     def test_uris_that_name_no_object(self, uri: str) -> None:
         _all_verbs_fail(uri, "the bucket in full")
+
+    @pytest.mark.parametrize("uri", ["a\0b", "file:///a%00b"])
+    def test_no_file_has_the_character_nul_in_its_name(self, uri: str) -> None:
+        for verb in (stores.find, stores.stat_of, stores.read_bytes, stores.delete):
+            with pytest.raises(StorageError, match="NUL: correct it"):
+                verb(uri)
 
     def test_an_endpoint_that_is_no_url(self) -> None:
         with environment(STORAGE_EMULATOR_HOST="nonsense", AWS_ENDPOINT_URL="nonsense"):

@@ -155,6 +155,7 @@ def test_decimals_in_the_file_are_exact(folder: Path) -> None:
         ("trade_dat = 2026-11-20", "no parameter trade_dat: did you mean trade_date?"),
         ("zzz = 1", "no parameter zzz: see --help"),
         ("trades", "Expected '='"),
+        ("trades = " + "[" * 2_000, "values are nested too deeply"),
         ("trade_date = 20261120", "--trade-date=20261120: give a date as YYYY-MM-DD"),
         ("trade_date = 2026-11-20T00:00:00", "give a date as YYYY-MM-DD"),
     ],
@@ -165,3 +166,10 @@ def test_a_mistake_in_parameters_is_one_line(folder: Path, text: str, problem: s
         parse_arguments(DeliveryMarking, ["--params=day.toml", "--trades=t"])
     with pytest.raises(ParameterError, match=r"no\.toml: cannot read parameters: No such file"):
         parse_arguments(DeliveryMarking, ["--params=no.toml"])
+
+
+@pytest.mark.parametrize("flag", ["--runner", "--region"])
+def test_a_flag_of_beam_without_its_value_is_one_line(flag: str) -> None:
+    flags = ["--trades=t", "--trade-date=2026-11-20", "--output=o", flag]
+    with pytest.raises(ParameterError, match=f"{flag}: "):
+        parse_arguments(DeliveryMarking, flags)

@@ -447,6 +447,8 @@ class TestRecorded:
         [
             (["set-parallelism", "0"], "parallelism: Input should be greater than or equal to 1"),
             (["set-parallelism", "many"], "give a whole number, or none"),
+            (["set-parallelism", "9" * 5_000], "give a whole number, or none"),
+            (["set-parallelism", "9" * 50], "Input should be less than or equal to 1000000"),
             (["set-rate", "fast"], "give a number of components a second, or none"),
             (["set-rate", "nan"], "rate: Input should be"),
             (["set-rate", "0"], "rate: Input should be greater than 0"),
