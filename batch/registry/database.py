@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 from ledgerbeam.batch.registry.schema import HEAD
 from ledgerbeam.io import private
 from ledgerbeam.io.errors import DatabaseError, ParameterError, RegistryUnavailableError
-from ledgerbeam.io.sql.engine import is_locked, one_line
+from ledgerbeam.io.sql.engine import create_engine, is_locked, one_line
 
 TIMEOUT = 30
 """Seconds for which a writer waits for the one in front of it."""
@@ -203,7 +203,7 @@ def _engine(url: sa.URL, place: str) -> sa.Engine:
         # Without an isolation level, transactions begin where `_begin` says so, and as it says.
         arguments: dict[str, Any] = {"timeout": TIMEOUT, "isolation_level": None}
         try:
-            engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+            engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
         except ValueError as error:
             raise _unknown_option(place, str(error)) from None
         sa.event.listen(engine, "connect", _set_up_sqlite)

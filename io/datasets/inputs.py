@@ -151,6 +151,9 @@ class Splits(tuple[Split, ...]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, (self._packed,)
 
+    def __repr__(self) -> str:
+        return f"{len(self)} splits"  # Beam makes labels of transforms from representations
+
 
 @lru_cache(maxsize=8)
 def _unpacked(packed: bytes) -> Splits:

@@ -2,9 +2,11 @@
 
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import (
@@ -14,6 +16,7 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
+    SAWarning,
 )
 
 from ledgerbeam.io.errors import DatabaseError, ParameterError
@@ -50,7 +53,7 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
     try:
         if dialect == "sqlite":
             _check_file(parsed)
-        engine = sa.create_engine(
+        engine = create_engine(
             parsed,
             pool_size=max_connections,
             max_overflow=0,
@@ -73,6 +76,20 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
     if dialect == "postgresql":
         sa.event.listen(engine, "connect", _set_up_postgresql)
     return engine
+
+
+def create_engine(url: sa.URL, **settings: Any) -> sa.Engine:
+    """SQLAlchemy's engine, of a URL whose options the driver knows.
+
+    Raises:
+        ValueError: an option behind the URL's ? is unknown, comes twice, or has a wrong value.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SAWarning)
+            return sa.create_engine(url, **settings)
+    except (SAWarning, TypeError) as error:
+        raise ValueError(str(error).partition(";")[0]) from None
 
 
 def read_url(url: str) -> sa.URL:

@@ -146,9 +146,8 @@ def test_json_lines_are_what_python_reads(folder: Path, data: bytes) -> None:
             continue
         if _is_plain(row):
             plain.append((row["id"], row["note"] or None))
-    rows = [(row["id"], row["note"]) for row in found[0]]
-    assert [row for row in rows if row in plain] == [row for row in plain if row in rows]
-    assert set(plain) <= set(rows)
+    rows = iter([(row["id"], row["note"]) for row in found[0]])
+    assert all(row in rows for row in plain)  # each behind the one before it
 
 
 def _parquet() -> bytes:
@@ -181,7 +180,7 @@ CSV = b"id,note\n" + b"".join(f"{row['id']},{row['note'] or ''}\n".encode() for 
 
 
 def _from_parquet(data: bytes) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
     return rows
 
 

@@ -333,9 +333,10 @@ def test_a_file_that_is_locked_is_told_as_such(
     engine.dispose()
 
 
-def test_an_option_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseError, match=r"abc.*behind the \?"):
-        open_engine(f"{sqlite_url(tmp_path)}?timeout=abc")
+@pytest.mark.parametrize("options", ["timeout=abc", "timeout=5&timeout=6", "time=5"])
+def test_an_option_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, options: str) -> None:
+    with pytest.raises(DatabaseError, match=r"behind the \?"):
+        open_engine(f"{sqlite_url(tmp_path)}?{options}")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ class TestOpening:
             ("sqlite://", "names no file"),
             ("sqlite:///:memory:", "names no file"),
             ("sqlite:////tmp/registry.db?timeout=abc", "abc.*behind the \\?"),
+            ("sqlite:////tmp/registry.db?timeout=5&timeout=6", "tuple.*behind the \\?"),
+            ("sqlite:////tmp/registry.db?time=5", "'time'.*behind the \\?"),
             ("postgresql://127.0.0.1:1/x?connect_timeout=abc", "abc.*behind the \\?"),
             ("postgresql://127.0.0.1:1/x?nonsense=1", "nonsense.*behind the \\?"),
             ("sqlite:////no/such/folder/registry.db", "check that its folder exists"),
