@@ -1,6 +1,5 @@
 """The contract of a store, held against every kind of storage: real servers, real faults."""
 
-import io
 import multiprocessing
 import os
 import random
@@ -17,13 +16,11 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.support import object_stores
 from tests.support.busy_proxy import BusyProxy, Fault, busy_proxy
 from tests.support.forks import in_own_process
 
-from ledgerbeam.io.errors import StorageError, UserError
+from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.storage import object_store, stores
 
 SLOW = pytest.mark.slow
@@ -520,9 +517,7 @@ class TestRemoteFailures:
 
     @pytest.mark.parametrize("uri", ["a\0b", "file:///a%00b"])
     def test_no_file_has_the_character_nul_in_its_name(self, uri: str) -> None:
-        for verb in (stores.find, stores.stat_of, stores.read_bytes, stores.delete):
-            with pytest.raises(StorageError, match="NUL: correct it"):
-                verb(uri)
+        _all_verbs_fail(uri, "NUL: correct it")
 
     def test_an_endpoint_that_is_no_url(self) -> None:
         with environment(STORAGE_EMULATOR_HOST="nonsense", AWS_ENDPOINT_URL="nonsense"):
@@ -545,56 +540,3 @@ def _all_verbs_fail(uri: str, advice: str) -> None:
         stores.create(uri, b"")
     with pytest.raises(UserError, match=advice):
         stores.delete(uri)
-
-
-class Fetches:
-    """Bytes by ranges, with a record of what was asked for."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.sizes: list[int] = []
-
-    def __call__(self, start: int, end: int) -> bytes:
-        assert 0 <= start < end <= len(self.data)
-        self.sizes.append(end - start)
-        return self.data[start:end]
-
-
-class TestRangeReader:
-    DATA = random.Random(5).randbytes(1 << 21)
-
-    @given(
-        st.lists(
-            st.one_of(
-                st.tuples(st.just("read"), st.integers(-1, 1 << 20)),
-                st.tuples(st.just("seek"), st.integers(0, 3 << 20)),
-            )
-        )
-    )
-    def test_it_reads_as_any_file_does(self, steps: list[tuple[str, int]]) -> None:
-        reader = object_store.RangeReader(Fetches(self.DATA), len(self.DATA))
-        plain = io.BytesIO(self.DATA)
-        for method, argument in steps:
-            assert getattr(reader, method)(argument) == getattr(plain, method)(argument)
-            assert reader.tell() == plain.tell()
-
-    def test_a_range_costs_about_that_range(self) -> None:
-        fetches = Fetches(self.DATA)
-        reader = object_store.RangeReader(fetches, len(self.DATA))
-        reader.seek(-1_000, io.SEEK_END)
-        reader.read(1_000)
-        reader.seek(500_000)
-        reader.read(10)
-        reader.read(10)
-        reader.seek(1_000_000)
-        reader.read(1_000_000)
-        assert fetches.sizes == [1_000, 1 << 18, 1_000_000]
-
-    def test_a_scan_takes_few_round_trips(self) -> None:
-        size = 100 << 20
-        fetches = Fetches(bytes(size))
-        reader = object_store.RangeReader(fetches, size)
-        while reader.read(1 << 16):
-            pass
-        assert sum(fetches.sizes) == size
-        assert len(fetches.sizes) < 15

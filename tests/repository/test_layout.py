@@ -11,7 +11,7 @@ LEVELS = [
     level.split()
     for level in (
         "rules/arrays rules/currency rules/failure_limit io/errors io/failpoints io/machine "
-        "io/memory io/private io/shared batch/plain_text",
+        "io/memory io/parsing io/private io/shared batch/plain_text",
         "rules/money rules/components rules/rollout io/storage io/arrow io/secrets io/temporary "
         "batch/clock batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
