@@ -36,17 +36,35 @@ HEADINGS = (
     "min - max",
     "÷ local",
     "job s",
-    "trades/s of the job",
+    "less start s",
+    "CPU s: driver",
+    "Java",
+    "Python",
     "shuffled MB",
     "written MB",
 )
+NAMES = {
+    "job_seconds": (1, 1),
+    "seconds_after_start": (1, 1),
+    "cpu_seconds": (1, 1),
+    "java_cpu_seconds": (1, 1),
+    "python_cpu_seconds": (1, 1),
+    "shuffled_bytes": (1e6, 0),
+    "written_bytes": (1e6, 0),
+}
+"""Figures of the last columns, with what they are divided by and their digits."""
+CONTENDERS = {
+    "batch, parallelism 1": (1, ()),
+    "batch, parallelism 2": (2, ()),
+    "--streaming, parallelism 2": (2, ("--streaming",)),
+}
 
 
 def run(case: Case, flags: list[str], output: Path) -> dict[str, Any]:
     """Mark a day's deliveries once.
 
     Returns:
-        `wall_seconds` of the whole driver, and `hashes` of what it has published.
+        `wall_seconds` and `cpu_seconds` of the whole driver, and `hashes` of what it has published.
 
     Raises:
         RuntimeError: it failed.
@@ -60,6 +78,7 @@ def run(case: Case, flags: list[str], output: Path) -> dict[str, Any]:
     shutil.rmtree(output)
     return {
         "wall_seconds": measured.wall_seconds,
+        "cpu_seconds": measured.cpu_seconds,
         "hashes": [commit.part.sha256 for commit in manifest.shards],
     }
 
@@ -68,15 +87,30 @@ def of_last_job(cluster: Any) -> dict[str, Any]:
     """What Flink says of the job that began last: its seconds, bytes written and shuffled."""
     job = max(cluster.get("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
     vertices = cluster.get(f"/jobs/{job['jid']}")["vertices"]
-    grouped = [v for v in vertices if "GroupReduce at" in v["name"] and "GroupByShard" in v["name"]]
+    # In a batch job, the step in front of it is called after it, too.
+    grouped = [
+        vertex
+        for vertex in vertices
+        if "GroupByShard" in vertex["name"] and "GroupCombine" not in vertex["name"]
+    ]
+    # The splits are made by the first call of a Python worker.
+    (started,) = [v["end-time"] for v in vertices if "Read/Splits" in v["name"]]
     return {
         "job_seconds": job["duration"] / 1000,
+        "seconds_after_start": (job["end-time"] - started) / 1000,
         "written_bytes": sum(vertex["metrics"]["write-bytes"] for vertex in vertices),
         "shuffled_bytes": sum(vertex["metrics"]["read-bytes"] for vertex in grouped),
     }
 
 
-def table_rows(figures: dict[str, list[dict[str, Any]]], trades: int) -> Iterator[list[str]]:
+def cpu_seconds(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """CPU seconds of the cluster's processes between two looks at them."""
+    taken = {name: after[name] - before[name] for name in after}
+    python = taken.pop("pool")
+    return {"java_cpu_seconds": sum(taken.values()), "python_cpu_seconds": python}
+
+
+def table_rows(figures: dict[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
     """Cells of the results table, a row a runner."""
     local = statistics.median(one["wall_seconds"] for one in figures["local"])
     for runner, ones in figures.items():
@@ -88,12 +122,14 @@ def table_rows(figures: dict[str, list[dict[str, Any]]], trades: int) -> Iterato
             f"{min(walls):.2f} - {max(walls):.2f}",
             f"{wall / local:.2f}",
         ]
-        if "job_seconds" in ones[0]:
-            job = statistics.median(one["job_seconds"] for one in ones)
-            cells += [f"{job:.2f}", f"{trades / job:,.0f}"]
-            for name in ("shuffled_bytes", "written_bytes"):
-                cells.append(f"{statistics.median(one[name] for one in ones) / 1e6:,.0f}")
-        yield cells + [""] * (len(HEADINGS) - len(cells))
+        medians = {
+            name: statistics.median(one[name] for one in ones) for name in ones[0] if name in NAMES
+        }
+        cells += [
+            f"{medians[name] / unit:,.{digits}f}" if name in medians else ""
+            for name, (unit, digits) in NAMES.items()
+        ]
+        yield cells
 
 
 def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
@@ -109,9 +145,12 @@ def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
         f"- {raw['trades']:,} trades in {raw['files']} Parquet files, {raw['shards']} shards; "
         f"{raw['repetitions']} repetitions, in turns; medians. All outputs are the same by byte.",
         "- `wall` is that of the driver: the import of Beam, the upload of the job's jar and the "
-        "wait for its end. `job` is what Flink says of the job, the start of Python workers "
-        "included. `shuffled` is what the group-by-key of pieces has read, `written` what all "
-        "steps have handed on: a step of four outputs writes all of them once for each.",
+        "wait for its end. `job` is what Flink says of the job, and `less start` the same from "
+        "the moment at which the first call of a Python worker has ended.",
+        "- CPU seconds are user and system, of the driver, of the JobManager and the TaskManagers, "
+        "and of the pool with its workers. On a busy machine they hold where seconds don't.",
+        "- `shuffled` is what the group-by-key of batches has read, `written` what all steps have "
+        "handed on.",
         "",
         *report.table(HEADINGS, cells),
     ]
@@ -122,9 +161,6 @@ def main(
     trades: Annotated[int, typer.Option(min=1, help="of the day")] = 10_000_000,
     files: Annotated[int, typer.Option(min=1, help="that share the trades")] = 16,
     shards: Annotated[int, typer.Option(min=1, help="of the output")] = 16,
-    parallelism: Annotated[
-        list[int] | None, typer.Option(help="slots of a job; several times for several")
-    ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="of each runner")] = 3,
     results: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
@@ -139,14 +175,16 @@ def main(
     with tempfile.TemporaryDirectory() as folder, flink_cluster(Path(folder)) as cluster:
         version = cluster.get("/overview")["flink-version"]
         runners = {"local": [f"--shards={shards}"]} | {
-            f"Flink, parallelism {n}": [f"--shards={shards}", *cluster.flags(n)]
-            for n in parallelism or (1, 2)
+            f"Flink, {name}": [f"--shards={shards}", *cluster.flags(parallelism, *more)]
+            for name, (parallelism, more) in CONTENDERS.items()
         }
         for repetition in range(repetitions):
             for runner, flags in runners.items():
+                before = cluster.cpu_seconds()
                 told = run(case, flags, Path(folder) / "output")
                 if runner != "local":
-                    told |= of_last_job(cluster)
+                    cluster.await_idle()
+                    told |= of_last_job(cluster) | cpu_seconds(before, cluster.cpu_seconds())
                 figures.setdefault(runner, []).append(told)
                 console.print(
                     f"{repetition + 1} of {repetitions}: {runner}: {told['wall_seconds']:.1f} s"
@@ -162,7 +200,7 @@ def main(
         "repetitions": repetitions,
         "figures": figures,
     }
-    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures, trades))))
+    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures))))
     console.print(f"written to {results / 'flink.md'}")
 
 

@@ -91,26 +91,29 @@ def workload(name: str, data: str) -> Workload:
 
 
 @pytest.mark.parametrize(
-    ("name", "parallelism"),
+    ("name", "parallelism", "more"),
     [
-        ("delivery-marking", 1),
-        ("delivery-marking", 2),
-        ("delivery-marking", 4),
-        ("loan-close-of-business", 2),
-        ("investor-report", 2),
+        ("delivery-marking", 1, ()),
+        ("delivery-marking", 2, ()),
+        ("delivery-marking", 4, ()),
+        ("delivery-marking", 2, ("--streaming",)),
+        ("loan-close-of-business", 2, ()),
+        ("loan-close-of-business", 2, ("--streaming",)),
+        ("investor-report", 2, ()),
     ],
 )
 def test_bytes_are_those_of_the_local_runner(
     name: str,
     parallelism: int,
+    more: tuple[str, ...],
     flink: FlinkCluster,
     data: str,
     new_schema: Callable[[], str],
 ) -> None:
     given = workload(name, data)
     results = {}
-    for runner, flags in (("local", []), ("flink", flink.flags(parallelism))):
-        output = f"--output={data}/{runner}-{parallelism}"
+    for runner, flags in (("local", []), ("flink", flink.flags(parallelism, *more))):
+        output = f"--output={data}/{runner}-{uuid.uuid4().hex}"
         recorded = {**os.environ, REGISTRY: new_schema()}
         results[runner] = published_by(name, *given.flags, output, *flags, environment=recorded)
     assert results["flink"][1:] == results["local"][1:]
