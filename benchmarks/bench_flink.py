@@ -1,11 +1,12 @@
-"""Delivery marking on a Flink cluster of this machine, beside the local runner.
+"""Delivery marking on a Flink cluster of this machine, beside the local runner and Spark.
 
     python benchmarks/bench_flink.py --trades 10000000 --repetitions 3
 
 The cluster is the tests' own: a JobManager, two TaskManagers of two slots, Python workers. All of
 it shares the machine's cores with the driver, so this shows what the engine costs, and how a job
 takes to more slots, rather than what a cluster of many machines would do. The contenders take
-turns, repetition by repetition; their outputs must be the same to the byte.
+turns, repetition by repetition; their outputs must be the same to the byte, and Spark's, which is
+given the same query as DuckDB, must have the same rows and the same sum.
 """
 
 import os
@@ -18,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import report
 import typer
 from cases import TRADE_DATE, Case, generated
@@ -36,17 +39,33 @@ HEADINGS = (
     "min - max",
     "÷ local",
     "job s",
-    "trades/s of the job",
+    "less start s",
+    "CPU s: driver",
+    "Java",
+    "Python",
     "shuffled MB",
     "written MB",
 )
+SPARK = "PySpark local[2]"
+NAMES = {
+    "job_seconds": (1, 1),
+    "seconds_after_start": (1, 1),
+    "cpu_seconds": (1, 1),
+    "java_cpu_seconds": (1, 1),
+    "python_cpu_seconds": (1, 1),
+    "shuffled_bytes": (1e6, 0),
+    "written_bytes": (1e6, 0),
+}
+"""Figures of the last columns, with what they are divided by and their digits."""
+CONTENDERS: dict[str, tuple[str, ...]] = {"batch": (), "--streaming": ("--streaming",)}
+PARALLELISM = 2
 
 
 def run(case: Case, flags: list[str], output: Path) -> dict[str, Any]:
     """Mark a day's deliveries once.
 
     Returns:
-        `wall_seconds` of the whole driver, and `hashes` of what it has published.
+        `wall_seconds` and `cpu_seconds` of the whole driver, and `hashes` of what it has published.
 
     Raises:
         RuntimeError: it failed.
@@ -60,7 +79,39 @@ def run(case: Case, flags: list[str], output: Path) -> dict[str, Any]:
     shutil.rmtree(output)
     return {
         "wall_seconds": measured.wall_seconds,
+        "cpu_seconds": measured.cpu_seconds,
         "hashes": [commit.part.sha256 for commit in manifest.shards],
+        "sums": (manifest.counts["rows_out"], manifest.totals["delivery_quantity"]),
+    }
+
+
+def run_spark(case: Case, output: Path) -> dict[str, Any]:
+    """Mark a day's deliveries once by Spark, in a process of its own with two threads.
+
+    Returns:
+        `wall_seconds` and `cpu_seconds`, and `sums`: rows, and shares for delivery.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    folder = ROOT / ".cache" / "spark" / "bin"
+    submit = [str(folder / "spark-submit"), "--master=local[2]", "--driver-memory=4g"]
+    settings = ["spark.ui.enabled=false", "spark.sql.shuffle.partitions=16"]
+    script = [str(HERE / "delivery" / "pyspark_sql.py"), case.parquet, str(output)]
+    measured = measure(
+        [*submit, *(f"--conf={one}" for one in settings), *script, str(TRADE_DATE)],
+        limit_seconds=LIMIT_SECONDS,
+        env={**os.environ, "PYSPARK_PYTHON": str(folder / "python")},
+    )
+    if measured.exit_code != 0:
+        raise RuntimeError(f"spark: {measured.errors}")
+    marked = pc.sum(ds.dataset(output).to_table(columns=["delivery_quantity"])[0])
+    rows = ds.dataset(output).count_rows()
+    shutil.rmtree(output)
+    return {
+        "wall_seconds": measured.wall_seconds,
+        "cpu_seconds": measured.cpu_seconds,
+        "sums": (rows, marked.as_py()),
     }
 
 
@@ -68,15 +119,30 @@ def of_last_job(cluster: Any) -> dict[str, Any]:
     """What Flink says of the job that began last: its seconds, bytes written and shuffled."""
     job = max(cluster.get("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
     vertices = cluster.get(f"/jobs/{job['jid']}")["vertices"]
-    grouped = [v for v in vertices if "GroupReduce at" in v["name"] and "GroupByShard" in v["name"]]
+    # In a batch job, the step in front of it is called after it, too.
+    grouped = [
+        vertex
+        for vertex in vertices
+        if "GroupByShard" in vertex["name"] and "GroupCombine" not in vertex["name"]
+    ]
+    # The splits are made by the first call of a Python worker.
+    (started,) = [v["end-time"] for v in vertices if "Read/Splits" in v["name"]]
     return {
         "job_seconds": job["duration"] / 1000,
+        "seconds_after_start": (job["end-time"] - started) / 1000,
         "written_bytes": sum(vertex["metrics"]["write-bytes"] for vertex in vertices),
         "shuffled_bytes": sum(vertex["metrics"]["read-bytes"] for vertex in grouped),
     }
 
 
-def table_rows(figures: dict[str, list[dict[str, Any]]], trades: int) -> Iterator[list[str]]:
+def cpu_seconds(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """CPU seconds of the cluster's processes between two looks at them."""
+    taken = {name: after[name] - before[name] for name in after}
+    python = taken.pop("pool")
+    return {"java_cpu_seconds": sum(taken.values()), "python_cpu_seconds": python}
+
+
+def table_rows(figures: dict[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
     """Cells of the results table, a row a runner."""
     local = statistics.median(one["wall_seconds"] for one in figures["local"])
     for runner, ones in figures.items():
@@ -88,12 +154,14 @@ def table_rows(figures: dict[str, list[dict[str, Any]]], trades: int) -> Iterato
             f"{min(walls):.2f} - {max(walls):.2f}",
             f"{wall / local:.2f}",
         ]
-        if "job_seconds" in ones[0]:
-            job = statistics.median(one["job_seconds"] for one in ones)
-            cells += [f"{job:.2f}", f"{trades / job:,.0f}"]
-            for name in ("shuffled_bytes", "written_bytes"):
-                cells.append(f"{statistics.median(one[name] for one in ones) / 1e6:,.0f}")
-        yield cells + [""] * (len(HEADINGS) - len(cells))
+        medians = {
+            name: statistics.median(one[name] for one in ones) for name in ones[0] if name in NAMES
+        }
+        cells += [
+            f"{medians[name] / unit:,.{digits}f}" if name in medians else ""
+            for name, (unit, digits) in NAMES.items()
+        ]
+        yield cells
 
 
 def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
@@ -103,15 +171,19 @@ def markdown(raw: dict[str, Any], cells: list[list[str]]) -> str:
         "",
         f"Measured on {raw['started']} by `{raw['command']}`.",
         "",
-        f"- Machine: {raw['machine']}; the whole cluster on it, two TaskManagers of two slots",
+        f"- Machine: {raw['machine']}; the whole cluster on it, two TaskManagers of two slots, of "
+        f"which a job takes {PARALLELISM}",
         f"- Versions: Flink {raw['flink']}, "
         f"{', '.join(f'{name} {version}' for name, version in raw['versions'].items())}",
         f"- {raw['trades']:,} trades in {raw['files']} Parquet files, {raw['shards']} shards; "
         f"{raw['repetitions']} repetitions, in turns; medians. All outputs are the same by byte.",
         "- `wall` is that of the driver: the import of Beam, the upload of the job's jar and the "
-        "wait for its end. `job` is what Flink says of the job, the start of Python workers "
-        "included. `shuffled` is what the group-by-key of pieces has read, `written` what all "
-        "steps have handed on: a step of four outputs writes all of them once for each.",
+        "wait for its end. `job` is what Flink says of the job, and `less start` the same from "
+        "the moment at which the first call of a Python worker has ended.",
+        "- CPU seconds are user and system, of the driver, of the JobManager and the TaskManagers, "
+        "and of the pool with its workers. On a busy machine they hold where seconds don't.",
+        "- `shuffled` is what the group-by-key of batches has read, `written` what all steps have "
+        "handed on.",
         "",
         *report.table(HEADINGS, cells),
     ]
@@ -122,9 +194,6 @@ def main(
     trades: Annotated[int, typer.Option(min=1, help="of the day")] = 10_000_000,
     files: Annotated[int, typer.Option(min=1, help="that share the trades")] = 16,
     shards: Annotated[int, typer.Option(min=1, help="of the output")] = 16,
-    parallelism: Annotated[
-        list[int] | None, typer.Option(help="slots of a job; several times for several")
-    ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="of each runner")] = 3,
     results: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
@@ -139,20 +208,28 @@ def main(
     with tempfile.TemporaryDirectory() as folder, flink_cluster(Path(folder)) as cluster:
         version = cluster.get("/overview")["flink-version"]
         runners = {"local": [f"--shards={shards}"]} | {
-            f"Flink, parallelism {n}": [f"--shards={shards}", *cluster.flags(n)]
-            for n in parallelism or (1, 2)
+            f"Flink, {name}": [f"--shards={shards}", *cluster.flags(PARALLELISM, *more)]
+            for name, more in CONTENDERS.items()
         }
         for repetition in range(repetitions):
-            for runner, flags in runners.items():
-                told = run(case, flags, Path(folder) / "output")
-                if runner != "local":
-                    told |= of_last_job(cluster)
+            for runner in (*runners, SPARK):
+                output = Path(folder) / "output"
+                before = cluster.cpu_seconds()
+                if runner == SPARK:
+                    told = run_spark(case, output)
+                else:
+                    told = run(case, runners[runner], output)
+                if runner.startswith("Flink"):
+                    cluster.await_idle()
+                    told |= of_last_job(cluster) | cpu_seconds(before, cluster.cpu_seconds())
                 figures.setdefault(runner, []).append(told)
                 console.print(
                     f"{repetition + 1} of {repetitions}: {runner}: {told['wall_seconds']:.1f} s"
                 )
-    outputs = {tuple(one.pop("hashes")) for ones in figures.values() for one in ones}
-    if len(outputs) > 1:
+    ours = [one for runner, ones in figures.items() if runner != SPARK for one in ones]
+    hashes = {tuple(one.pop("hashes")) for one in ours}
+    sums = {one.pop("sums") for ones in figures.values() for one in ones}
+    if len(hashes) > 1 or len(sums) > 1:
         raise SystemExit("the outputs differ")
     raw = report.circumstances(started) | {
         "flink": version,
@@ -162,7 +239,7 @@ def main(
         "repetitions": repetitions,
         "figures": figures,
     }
-    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures, trades))))
+    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures))))
     console.print(f"written to {results / 'flink.md'}")
 
 

@@ -17,6 +17,7 @@ from ledgerbeam.io.datasets.rejections import (
     LineCounts,
     RejectedRows,
     RowLocator,
+    splits_to_count,
 )
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 
@@ -85,7 +86,7 @@ class ReadSplits(beam.PTransform):
     Small splits are read together, in one call of the function.
 
     It outputs collections by name: `rows`, the outputs of the function; `rejected`, a
-    `RejectedTable` for each batch with rows that break the contract; `line_counts`, which are
+    `RejectedTable` for each batch with rows that break the contract; `line_counts`, if they are
     needed to locate a row of a split in its file; and one for each of `tags`.
     """
 
@@ -116,7 +117,8 @@ class ReadSplits(beam.PTransform):
         """
         super().__init__()
         self._splits = splits
-        self._read = _ReadGroup(splits, function, check_of, spill_directory)
+        self._counted = splits_to_count(splits)
+        self._read = _ReadGroup(splits, function, check_of, spill_directory, self._counted)
         self._tags = tuple(tags)
         self._in_flight = in_flight
         self._type = type_
@@ -125,6 +127,7 @@ class ReadSplits(beam.PTransform):
         """Build the graph."""
         many = self._in_flight > 1
         read: Any = DoInFlight(self._read, self._in_flight) if many else self._read
+        tags = [*self._tags, *([LINE_COUNTS] if self._counted else [])]
         found = (
             root
             | "Splits" >> beam.Create(list(groups_of(self._splits)), reshuffle=False)
@@ -132,11 +135,12 @@ class ReadSplits(beam.PTransform):
             | "Read"
             >> beam.ParDo(read)
             .with_output_types(self._type)
-            .with_outputs(REJECTED, LINE_COUNTS, *self._tags, main=ROWS)
+            .with_outputs(REJECTED, *tags, main=ROWS)
         )
-        locate = _Locate(self._splits)
-        rejected = found[REJECTED] | "Locate" >> beam.Map(locate, AsList(found[LINE_COUNTS]))
-        others = {tag: found[tag] for tag in (ROWS, LINE_COUNTS, *self._tags)}
+        # A side input keeps a step apart from the one before it, so it is left out where it can be.
+        sides = [AsList(found[LINE_COUNTS])] if self._counted else []
+        rejected = found[REJECTED] | "Locate" >> beam.Map(_Locate(self._splits), *sides)
+        others = {tag: found[tag] for tag in (ROWS, *tags)}
         return Collections(others, rejected=rejected)
 
 
@@ -185,6 +189,7 @@ class _ReadGroup:
     function: Callable[[Iterator[SplitBatches]], Iterable[Any]]
     check_of: Callable[[Split], Check]
     spill_directory: str
+    counted: frozenset[int]
 
     def __call__(self, group: tuple[int, ...]) -> Iterator[Any]:
         found: list[TaggedOutput] = []
@@ -197,7 +202,8 @@ class _ReadGroup:
                     rejected = self._rejected(split, number, rows.rejected)
                     found.append(TaggedOutput(REJECTED, rejected))
                 yield rows
-            found.append(TaggedOutput(LINE_COUNTS, (split.index, line_count)))
+            if split.index in self.counted:
+                found.append(TaggedOutput(LINE_COUNTS, (split.index, line_count)))
 
         splits = (self.splits[position] for position in group)
         for output in self.function((split, batches(split)) for split in splits):
@@ -217,7 +223,7 @@ class _ReadGroup:
 class _Locate:
     splits: Splits
 
-    def __call__(self, rejected: RejectedRows, line_counts: LineCounts) -> RejectedTable:
+    def __call__(self, rejected: RejectedRows, line_counts: LineCounts = ()) -> RejectedTable:
         table = RowLocator(self.splits, line_counts).located(rejected)
         return RejectedTable(rejected.split, rejected.batch, table)
 

@@ -200,29 +200,9 @@ def _in_order(table: pa.Table, input_: ShuffledInput) -> pa.Table:
     return table.sort_by(input_.location) if input_.location else table
 
 
-class GroupShards(beam.PTransform):
-    """Groups the batches of each shard: `(shard, [(input, batch), …])`.
-
-    It is applied to a collection of `(shard, (input, batch))`. The output has shards without rows,
-    too.
-
-    Args:
-        shards: numbers of the shards to output.
-        schema: the schema of batches that are tables; None if batches are spilled to disk.
-    """
-
-    def __init__(self, shards: Iterable[int], schema: pa.Schema | None) -> None:
-        super().__init__()
-        self._shards = list(shards)
-        self._schema = schema
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Build the graph."""
-        none = None if self._schema is None else (0, self._schema.empty_table())
-        shards = batches.pipeline | "Shards" >> beam.Create(
-            [(shard, none) for shard in self._shards], reshuffle=False
-        ).with_output_types(element_type(self._schema is None))
-        return (batches, shards) | "Batches" >> beam.Flatten() | "GroupByShard" >> beam.GroupByKey()
+def no_rows(inputs: Sequence[ShuffledInput]) -> tuple[int, pa.Table]:
+    """An empty batch of the first input, for shards that may have no other."""
+    return 0, inputs[0].pack(inputs[0].schema.empty_table())
 
 
 def element_type(is_spilled: bool) -> Any:
@@ -232,7 +212,7 @@ def element_type(is_spilled: bool) -> Any:
 
 @dataclass(frozen=True)
 class Cut:
-    """Cuts tables of one input, for `GroupShards`: a function of Beam's `FlatMap`.
+    """Cuts tables of one input, to be grouped by shard: a function of Beam's `FlatMap`.
 
     Attributes:
         number: the number of the input.
@@ -345,11 +325,13 @@ class ShuffleByKey(beam.PTransform):
             )
             for number, input_ in enumerate(self._inputs)
         ]
-        first = self._inputs[0]
-        packed = first.pack(first.schema.empty_table()).schema
+        # So that there are shards without rows, too.
+        shards = cuts[0].pipeline | "Shards" >> beam.Create(
+            [(shard, no_rows(self._inputs)) for shard in range(self._shards)], reshuffle=False
+        ).with_output_types(element_type(is_spilled=False))
         assembled = (
-            (cuts | "All" >> beam.Flatten())
-            | "GroupShards" >> GroupShards(range(self._shards), packed)
+            ((*cuts, shards) | "All" >> beam.Flatten())
+            | "GroupByShard" >> beam.GroupByKey()
             | "Assemble"
             >> beam.FlatMap(_Assemble(self._inputs, self._key)).with_outputs(
                 "rejected", main="components"

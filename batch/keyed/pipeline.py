@@ -1,12 +1,16 @@
 """The pipeline of a keyed process.
 
-    splits ─ Read ─┬─ batches ─ GroupShards ─ ExecuteShards ─ commits ─┬─ Finish ─┐
-                   ├─ rejected ─ WriteRejections ──────────────────────┼──────────┼─ Publish
-                   ├─ summaries ───────────────────────────────────────┤          │
-                   └─ hashes ─ CountDistinct ──────────────────────────┴──────────┘
+    splits ─ Read ─┬─ batches ─ GroupByShard ─ ExecuteShards ─ commits ─┬─ Finish ─┐
+                   ├─ rejected ─ WriteRejections ─┐                     └──────────┼─ Publish
+                   └─ notes ──────────────────────┴─ CollectNotes ─────────────────┘
 
 Every attempt reads the whole input, which is pinned, and so gets the same rows and totals; rows of
 shards that an earlier attempt has committed are dropped as soon as they are read.
+
+Flink's batch runner writes all outputs of a step once for each of them, and most engines write what
+stands between two steps that can't be one. So all that is rare goes by one collection, the notes,
+and nothing stands between reading and grouping, or, where no line counts are needed, between
+grouping and executing.
 """
 
 import datetime
@@ -27,6 +31,7 @@ from ledgerbeam.batch.execute import worker_control
 from ledgerbeam.batch.execute.executor import IN_FLIGHT
 from ledgerbeam.batch.execute.reduce import Finish
 from ledgerbeam.batch.keyed.assemble import assemble_shard, rejected_totals
+from ledgerbeam.batch.keyed.notes import CollectNotes
 from ledgerbeam.batch.keyed.plan import Plan, SplitSummary, row_totals
 from ledgerbeam.batch.keyed.publish import Publish
 from ledgerbeam.batch.keyed.rejects import RejectionLimit, rejected_table
@@ -36,18 +41,16 @@ from ledgerbeam.io.arrow.spill import Batch
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import FileRecord, ShardCommit
 from ledgerbeam.io.datasets.inputs import Split
-from ledgerbeam.io.datasets.readers import Check, SplitRows, empty_rows, is_of
+from ledgerbeam.io.datasets.readers import Check, SplitRows, is_of
 from ledgerbeam.io.datasets.rejections import LineCounts, RowLocator
-from ledgerbeam.transforms.columnar.distinct import CountDistinct
 from ledgerbeam.transforms.columnar.hashing import hash_distinct
 from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 from ledgerbeam.transforms.publish import Part, commit_part, count_committed
-from ledgerbeam.transforms.read import ReadSplits, RejectedTable, SplitBatches
-from ledgerbeam.transforms.shuffle import Cut, GroupShards, element_type
+from ledgerbeam.transforms.read import LINE_COUNTS, ReadSplits, RejectedTable, SplitBatches
+from ledgerbeam.transforms.shuffle import Cut, element_type, no_rows
 
-SUMMARIES = "summaries"
-DISTINCT = "distinct"
+NOTES = "notes"
 ROWS_PER_CUT = 50_000
 
 
@@ -69,49 +72,45 @@ class KeyedBatch(beam.PTransform):
             plan.all_splits,
             CutRows(plan),
             check_of=CheckMoney(plan),
-            tags=(SUMMARIES, DISTINCT),
+            tags=(NOTES,),
             # Calls in flight hold their outputs in memory until they end. Paths of spilled batches
             # are small enough for that, and tables are not.
             in_flight=IN_FLIGHT if spills else 1,
             type_=element_type(spills),
             spill_directory=plan.context.spill_directory or "",
         )
-        summaries = read[SUMMARIES] | "CountRead" >> beam.Map(_count_read)
-        line_counts = AsList(read.line_counts)
+        line_counts = [AsList(read[LINE_COUNTS])] if LINE_COUNTS in read else []
         rejects = read.rejected | "WriteRejections" >> beam.Map(
             _write_rejections, plan.context.attempt
         )
-        todo = [shard for shard in range(plan.shards) if shard not in plan.done]
-        none = None if spills else plan.inputs[0].pack(empty_rows(plan.splits[0][0])).schema
+        notes = (
+            (read[NOTES] | "CountRead" >> beam.Map(_count_read), rejects)
+            | "AllNotes" >> beam.Flatten()
+            # There is at least one split, and so a note.
+            | "CollectNotes" >> beam.CombineGlobally(CollectNotes()).without_defaults()
+        )
         commits = (
             read.rows
-            | "GroupShards" >> GroupShards(todo, none)
-            | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), line_counts)
+            | "GroupByShard" >> beam.GroupByKey()
+            | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), *line_counts)
             | "CountCommitted" >> beam.Map(count_committed)
+        )
+        reports = commits | "Finish" >> Finish(
+            plan.process, plan.context.attempt, plan.context.kept
         )
         publish = Publish(
             plan.process, plan.context.attempt, plan.context.kept, len(plan.all_splits)
         )
-        sides = [AsList(commits), AsList(rejects), AsList(summaries)]
-        if plan.process.distinct is not None:
-            counted = read[DISTINCT] | "CountDistinct" >> beam.CombineGlobally(CountDistinct())
-            sides.append(AsList(counted))
-        else:
-            sides.append(AsList(root | "NothingToCount" >> beam.Create([], reshuffle=False)))
-        sides.append(
-            AsList(
-                commits | "Finish" >> Finish(plan.process, plan.context.attempt, plan.context.kept)
-            )
-        )
-        return root | "Once" >> beam.Create([None]) | "Publish" >> beam.Map(publish, *sides)
+        return notes | "Publish" >> beam.Map(publish, AsList(commits), AsList(reports))
 
 
-def _count_read(summary: SplitSummary) -> SplitSummary:
+def _count_read(note: Any) -> Any:
     """Count read rows in Beam's metrics, which are used only for the runner's monitoring."""
-    Metrics.counter("read", "rows").inc(summary.totals.rows.rows)
-    Metrics.counter("read", "rejected").inc(summary.totals.rejected)
-    Metrics.counter("read", "other_dates").inc(summary.totals.other_dates)
-    return summary
+    if isinstance(note, SplitSummary):
+        Metrics.counter("read", "rows").inc(note.totals.rows.rows)
+        Metrics.counter("read", "rejected").inc(note.totals.rejected)
+        Metrics.counter("read", "other_dates").inc(note.totals.other_dates)
+    return note
 
 
 def _write_rejections(rejected: RejectedTable, attempt: Attempt) -> FileRecord:
@@ -137,7 +136,7 @@ class CutRows:
     plan: Plan
 
     def __call__(self, read: Iterator[SplitBatches]) -> Iterator[Any]:
-        """Yield `(shard, (input, batch))`, and a tagged `SplitSummary` and hashes to count."""
+        """Yield `(shard, (input, batch))`, and as notes a `SplitSummary` and hashes to count."""
         plan = self.plan
         # Rows of small splits are cut together: a batch for a shard has a price of its own.
         tables: list[pa.Table] = []
@@ -156,6 +155,11 @@ class CutRows:
             )(table)
 
         for split, batches in read:
+            if not split.index:
+                # So that there are shards without rows, too.
+                for shard in range(plan.shards):
+                    if shard not in plan.done:
+                        yield shard, no_rows(plan.inputs)
             number = plan.input_of(split.index)
             for output in self._counted(split, number, batches):
                 if not isinstance(output, pa.Table):
@@ -197,10 +201,10 @@ class CutRows:
                 newest = pc.max(table.column(input_.dated_by)).as_py()
                 dates += [] if newest is None else [newest]
             if process.distinct is not None and not number:
-                yield TaggedOutput(DISTINCT, hash_distinct(table.column(process.distinct[1])))
+                yield TaggedOutput(NOTES, hash_distinct(table.column(process.distinct[1])))
             yield table
         summary = SplitSummary(split.index, number, totals, max(dates, default=None))
-        yield TaggedOutput(SUMMARIES, summary)
+        yield TaggedOutput(NOTES, summary)
 
 
 class ExecuteShard:
@@ -220,7 +224,7 @@ class ExecuteShard:
         worker_control.release(self._worker_control)
 
     def __call__(
-        self, element: tuple[int, Iterable[tuple[int, Batch] | None]], line_counts: LineCounts
+        self, element: tuple[int, Iterable[tuple[int, Batch]]], line_counts: LineCounts = ()
     ) -> list[ShardCommit]:
         """Execute and commit a shard, and return its marker in a list.
 
@@ -232,11 +236,11 @@ class ExecuteShard:
             return self._execute(element, line_counts)
 
     def _execute(
-        self, element: tuple[int, Iterable[tuple[int, Batch] | None]], line_counts: LineCounts
+        self, element: tuple[int, Iterable[tuple[int, Batch]]], line_counts: LineCounts
     ) -> list[ShardCommit]:
         plan = self._plan
         shard, batches = element
-        assembled = assemble_shard(plan, shard, [batch for batch in batches if batch is not None])
+        assembled = assemble_shard(plan, shard, list(batches))
         earlier = next((commit for commit in plan.context.retried if commit.shard == shard), None)
         places = RowLocator(plan.all_splits, line_counts)
         done = execute_shard(

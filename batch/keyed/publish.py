@@ -6,7 +6,7 @@ from typing import Any
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.execute.publish import BalanceSheet, publish
-from ledgerbeam.batch.keyed.plan import SplitSummary
+from ledgerbeam.batch.keyed.notes import Notes
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import Control, FileRecord, Manifest, ShardCommit, Totals
 from ledgerbeam.io.errors import TooManyRejectionsError
@@ -38,11 +38,8 @@ class Publish:
 
     def __call__(
         self,
-        _: None,
+        notes: Notes,
         commits: list[ShardCommit],
-        rejects: list[FileRecord],
-        summaries: list[SplitSummary],
-        distinct: list[int],
         reports: list[FileRecord],
     ) -> Manifest:
         """The manifest.
@@ -51,6 +48,7 @@ class Publish:
             UserError: too many rows were rejected or components failed, there are too few rows or
                 they are too old, or a control doesn't balance.
         """
+        summaries = notes.summaries
         if sorted(summary.split for summary in summaries) != list(range(self.splits)):
             raise RuntimeError(f"{len(summaries)} summaries of {self.splits} splits")
         shards = whole(self.attempt, [*commits, *self.kept])
@@ -59,9 +57,9 @@ class Publish:
             by_input[summary.input] = by_input[summary.input].add(summary.totals)
         read = read_to_json(by_input, self.process.total_names)
         if self.process.distinct is not None:
-            read[self.process.distinct[0]] = distinct[0]
+            read[self.process.distinct[0]] = notes.distinct
         sheet = balance(self.process, read, shards)
-        reject_files = sorted(rejects, key=lambda file: file.name)
+        reject_files = sorted(notes.rejects, key=lambda file: file.name)
         self._check_rejected(
             sheet.counts["rejected"], [*reject_files, *(c.rejects for c in shards if c.rejects)]
         )

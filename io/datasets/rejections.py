@@ -18,7 +18,22 @@ REJECTS_SCHEMA = pa.schema(
 
 
 LineCounts = Iterable[tuple[int, int]]
-"""Number of lines or rows that each split has, by the split's index."""
+"""Number of lines or rows that each of the `splits_to_count` has, by the split's index."""
+
+
+def splits_to_count(splits: Iterable[Split]) -> frozenset[int]:
+    """Indices of splits whose lines must be counted, for others of their file to be located.
+
+    They are those behind which another split of the same file begins at a row that isn't known.
+    """
+    later: set[str] = set()
+    found = set()
+    for split in reversed(list(splits)):
+        if split.file.uri in later:
+            found.add(split.index)
+        if split.first_row is None:
+            later.add(split.file.uri)
+    return frozenset(found)
 
 
 class RowLocator:
@@ -32,12 +47,14 @@ class RowLocator:
     def _first_rows(self) -> list[int]:
         """By split: the number of lines of its file before it."""
         counts: Mapping[int, int] = dict(self._line_counts)
+        to_count = splits_to_count(self._splits)
         first_rows = []
         next_row: Counter[str] = Counter()
         for split in self._splits:
             uri = split.file.uri
             first_rows.append(next_row[uri] if split.first_row is None else split.first_row)
-            next_row[uri] += counts[split.index]
+            if split.index in to_count:
+                next_row[uri] += counts[split.index]
         return first_rows
 
     def located(self, rejected: "RejectedRows") -> pa.Table:

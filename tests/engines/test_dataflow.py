@@ -121,7 +121,7 @@ def test_what_is_submitted(
     (graph,) = [data for uri, data in read.items() if uri.endswith("pipeline.pb")]
     pipeline = beam_runner_api_pb2.Pipeline.FromString(graph)
     steps = {transform.unique_name for transform in pipeline.components.transforms.values()}
-    parts = ("Read", "GroupShards/GroupByShard", "ExecuteShards", "Publish")
+    parts = ("Read", "GroupByShard", "ExecuteShards", "Publish")
     assert {f"counting/{part}" for part in parts} <= steps
     hints = [
         dict(environment.resource_hints)

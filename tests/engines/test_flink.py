@@ -27,6 +27,9 @@ from ledgerbeam.synthetic.trades import write_trades
 
 pytestmark = pytest.mark.flink
 
+ways = pytest.mark.parametrize("more", [(), ("--streaming",)], ids=["batch", "streaming"])
+"""Flink's two ways to run a job."""
+
 
 @pytest.fixture(scope="module")
 def lease() -> float:
@@ -91,26 +94,29 @@ def workload(name: str, data: str) -> Workload:
 
 
 @pytest.mark.parametrize(
-    ("name", "parallelism"),
+    ("name", "parallelism", "more"),
     [
-        ("delivery-marking", 1),
-        ("delivery-marking", 2),
-        ("delivery-marking", 4),
-        ("loan-close-of-business", 2),
-        ("investor-report", 2),
+        ("delivery-marking", 1, ()),
+        ("delivery-marking", 2, ()),
+        ("delivery-marking", 4, ()),
+        ("delivery-marking", 2, ("--streaming",)),
+        ("loan-close-of-business", 2, ()),
+        ("loan-close-of-business", 2, ("--streaming",)),
+        ("investor-report", 2, ()),
     ],
 )
 def test_bytes_are_those_of_the_local_runner(
     name: str,
     parallelism: int,
+    more: tuple[str, ...],
     flink: FlinkCluster,
     data: str,
     new_schema: Callable[[], str],
 ) -> None:
     given = workload(name, data)
     results = {}
-    for runner, flags in (("local", []), ("flink", flink.flags(parallelism))):
-        output = f"--output={data}/{runner}-{parallelism}"
+    for runner, flags in (("local", []), ("flink", flink.flags(parallelism, *more))):
+        output = f"--output={data}/{runner}-{uuid.uuid4().hex}"
         recorded = {**os.environ, REGISTRY: new_schema()}
         results[runner] = published_by(name, *given.flags, output, *flags, environment=recorded)
     assert results["flink"][1:] == results["local"][1:]
@@ -121,10 +127,12 @@ def test_bytes_are_those_of_the_local_runner(
     assert not flink.jars()
 
 
-def held(place: Place, flink: FlinkCluster) -> "tuple[RunRecord, subprocess.Popen[bytes]]":
+def held(
+    place: Place, flink: FlinkCluster, more: tuple[str, ...] = ()
+) -> "tuple[RunRecord, subprocess.Popen[bytes]]":
     """A run on Flink whose components wait, the first of them being executed; its launcher."""
     place.set("hold")
-    run = place.runs.record(place.process, place.parameters(), flink.flags())[0]
+    run = place.runs.record(place.process, place.parameters(), flink.flags(2, *more))[0]
     launcher = place.launcher(run)
     until(place.calls, f"the first call of {place.told()}")
     return place.run(), launcher
@@ -149,8 +157,11 @@ def undisturbed(place: Place) -> Any:
     return parts(other.manifest()), sums(other.manifest())
 
 
-def test_cancel_is_confirmed_by_flink(place: Place, flink: FlinkCluster) -> None:
-    run, launcher = held(place, flink)
+@ways
+def test_cancel_is_confirmed_by_flink(
+    place: Place, flink: FlinkCluster, more: tuple[str, ...]
+) -> None:
+    run, launcher = held(place, flink, more)
     assert flink.states()[job_of(run).name] == "RUNNING"
     place.runs.cancel(run.id, "the desk calls")
     assert launcher.wait() == 0
@@ -164,11 +175,12 @@ def test_cancel_is_confirmed_by_flink(place: Place, flink: FlinkCluster) -> None
     place.check_story()
 
 
+@ways
 def test_a_job_whose_task_manager_is_killed_is_followed_by_another(
-    place: Place, flink: FlinkCluster
+    place: Place, flink: FlinkCluster, more: tuple[str, ...]
 ) -> None:
     place.set("hold-A3")
-    run = place.runs.record(place.process, place.parameters(), flink.flags())[0]
+    run = place.runs.record(place.process, place.parameters(), flink.flags(2, *more))[0]
     launcher = place.launcher(run)
     until(lambda: len(place.markers()) == 3, "all shards but one")
     until(lambda: any(call.account == "A3" for call in place.calls()), "the call that waits")

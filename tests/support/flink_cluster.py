@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,7 @@ class FlinkCluster:
         assert (HOME / "stamp").exists(), f"{HOME} isn't there: make flink-test makes it"
         self._folder = folder
         self._stack = stack
+        self._pids: dict[str, int] = {}
         rest, rpc, self._pool_port = _free_ports(3)
         self.master = f"localhost:{rest}"
         self.url = f"http://{self.master}"
@@ -61,8 +63,8 @@ class FlinkCluster:
         self._start_pool()
         self._await(lambda: len(self.free_slots()) == len(self._task_managers), "TaskManagers")
 
-    def flags(self, parallelism: int = 2) -> list[str]:
-        """Flags by which a pipeline runs here."""
+    def flags(self, parallelism: int = 2, *more: str) -> list[str]:
+        """Flags by which a pipeline runs here, and more of them."""
         return [
             "--runner=FlinkRunner",
             f"--flink_master={self.master}",
@@ -71,8 +73,14 @@ class FlinkCluster:
             "--environment_type=EXTERNAL",
             f"--environment_config=localhost:{self._pool_port}",
             "--environment_cache_millis=30000",
+            "--faster_copy",
             f"--parallelism={parallelism}",
+            *more,
         ]
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds that each process of the cluster has taken, its own children included."""
+        return {name: _cpu_seconds(psutil.Process(pid)) for name, pid in self._pids.items()}
 
     def get(self, path: str) -> Any:
         answer = requests.get(f"{self.url}{path}", timeout=10)
@@ -149,6 +157,7 @@ class FlinkCluster:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        self._pids[name] = process.pid
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
         return process
@@ -180,6 +189,12 @@ def install_workers(folder: Path) -> None:
     (sdist,) = folder.glob("*.tar.gz")
     pip = [str(HOME / "workers" / "bin" / "pip"), "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--force-reinstall", str(sdist)], check=True)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    ended = times.children_user + times.children_system
+    return times.user + times.system + ended + sum(map(_cpu_seconds, process.children()))
 
 
 def _free_ports(count: int) -> list[int]:
