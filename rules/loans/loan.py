@@ -6,9 +6,10 @@ percent (3.5% is 3,500,000), so that every sum is exact. Dates are days of the c
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from ledgerbeam.rules.calendar.business_days import BusinessCalendar
@@ -268,6 +269,14 @@ class State:
     fees_ahead: int = 0
     version: int = STATE_VERSION
     rate_changes: tuple[RateChange, ...] = ()
+
+    def copy(self) -> "State":
+        """The same state, to be changed by itself."""
+        # In a tenth of the time of `dataclasses.replace`.
+        return State(*_values_of(self))
+
+
+_values_of = attrgetter(*(field.name for field in fields(State)))
 
 
 class TransactionKind(StrEnum):
