@@ -42,8 +42,8 @@ def _bytes_spilled(spilled: Any) -> int:
     return sum(batch.length for _, batch in spilled)
 
 
-def _nbytes(table: Any) -> int:
-    return int(table.nbytes)
+def _bytes_loaded(tables: Any) -> int:
+    return sum(table.nbytes for table in tables)
 
 
 STEPS = (
@@ -58,7 +58,7 @@ STEPS = (
     Step("split by shard", ("transforms.shuffle:split_by_shard",)),
     Step("dictionaries of batches", ("transforms.shuffle:decode_large", "io.arrow.stream:compact")),
     Step("write the spill", ("transforms.shuffle:spill",), _bytes_spilled),
-    Step("read the spill", ("transforms.shuffle:load_batch",), _nbytes),
+    Step("read the spill", ("transforms.shuffle:load_batches",), _bytes_loaded),
     Step("join batches", ("transforms.shuffle:join", "transforms.shuffle:encode_dictionaries")),
     Step(
         "sort into components",
