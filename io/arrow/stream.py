@@ -99,12 +99,11 @@ def compact(table: pa.Table) -> pa.Table:
 
     If a table is split into many, each part would otherwise carry the whole dictionary.
     """
-    columns = []
-    for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            column = pa.chunked_array([compact_array(c) for c in column.chunks], column.type)
-        columns.append(column)
-    return pa.Table.from_arrays(columns, names=table.column_names)
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [compact_array(chunk) for chunk in table.column(index).chunks]
+            table = table.set_column(index, field.name, pa.chunked_array(chunks, field.type))
+    return table
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
