@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
-from operator import attrgetter
 from typing import NamedTuple
 
 from ledgerbeam.rules.calendar.business_days import BusinessCalendar
@@ -272,11 +271,11 @@ class State:
 
     def copy(self) -> "State":
         """The same state, to be changed by itself."""
-        # In a tenth of the time of `dataclasses.replace`.
-        return State(*_values_of(self))
+        # In a fraction of the time of `dataclasses.replace`.
+        return State(*[getattr(self, name) for name in _STATE_FIELDS])
 
 
-_values_of = attrgetter(*(field.name for field in fields(State)))
+_STATE_FIELDS = [field.name for field in fields(State)]
 
 
 class TransactionKind(StrEnum):
