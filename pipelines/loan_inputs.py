@@ -84,7 +84,8 @@ TRANSACTIONS = RowInput(
     Contract(
         (
             Column("transaction_id", pa.int64()),
-            Column("loan_id", pa.string()),
+            # A loan has many of them: a text is decoded, hashed and sorted once a file.
+            Column("loan_id", pa.string(), dictionary_encoded=True),
             Column("kind", pa.string(), dictionary_encoded=True, one_of=tuple(TransactionKind)),
             Column("effective_date", pa.date32()),
             Column("posted_date", pa.date32()),

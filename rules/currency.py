@@ -5,8 +5,8 @@ from decimal import Decimal
 from functools import cache
 
 _WITHOUT_MINOR_UNIT = 2
-# Holds every decimal128 exactly; the default context has 28 digits.
-_WIDE = decimal.Context(prec=76)
+WIDE = decimal.Context(prec=76)
+"""Holds every decimal128 and decimal256 exactly; the default context has 28 digits."""
 
 
 @cache
@@ -36,7 +36,7 @@ def minor_units(currency: str) -> int:
 
 def scaled(units: int, decimals: int) -> Decimal:
     """A whole number of 10**-decimals as an amount: 98000 with 2 of them is 980.00."""
-    return Decimal(units).scaleb(-decimals, _WIDE)
+    return Decimal(units).scaleb(-decimals, WIDE)
 
 
 def to_decimal(units: int, currency: str) -> Decimal:

@@ -153,7 +153,9 @@ def units(amounts: pa.Array | pa.ChunkedArray, scale: int) -> Integers:
     """
     if amounts.null_count:
         raise ValueError(f"{amounts.null_count} of {len(amounts)} amounts are null")
-    whole, fits = unscaled(amounts.cast(pa.decimal128(38, scale)))
+    if not (pa.types.is_decimal128(amounts.type) and amounts.type.scale == scale):
+        amounts = amounts.cast(pa.decimal128(38, scale))
+    whole, fits = unscaled(amounts)
     if not fits.all():
         raise OverflowError(f"an amount has more than 18 digits at {scale} decimals")
     return whole
@@ -167,10 +169,14 @@ def unscaled(
     Nulls are not held.
     """
     if isinstance(amounts, pa.ChunkedArray):
-        amounts = amounts.combine_chunks()
+        amounts = amounts.chunk(0) if amounts.num_chunks == 1 else amounts.combine_chunks()
     words = np.frombuffer(amounts.buffers()[1] or b"", np.int64).reshape(-1, 2)
-    low, high = words[amounts.offset : amounts.offset + len(amounts)].T.copy()
-    return low, (high == low >> 63) & amounts.is_valid().to_numpy(zero_copy_only=False)
+    words = words[amounts.offset : amounts.offset + len(amounts)]
+    low = words[:, 0].copy()
+    fits = words[:, 1] == low >> 63
+    if amounts.null_count:
+        fits &= amounts.is_valid().to_numpy(zero_copy_only=False)
+    return low, fits
 
 
 def decimals(units: Integers, kind: pa.Decimal128Type) -> pa.Decimal128Array:

@@ -15,7 +15,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from ledgerbeam.io.arrow.spill import Batch, load_batch, spill
+from ledgerbeam.io.arrow.shared import shared_dictionaries
+from ledgerbeam.io.arrow.spill import Batch, load_batches, spill
 from ledgerbeam.io.arrow.stream import decode_large, join, narrow
 from ledgerbeam.io.datasets.contract import Contract, encode_dictionaries
 from ledgerbeam.rules.components import Components
@@ -102,6 +103,7 @@ def cut(
     key: Sequence[str],
     shards: int,
     done: Collection[int] = (),
+    shared: Collection[str] = (),
 ) -> Iterator[tuple[int, pa.Table]]:
     """A table's rows by shard, packed for transfer; rows keep their order.
 
@@ -111,10 +113,11 @@ def cut(
         key: the columns that identify a component.
         shards: the number of shards.
         done: numbers of shards whose rows are dropped.
+        shared: columns whose dictionaries stay as they are.
     """
     for shard, batch in split_by_shard(input_.pack(table), key, shards):
         if shard not in done:
-            yield shard, decode_large(batch)
+            yield shard, decode_large(batch, shared)
 
 
 def assemble(
@@ -162,7 +165,7 @@ def _sorted(
     key: Sequence[str],
     rejected: list[RejectedRowsOfShard],
 ) -> Components:
-    tables = [load_batch(batch) for of_input, batch in batches if of_input == number]
+    tables = load_batches([batch for of_input, batch in batches if of_input == number])
     tables = [table for table in tables if table.num_rows]
     table = join(tables) if tables else input_.pack(input_.schema.empty_table())
     if input_.contract is not None:
@@ -234,9 +237,13 @@ class Cut:
     def __call__(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Batch]]]:
         """Yield `(shard, (input, batch))` for each shard that has rows in the table."""
         batches: Iterable[tuple[int, Batch]]
-        batches = cut(table, self.input, self.key, self.shards, self.done)
         if self.spill_directory:
-            batches = spill(self.spill_directory, batches)
+            dictionaries = shared_dictionaries(self.spill_directory)
+            table, shared = dictionaries.encode(self.input.pack(table))
+            batches = cut(table, self.input, self.key, self.shards, self.done, shared.columns)
+            batches = spill(self.spill_directory, batches, shared)
+        else:
+            batches = cut(table, self.input, self.key, self.shards, self.done)
         for shard, batch in batches:
             yield shard, (self.number, batch)
 

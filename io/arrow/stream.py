@@ -7,7 +7,7 @@ compressed, since engines write, send and read each byte several times; what goe
 file isn't.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -40,6 +40,7 @@ class ArrowTableCoder(beam.coders.Coder):
 _SMALL = 16
 # Trades take a third of their bytes; higher levels take more time and save nothing more.
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+_MAX_TIMES = 4
 
 beam.coders.registry.register_coder(pa.Table, ArrowTableCoder)
 
@@ -79,17 +80,25 @@ def widen(table: pa.Table) -> pa.Table:
     return table
 
 
-def decode_large(table: pa.Table) -> pa.Table:
-    """The same rows, with dictionaries of more values than half the rows decoded.
+def decode_large(table: pa.Table, kept: Collection[str] = ()) -> pa.Table:
+    """The same rows, with dictionaries reduced, and decoded if they have too many values.
 
-    Such a dictionary saves nothing, and the time to reduce it to its used values grows with its
-    size, not with the number of rows.
+    A dictionary of more values than half the rows saves nothing. One that is many times larger
+    than the rows is not reduced first, as the time for that grows with its size.
+
+    Args:
+        table: the rows.
+        kept: columns that stay as they are.
     """
     for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            column = table.column(index)
-            if any(2 * len(chunk.dictionary) > len(chunk) for chunk in column.chunks):
-                table = table.set_column(index, field.name, column.cast(field.type.value_type))
+        if not pa.types.is_dictionary(field.type) or field.name in kept:
+            continue
+        column = table.column(index)
+        if all(len(chunk.dictionary) <= _MAX_TIMES * len(chunk) for chunk in column.chunks):
+            column = pa.chunked_array([compact_array(c) for c in column.chunks], column.type)
+        if any(2 * len(chunk.dictionary) > len(chunk) for chunk in column.chunks):
+            column = column.cast(field.type.value_type)
+        table = table.set_column(index, field.name, column)
     return table
 
 
@@ -98,12 +107,11 @@ def compact(table: pa.Table) -> pa.Table:
 
     If a table is split into many, each part would otherwise carry the whole dictionary.
     """
-    columns = []
-    for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            column = pa.chunked_array([_compact_array(c) for c in column.chunks], column.type)
-        columns.append(column)
-    return pa.Table.from_arrays(columns, names=table.column_names)
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [compact_array(chunk) for chunk in table.column(index).chunks]
+            table = table.set_column(index, field.name, pa.chunked_array(chunks, field.type))
+    return table
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
@@ -117,7 +125,8 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables([table.cast(schema) for table in tables])
 
 
-def _compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:
+def compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The same values, with those that occur in the dictionary only, unless it is small."""
     size = len(array.dictionary)
     if size * _SMALL < len(array):
         return array

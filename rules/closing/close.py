@@ -12,7 +12,6 @@ Interest makes no difference entry for every day: the accrual of the day makes u
 """
 
 import bisect
-import dataclasses
 import datetime
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,7 +112,7 @@ def close(
         ValueError: two transactions with one id.
     """
     policy.check()
-    state = dataclasses.replace(state)
+    state = state.copy()
     entries: list[Entry] = []
     if state.closed_through < business_date:
         ledger = _Ledger(terms, opening, transactions)
@@ -266,7 +265,7 @@ def _from_opening(
     ledger: _Ledger, known: datetime.date, policy: Policy
 ) -> tuple[State, list[Entry]]:
     """The state and all entries in force at the close of `known`, by what was posted by then."""
-    state = dataclasses.replace(ledger.opening)
+    state = ledger.opening.copy()
     by_day = ledger.in_force(known)
     steps = [step for step in policy.steps if step in MONEY_STEPS]
     entries: list[Entry] = []

@@ -4,13 +4,13 @@ import datetime
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.rules.arrays import Integers
 from ledgerbeam.rules.closing.close_many import ClosedMany, close_many
 from ledgerbeam.rules.closing.receipts import entry_currencies, receipts, rejected_transactions
 from ledgerbeam.rules.currency import minor_units
+from ledgerbeam.rules.loans.columns import coded
 from ledgerbeam.rules.loans.contradictions import check_closed_through
 from ledgerbeam.rules.loans.loan import Policy
 from ledgerbeam.rules.loans.read_book import Book
@@ -68,15 +68,14 @@ def close_book(
     )
     return ClosedBook(
         write_states(loans, closed.states, terms.places),
-        entries.append_column("currency", codes),
+        entries.append_column("currency", codes.dictionary_decode()),
         found,
         rejected_transactions(transactions, closed.entries),
         closed,
     )
 
 
-def _places(codes: pa.Array) -> Integers:
+def _places(codes: pa.DictionaryArray) -> Integers:
     """Decimals of currencies."""
-    encoded = codes.dictionary_encode()
-    places = np.array([minor_units(code) for code in encoded.dictionary.to_pylist()], np.int64)
-    return places[encoded.indices.to_numpy()] if len(places) else np.zeros(len(codes), np.int64)
+    places, _ = coded(pa.table({"currency": codes}), "currency", minor_units)
+    return places

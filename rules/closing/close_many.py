@@ -159,8 +159,7 @@ class _Run:
         date = np.datetime64(day)
         is_open = self.is_behind & (self.states.closed_through == date - 1)
         is_other = self._needs_plain_function(date) & is_open
-        for loan in np.flatnonzero(is_other).tolist():
-            self._close_by_plain_function(loan, day)
+        self._close_by_plain_function(np.flatnonzero(is_other), day)
         is_open &= ~is_other
         at = np.flatnonzero(is_open)
         for step in self.policy.steps:
@@ -194,20 +193,24 @@ class _Run:
         is_other[paying[state.balance[paying] == 0]] = True
         return is_other
 
-    def _close_by_plain_function(self, loan: int, day: datetime.date) -> None:
-        state, entries = close(
-            self.terms.row(loan),
-            self.opening.row(loan),
-            self.states.row(loan),
-            self.transactions.rows(loan),
-            day,
-            self.policy,
+    def _close_by_plain_function(self, loans: Integers, day: datetime.date) -> None:
+        states = []
+        rows = zip(
+            loans.tolist(),
+            self.terms.rows(loans),
+            self.opening.rows(loans),
+            self.states.rows(loans),
+            self.transactions.rows_of(loans),
+            strict=True,
         )
-        self.states.put(loan, state)
-        self.changes_rate[loan] = bool(state.rate_changes)
-        self.by_plain_function += 1
-        self.plain_loans += [loan] * len(entries)
-        self.plain_entries += entries
+        for loan, terms, opening, before, transactions in rows:
+            state, entries = close(terms, opening, before, transactions, day, self.policy)
+            states.append(state)
+            self.plain_loans += [loan] * len(entries)
+            self.plain_entries += entries
+        self.states.put(loans, states)
+        self.changes_rate[loans] = [bool(state.rate_changes) for state in states]
+        self.by_plain_function += len(loans)
 
     def finish(self) -> ClosedMany:
         """Put everything together."""

@@ -128,21 +128,24 @@ def _due(state: State, end: datetime.date, fraction: _Fraction) -> InterestDue:
 def _on(
     principal: int, state: State, start: datetime.date, end: datetime.date, fraction: _Fraction
 ) -> InterestDue:
-    rate, at_rates, years = state.rate, Fraction(0), Fraction(0)
+    rate, parts = state.rate, []
     for change in state.rate_changes:
         if change.effective_date >= end:
             break
         if change.effective_date > start:
-            part = fraction(start, change.effective_date)
-            at_rates += rate * part
-            years += part
+            parts.append((rate, fraction(start, change.effective_date)))
             start = change.effective_date
         rate = change.rate
-    part = fraction(start, end)
-    at_rates += rate * part
-    years += part
+    parts.append((rate, fraction(start, end)))
+    (rate, years), *others = parts
+    above, below = rate * years.numerator, years.denominator
+    if others:
+        # Adding fractions takes longer than all the rest, and most periods have one rate.
+        at_rates = sum((each * part for each, part in parts), Fraction(0))
+        years = sum((part for _, part in parts), Fraction(0))
+        above, below = at_rates.numerator, at_rates.denominator
     return InterestDue(
-        divide_rounded(principal * at_rates.numerator, at_rates.denominator * RATE_UNITS),
+        divide_rounded(principal * above, below * RATE_UNITS),
         divide_rounded(principal * years.numerator * 10**BASE_SCALE, years.denominator),
     )
 

@@ -5,7 +5,6 @@ instalment's principal and interest. What is missing only because fees were take
 for it makes no instalment late: 12 CFR 1026.36(c)(2) forbids that, whatever the waterfall.
 """
 
-import dataclasses
 import datetime
 from collections.abc import Iterator
 
@@ -29,7 +28,7 @@ def late_fees(
     due = next_late_fee(terms, state)
     if due > terms.maturity_date or late_on(terms, due, policy) > day:
         return
-    unpaid = dataclasses.replace(state)
+    unpaid = state.copy()
     open_until_due = 0
     while unpaid.balance and unpaid.next_due <= terms.maturity_date:
         part = instalment(terms, unpaid)

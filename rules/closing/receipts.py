@@ -5,16 +5,14 @@ effective by then, and not reversed. What a night's entries applied, put in susp
 must be what had its effect since the loan was last closed.
 """
 
-import bisect
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.rules.arrays import Dates, Flags, Integers
-from ledgerbeam.rules.closing.payments import rejection_reason
 from ledgerbeam.rules.currency import minor_units
-from ledgerbeam.rules.loans.book import States, Transactions
+from ledgerbeam.rules.loans.book import NONE, States, Transactions
 from ledgerbeam.rules.loans.columns import AMOUNT, as_decimals, with_places
 from ledgerbeam.rules.loans.entries import KINDS, Entries
 from ledgerbeam.rules.loans.loan import EntryKind, Policy, Step, TransactionKind
@@ -68,63 +66,112 @@ def _effects(terms: TermsColumns, opening: States, transactions: Transactions) -
     first = np.maximum(posted, boarded[loans] + 1)
     since = np.maximum(first, effective)
     # A transaction that is rejected has its effect on the day it is posted, whatever day it names.
-    for row in np.flatnonzero((effective > first) & (transactions.amount != 0)).tolist():
-        if _rejection_reason(terms, opening, transactions, int(loans[row]), row):
-            since[row] = first[row]
-    kinds = [code for code, k in enumerate(transactions.kinds) if k == TransactionKind.REVERSAL]
-    is_reversal = np.isin(transactions.kind, kinds)
-    since[is_reversal] = first[is_reversal]
-    until = np.full(len(posted), _NEVER)
+    ahead = np.flatnonzero((effective > first) & (transactions.amount != 0))
+    ahead = ahead[rejected_many(terms, opening, transactions, loans[ahead], ahead)]
+    since[ahead] = first[ahead]
+    is_reversal = _of_kind(transactions, TransactionKind.REVERSAL)
     at = np.flatnonzero(is_reversal)
-    for row in at[np.lexsort((transactions.transaction_id[at], posted[at], loans[at]))].tolist():
-        undone = _undone_by(transactions, int(loans[row]), row)
-        if undone is None or is_reversal[undone] or until[undone] != _NEVER:
-            continue
-        if posted[undone] > posted[row]:
-            continue
-        if not _rejection_reason(terms, opening, transactions, int(loans[row]), row):
-            until[undone] = first[row]
+    since[at] = first[at]
+    until = np.full(len(posted), _NEVER)
+    undone = _find_transactions(transactions, loans[at], transactions.reverses[at])
+    counts = (undone >= 0) & ~is_reversal[undone] & (posted[undone] <= posted[at])
+    counts &= ~rejected_many(terms, opening, transactions, loans[at], at)
+    at, undone = at[counts], undone[counts]
+    # Of several reversals the first one counts: it is assigned last.
+    order = np.lexsort((transactions.transaction_id[at], posted[at], loans[at]))[::-1]
+    until[undone[order]] = first[at[order]]
     return _Effects(since, until)
 
 
-def _rejection_reason(
-    terms: TermsColumns, opening: States, transactions: Transactions, loan: int, row: int
-) -> str | None:
-    boarded = opening.closed_through[loan].item()
-    return rejection_reason(terms.row(loan), boarded, transactions.between(row, row + 1)[0])
+def _of_kind(transactions: Transactions, *kinds: TransactionKind) -> Flags:
+    """Which transactions are of one of these kinds; bool `(transactions,)`."""
+    is_of = np.array([kind in kinds for kind in transactions.kinds], bool)
+    return is_of[transactions.kind] if len(is_of) else np.zeros(len(transactions.kind), bool)
 
 
-def _undone_by(transactions: Transactions, loan: int, row: int) -> int | None:
-    return _find_transaction(transactions, loan, int(transactions.reverses[row]))
+def rejected_many(
+    terms: TermsColumns, opening: States, transactions: Transactions, loans: Integers, at: Integers
+) -> Flags:
+    """Whether there is a `payments.rejection_reason` for each of some transactions.
+
+    Args:
+        terms: of the loans.
+        opening: their states when this book took them over.
+        transactions: of the same loans.
+        loans: the loan of each, int64 `(some,)`.
+        at: their rows, int64 `(some,)`.
+
+    Returns:
+        bool `(some,)`.
+    """
+    effective, amount = transactions.effective_date[at], transactions.amount[at]
+    is_rejected = ~_of_kind(transactions, *TransactionKind)[at]
+    is_rejected |= effective < terms.origination_date[loans]
+    is_rejected |= effective <= opening.closed_through[loans]
+    is_reversal = _of_kind(transactions, TransactionKind.REVERSAL)[at]
+    is_change = _of_kind(transactions, TransactionKind.RATE_CHANGE)[at]
+    # A rate or a payment that is missing is -1.
+    has_no_terms = (transactions.rate[at] < 0) | (transactions.payment[at] <= 0)
+    has_no_terms |= effective < transactions.posted_date[at]
+    currencies = np.array([*transactions.currencies, None], object)
+    is_foreign = currencies[transactions.currency[at]] != terms.currency[loans]
+    is_rejected |= np.select(
+        [is_reversal, is_change],
+        [(amount != 0) | (transactions.reverses[at] == NONE), (amount != 0) | has_no_terms],
+        is_foreign | (amount <= 0),
+    )
+    return is_rejected
 
 
-def _find_transaction(transactions: Transactions, loan: int, number: int) -> int | None:
-    """The row of a loan's transaction, which are sorted by their ids; None if it isn't there."""
-    first, end = transactions.offsets[loan : loan + 2].tolist()
-    row = bisect.bisect_left(transactions.transaction_id, number, first, end)
-    is_there = row < end and transactions.transaction_id[row] == number
-    return row if is_there else None
+def _find_transactions(transactions: Transactions, loans: Integers, numbers: Integers) -> Integers:
+    """The rows of loans' transactions, which are sorted by id; -1 for those that aren't there.
+
+    Args:
+        transactions: of all loans.
+        loans: int64 `(some,)`.
+        numbers: their ids, int64 `(some,)`.
+
+    Returns:
+        int64 `(some,)`.
+    """
+    ids = transactions.transaction_id
+    low, end = transactions.offsets[loans], transactions.offsets[loans + 1]
+    high = end.copy()
+    while (is_open := low < high).any():
+        middle = (low + high) // 2
+        is_less = is_open & (ids[np.minimum(middle, len(ids) - 1)] < numbers)
+        low = np.where(is_less, middle + 1, low)
+        high = np.where(is_open & ~is_less, middle, high)
+    is_there = low < end
+    is_there[is_there] = ids[low[is_there]] == numbers[is_there]
+    return np.where(is_there, low, -1)
 
 
 def rejected_transactions(transactions: Transactions, entries: Entries) -> pa.Array:
     """The row of the transaction that each entry rejects; null for other entries."""
-    rows: list[int | None] = [None] * len(entries)
-    for at in np.flatnonzero(entries.kind == _REJECTED).tolist():
-        number = int(entries.transaction_id[at])
-        rows[at] = _find_transaction(transactions, int(entries.loan[at]), number)
-    return pa.array(rows, pa.int64())
+    rows = np.full(len(entries), -1)
+    at = np.flatnonzero(entries.kind == _REJECTED)
+    rows[at] = _find_transactions(transactions, entries.loan[at], entries.transaction_id[at])
+    return pa.array(rows, mask=rows < 0)
 
 
-def entry_currencies(terms: TermsColumns, transactions: Transactions, entries: Entries) -> pa.Array:
+def entry_currencies(
+    terms: TermsColumns, transactions: Transactions, entries: Entries
+) -> pa.DictionaryArray:
     """The currency of each entry: the loan's; of money rejected, the transaction's."""
-    codes = np.array(terms.currency[entries.loan], object)
-    is_rejected = entries.original_kind() == _REJECTED
-    for at in np.flatnonzero(is_rejected).tolist():
-        number = int(entries.transaction_id[at])
-        row = _find_transaction(transactions, int(entries.loan[at]), number)
-        assert row is not None
-        codes[at] = transactions.currencies[transactions.currency[row]]
-    return pa.array(codes, pa.string())
+    of_loans = pa.array(terms.currency, pa.string()).dictionary_encode()
+    codes = of_loans.indices.to_numpy()[entries.loan]
+    names = of_loans.dictionary.to_pylist()
+    known = {name: number for number, name in enumerate(names)}
+    at = np.flatnonzero(entries.original_kind() == _REJECTED)
+    if len(at):
+        rows = _find_transactions(transactions, entries.loan[at], entries.transaction_id[at])
+        assert (rows >= 0).all()
+        for name in transactions.currencies:
+            known.setdefault(name, len(known))
+        of_transactions = np.array([known[name] for name in transactions.currencies], np.int32)
+        codes[at] = of_transactions[transactions.currency[rows]]
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([*known], pa.string()))
 
 
 def receipts(
@@ -157,31 +204,41 @@ def receipts(
     amount = transactions.amount
     codes = list(transactions.currencies)
     money = entries.take(~entries.is_charge())
-    of_entries = entry_currencies(terms, transactions, money).to_pylist()
-    known = {code: number for number, code in enumerate(codes)}
+    of_entries = entry_currencies(terms, transactions, money)
+    numbers = of_entries.indices.to_numpy()
+    in_use = np.flatnonzero(np.bincount(numbers, minlength=len(of_entries.dictionary)))
+    names_in_use = {of_entries.dictionary[n].as_py(): n for n in in_use.tolist()}
     # Suspense released in a currency without transactions is a row of its own.
-    for code in sorted(set(of_entries) - set(known)):
-        known[code] = len(codes)
-        codes.append(code)
+    codes += sorted(names_in_use.keys() - set(codes))
     width = max(len(codes), 1)
+    renumbered = np.zeros(len(of_entries.dictionary), np.int64)
+    for name, number in names_in_use.items():
+        renumbered[number] = codes.index(name)
     of_transactions = loans * width + transactions.currency
-    entry_keys = money.loan * width + np.array([known[code] for code in of_entries], np.int64)
-    keys, places = np.unique(np.concatenate([of_transactions, entry_keys]), return_inverse=True)
-    of_transaction, of_entry = places[: len(loans)], places[len(loans) :]
+    entry_keys = money.loan * width + renumbered[numbers]
+    is_key = np.zeros(len(terms) * width, bool)
+    is_key[of_transactions] = is_key[entry_keys] = True
+    keys = np.flatnonzero(is_key)
+    # Transactions of a loan stand together, and most of them have one currency.
+    starts = np.flatnonzero(np.diff(of_transactions, prepend=-1))
+    of_start = of_transactions[starts]
+
+    def by_transaction(values: Integers) -> Integers:
+        return added(of_start, np.add.reduceat(values, starts) if len(starts) else values)
 
     def added(at: Integers, values: Integers) -> Integers:
-        total = np.zeros(len(keys), np.int64)
+        total = np.zeros(len(is_key), np.int64)
         np.add.at(total, at, values)
-        return total
+        return total[keys]
 
     applied = np.sum([money.amounts[name] for name in _APPLIED], axis=0)
     sums = {
-        "transactions": added(of_transaction, amount),
-        "earlier": added(of_transaction, np.where(earlier, amount, 0)),
-        "applied": added(of_entry, applied),
-        "suspense": added(of_entry, money.amounts["suspense"]),
-        "rejected": added(of_entry, money.amounts["rejected"]),
-        "open": added(of_transaction, np.where(now, 0, amount)),
+        "transactions": by_transaction(amount),
+        "earlier": by_transaction(np.where(earlier, amount, 0)),
+        "applied": added(entry_keys, applied),
+        "suspense": added(entry_keys, money.amounts["suspense"]),
+        "rejected": added(entry_keys, money.amounts["rejected"]),
+        "open": by_transaction(np.where(now, 0, amount)),
     }
     names = pa.array(codes, pa.string())
     of_key = keys % width

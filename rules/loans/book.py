@@ -86,7 +86,8 @@ TRANSACTION_SCHEMA = pa.schema(
 )
 """`reverses`, `rate` and `payment` are null where they don't apply."""
 RATE_CHANGES = "rate_changes"
-_NONE = -1
+NONE = -1
+"""What stands in columns of integers for nothing."""
 
 
 @dataclass(slots=True)
@@ -125,12 +126,20 @@ class States:
 
     def row(self, at: int) -> State:
         """The state of one loan."""
-        return State(**{name: _item(getattr(self, name)[at]) for name in STATE_SCHEMA.names})
+        return self.rows(np.array([at]))[0]
 
-    def put(self, at: int, state: State) -> None:
-        """Replace the state of one loan."""
+    def rows(self, at: Integers) -> list[State]:
+        """The states of some loans."""
+        columns = (getattr(self, name)[at].tolist() for name in STATE_SCHEMA.names)
+        return [State(*values) for values in zip(*columns, strict=True)]
+
+    def put(self, at: Integers, states: Sequence[State]) -> None:
+        """Replace the states of some loans."""
         for name in STATE_SCHEMA.names:
-            getattr(self, name)[at] = getattr(state, name)
+            column = getattr(self, name)
+            values = (getattr(state, name) for state in states)
+            # Through an array of objects, since numpy would take a tuple of changes apart.
+            column[at] = np.fromiter(values, object, len(states)).astype(column.dtype)
 
     def differs(self, other: "States") -> Flags:
         """The loans whose money, dates or rates aren't the same in both; bool `(loans,)`."""
@@ -177,23 +186,41 @@ class States:
     def table(self, places: Integers | None = None, scale: int = AMOUNT.scale) -> pa.Table:
         """A table of `STATE_SCHEMA`, amounts with `scale` decimals."""
         schema = with_places(STATE_SCHEMA, scale)
+        return pa.table([self.column(name, places, scale) for name in schema.names], schema=schema)
+
+    def column(
+        self, name: str, places: Integers | None = None, scale: int = AMOUNT.scale
+    ) -> pa.Array:
+        """A column of `table`."""
+        field = with_places(STATE_SCHEMA, scale).field(name)
         if places is None:
             places = np.full(len(self), scale)
-        return pa.table(
-            [
-                pa.array(
-                    [
-                        _as_dicts(changes, int(of), scale)
-                        for changes, of in zip(self.rate_changes, places, strict=True)
-                    ],
-                    field.type,
-                )
-                if field.name == RATE_CHANGES
-                else _column(getattr(self, field.name), field, places)
-                for field in schema
-            ],
-            schema=schema,
-        )
+        if name != RATE_CHANGES:
+            return _column(getattr(self, name), field, places)
+        dicts = [
+            _as_dicts(changes, of, scale) if changes else []
+            for changes, of in zip(self.rate_changes.tolist(), places.tolist(), strict=True)
+        ]
+        return pa.array(dicts, field.type)
+
+    def rate_changes_text(self, places: Integers, scale: int) -> pa.Array:
+        """The changes of rates as `DAY RATE PAYMENT; …`; null where there are none.
+
+        Args:
+            places: decimals of each one's currency.
+            scale: decimals of the payments.
+        """
+        texts: list[str | None] = [
+            "; ".join(
+                f"{each['effective_date']} {each['rate']:.{RATE_SCALE}f} "
+                f"{each['payment']:.{scale}f}"
+                for each in _as_dicts(changes, of, scale)
+            )
+            if changes
+            else None
+            for changes, of in zip(self.rate_changes.tolist(), places.tolist(), strict=True)
+        ]
+        return pa.array(texts, pa.string())
 
 
 @dataclass(slots=True)
@@ -226,27 +253,40 @@ class Transactions:
 
     def rows(self, loan: int) -> list[Transaction]:
         """The transactions of one loan."""
-        return self.between(self.offsets[loan], self.offsets[loan + 1])
+        return self.rows_of(np.array([loan]))[0]
 
-    def between(self, first: int, end: int) -> list[Transaction]:
-        """The transactions of the rows from `first` up to, and without, `end`."""
-        at = slice(first, end)
-        return [
+    def rows_of(self, loans: Integers) -> list[list[Transaction]]:
+        """The transactions of each of some loans."""
+        counts = self.offsets[loans + 1] - self.offsets[loans]
+        ends = np.cumsum(counts)
+        at = np.arange(counts.sum()) + np.repeat(self.offsets[loans] - ends + counts, counts)
+        reverses, rate, payment = (
+            [None if value == NONE else value for value in column[at].tolist()]
+            for column in (self.reverses, self.rate, self.payment)
+        )
+        rows = [
             Transaction(
                 number, self.kinds[kind], effective, posted, amount, self.currencies[currency],
-                *(None if value == _NONE else value for value in optional),
+                *optional,
             )
             for number, kind, effective, posted, amount, currency, *optional in zip(
                 *(
                     getattr(self, name)[at].tolist()
                     for name in (
                         "transaction_id", "kind", "effective_date", "posted_date", "amount",
-                        "currency", "reverses", "rate", "payment",
+                        "currency",
                     )
                 ),
+                reverses,
+                rate,
+                payment,
                 strict=True,
             )
         ]  # fmt: skip
+        return [
+            rows[end - count : end]
+            for end, count in zip(ends.tolist(), counts.tolist(), strict=True)
+        ]
 
     @classmethod
     def from_table(cls, table: pa.Table, offsets: Integers) -> "Transactions":
@@ -268,7 +308,7 @@ class Transactions:
             amounts_of(table.column("amount").fill_null(0), places, "amount"),
             currency.indices.to_numpy().astype(np.int64),
             currency.dictionary.to_pylist(),
-            integers_of(table.column("reverses").fill_null(_NONE)),
+            integers_of(table.column("reverses").fill_null(NONE)),
             _optional(table.column("rate"), np.full(table.num_rows, RATE_SCALE), "rate"),
             _optional(table.column("payment"), places, "payment"),
         )
@@ -276,7 +316,7 @@ class Transactions:
 
 def _optional(column: pa.ChunkedArray, places: Integers, name: str) -> Integers:
     values = amounts_of(column.fill_null(0), places, name)
-    return np.where(array_of(column.is_null()).to_numpy(zero_copy_only=False), _NONE, values)
+    return np.where(array_of(column.is_null()).to_numpy(zero_copy_only=False), NONE, values)
 
 
 def _values(column: pa.ChunkedArray, field: pa.Field, places: Integers) -> npt.NDArray[Any]:
@@ -331,7 +371,3 @@ def _as_dicts(changes: tuple[RateChange, ...], places: int, scale: int) -> list[
         }
         for change in changes
     ]
-
-
-def _item(value: Any) -> Any:
-    return value if isinstance(value, tuple) else value.item()

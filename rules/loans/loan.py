@@ -6,7 +6,7 @@ percent (3.5% is 3,500,000), so that every sum is exact. Dates are days of the c
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
@@ -268,6 +268,14 @@ class State:
     fees_ahead: int = 0
     version: int = STATE_VERSION
     rate_changes: tuple[RateChange, ...] = ()
+
+    def copy(self) -> "State":
+        """The same state, to be changed by itself."""
+        # In a fraction of the time of `dataclasses.replace`.
+        return State(*[getattr(self, name) for name in _STATE_FIELDS])
+
+
+_STATE_FIELDS = [field.name for field in fields(State)]
 
 
 class TransactionKind(StrEnum):

@@ -130,13 +130,12 @@ def write_states(loans: pa.Table, states: States, places: Integers) -> pa.Table:
         ValueError: the table's amounts have fewer decimals than a currency.
     """
     scale = loans.field("balance").type.scale
-    table = states.table(places, scale)
-    for name in NUMBERS:
-        loans = loans.set_column(loans.column_names.index(name), name, table.column(name))
-    at = loans.column_names.index(RATE_CHANGES)
-    loans = loans.set_column(at, RATE_CHANGES, _as_text(table.column(RATE_CHANGES), scale))
-    at = loans.column_names.index(LOCKED)
-    return loans.set_column(at, LOCKED, pa.nulls(loans.num_rows, pa.string()))
+    columns = {name: states.column(name, places, scale) for name in NUMBERS}
+    columns[RATE_CHANGES] = states.rate_changes_text(places, scale)
+    columns[LOCKED] = pa.nulls(loans.num_rows, pa.string())
+    for name, column in columns.items():
+        loans = loans.set_column(loans.column_names.index(name), name, column)
+    return loans
 
 
 def with_transaction_columns(transactions: pa.Table) -> pa.Table:
@@ -193,20 +192,3 @@ def _changes(text: str | None) -> list[dict[str, Any]]:
                 f"rate_changes {text!r} is no list of DAY RATE PAYMENT, with ; in between"
             ) from None
     return changes
-
-
-def _as_text(column: pa.ChunkedArray, scale: int) -> pa.Array:
-    if not pc.any(pc.greater(pc.list_value_length(column), 0), min_count=0).as_py():
-        return pa.nulls(len(column), pa.string())
-    return pa.array(
-        [
-            "; ".join(
-                f"{each['effective_date']} {each['rate']:.{RATE_SCALE}f} "
-                f"{each['payment']:.{scale}f}"
-                for each in changes
-            )
-            or None
-            for changes in column.to_pylist()
-        ],
-        pa.string(),
-    )

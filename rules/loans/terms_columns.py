@@ -86,18 +86,23 @@ class TermsColumns:
 
     def row(self, at: int) -> Terms:
         """The terms of one loan."""
-        values: list[Any] = [
-            self.loan_id[at].as_py(),
-            self.currency[at],
-            DAY_COUNTS[self.day_count[at]],
-            self.origination_date[at].item(),
-            self.maturity_date[at].item(),
-            int(self.due_day[at]),
-            int(self.escrow_payment[at]),
-            *self.others[at],
-            self.calendar,
+        return self.rows(np.array([at]))[0]
+
+    def rows(self, at: Integers) -> list[Terms]:
+        """The terms of some loans."""
+        columns: tuple[list[Any], ...] = (
+            self.loan_id.take(pa.array(at)).to_pylist(),
+            self.currency[at].tolist(),
+            [DAY_COUNTS[code] for code in self.day_count[at].tolist()],
+            self.origination_date[at].tolist(),
+            self.maturity_date[at].tolist(),
+            self.due_day[at].tolist(),
+            self.escrow_payment[at].tolist(),
+            self.others[at].tolist(),
+        )
+        return [
+            Terms(*values, *others, self.calendar) for *values, others in zip(*columns, strict=True)
         ]
-        return Terms(*values)
 
     def after(self, at: Integers, days: Dates) -> Dates:
         """The regular due date that follows each of these."""

@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.harness import pipeline
 
 from ledgerbeam.io.arrow import spill
-from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch
-from ledgerbeam.io.arrow.stream import ArrowTableCoder, compact
+from ledgerbeam.io.arrow.shared import MAX_VALUES, ROWS_PER_VALUE, SharedDictionaries
+from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch, load_batches
+from ledgerbeam.io.arrow.stream import ArrowTableCoder, compact, join
 from ledgerbeam.io.errors import UserError
 
 SECONDS = 30
@@ -148,6 +150,20 @@ def folders(parent: Path) -> list[str]:
     return [str(path) for path in parent.glob("spill-*")]
 
 
+def encode_text(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "text", table.column("text").dictionary_encode())
+
+
+def spilled(
+    folder: str, shared: SharedDictionaries, values: Sequence[str | None]
+) -> list[SpilledBatch]:
+    """A batch with each of the values in as many rows as a shared dictionary needs."""
+    rows = [*values] * ROWS_PER_VALUE
+    table = pa.table({"text": pa.array(rows, pa.string()), "number": range(len(rows))})
+    table, columns = shared.encode(encode_text(table))
+    return [piece for _, piece in spill.spill(folder, [(0, table)], columns)]
+
+
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     """Let no file in the folder grow beyond 64 KiB."""
@@ -179,6 +195,55 @@ class TestSpill:
                 assert isinstance(piece, SpilledBatch)
                 assert load_batch(piece).to_pylist() == expected.to_pylist()
             assert load_batch(table) is table
+
+    @given(st.lists(st.lists(texts | st.none(), max_size=40), min_size=1, max_size=6))
+    @settings(max_examples=60, deadline=None)
+    def test_values_in_shared_dictionaries_are_loaded(self, files: list[list[str | None]]) -> None:
+        with SpillDirectory() as directory:
+            shared = SharedDictionaries()
+            loaded = load_batches(
+                [piece for values in files for piece in spilled(directory.path, shared, values)]
+            )
+            for table, values in zip(loaded, files, strict=True):
+                # Each value in several rows: a dictionary that saves nothing is not shared.
+                assert table.column("text").to_pylist() == values * ROWS_PER_VALUE
+                assert table.column("number").to_pylist() == [*range(len(table))]
+
+    def test_batches_of_a_process_have_the_very_same_dictionary(self, tmp_path: Path) -> None:
+        one, other = SharedDictionaries(), SharedDictionaries()
+        batches = [
+            *spilled(str(tmp_path), one, ["a", "b", "c"]),
+            *spilled(str(tmp_path), other, ["b", "d"]),
+            *spilled(str(tmp_path), one, ["c", "b", "d"]),
+        ]
+        tables = load_batches(batches)
+        dictionaries = [table.column("text").chunk(0).dictionary for table in tables]
+        assert dictionaries[0].to_pylist() == ["a", "b", "c", "d"]
+        assert dictionaries[1].to_pylist() == ["b", "d"]
+        addresses = [each.buffers()[-1].address for each in dictionaries]
+        assert addresses[0] == addresses[2] != addresses[1]
+        assert join(tables).column("text").to_pylist() == [
+            *["a", "b", "c"] * ROWS_PER_VALUE,
+            *["b", "d"] * ROWS_PER_VALUE,
+            *["c", "b", "d"] * ROWS_PER_VALUE,
+        ]
+
+    def test_values_that_no_other_file_has_are_not_shared(self) -> None:
+        shared = SharedDictionaries()
+        kept = []
+        for first in ("a", "b", "a"):
+            table = pa.table({"text": [f"{first}{n % 9}" for n in range(90)]})
+            rows, found = shared.encode(encode_text(table))
+            assert rows.column("text").to_pylist() == table.column("text").to_pylist()
+            kept.append(found.columns)
+        assert kept == [("text",), (), ()]
+
+    def test_too_many_values_are_not_shared(self) -> None:
+        values = [f"{number:06}" for number in range(MAX_VALUES + 1)]
+        table = pa.table({"text": values * ROWS_PER_VALUE})
+        rows, found = SharedDictionaries().encode(encode_text(table))
+        assert found.columns == ()
+        assert rows.column("text").chunk(0).dictionary.to_pylist() == values
 
     def test_nothing_to_spill(self, tmp_path: Path) -> None:
         assert spill.spill(str(tmp_path), []) == []

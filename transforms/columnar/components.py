@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.io.arrow.stream import join
+from ledgerbeam.io.arrow.stream import compact_array, join
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.utf8_words import sort_strings
 
@@ -206,20 +206,27 @@ def _same_keys(first: Components, others: Components, key: Sequence[str]) -> npt
         is_there = numbers < len(ours)
         is_there[is_there] = ours[numbers[is_there]] == theirs[is_there]
         return np.where(is_there, numbers, -1)
+    of_key = [
+        [_plain(side.table.column(name).take(pa.array(side.starts))) for side in (first, others)]
+        for name in key
+    ]
+    if all(ours.equals(theirs) for ours, theirs in of_key):
+        return np.arange(len(first.starts))
+    if len(key) == 1 and pa.types.is_string(of_key[0][0].type):
+        ours, theirs = of_key[0]
+        places = pc.index_in(theirs, value_set=ours).fill_null(-1).cast(pa.int64())
+        return np.asarray(places.to_numpy())
     numbers = np.zeros(len(first.starts) + len(others.starts), np.int64)
-    for name in key:
-        columns = [
-            _plain(side.table.column(name).take(pa.array(side.starts))) for side in (first, others)
-        ]
+    for columns in of_key:
         chunks = [*columns[0].chunks, *columns[1].chunks]
         codes = _equality_codes(pa.chunked_array(chunks, columns[0].type))
         _, codes = np.unique(codes, return_inverse=True)
         # Renumbered for each column, so that numbers stay below the square of the number of rows.
         _, numbers = np.unique(numbers * (len(numbers) + 1) + codes, return_inverse=True)
-    ours, theirs = numbers[: len(first.starts)], numbers[len(first.starts) :]
+    of_first, of_others = numbers[: len(first.starts)], numbers[len(first.starts) :]
     places = np.full(len(numbers) + 1, -1, np.int64)
-    places[ours] = np.arange(len(ours))
-    return places[theirs]
+    places[of_first] = np.arange(len(of_first))
+    return places[of_others]
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -261,6 +268,7 @@ def _sort_dictionaries(table: pa.Table) -> pa.Table:
 
 def _sort_dictionary(array: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same values, with a dictionary that is sorted and has no unused values."""
+    array = compact_array(array)
     type_ = array.dictionary.type
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
     by_value = sort_strings(array.dictionary) if is_text else None

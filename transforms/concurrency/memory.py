@@ -5,6 +5,8 @@ import functools
 import gc
 import platform
 
+import pyarrow as pa
+
 # Parameters of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -24,6 +26,7 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         mallopt(_M_ARENA_MAX, 1)
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 @functools.cache
