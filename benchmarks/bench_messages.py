@@ -90,6 +90,7 @@ class Bench:
         self.url = url
         self.server = server
         self.database = MessageDatabase(url, 8)
+        self.consumers = MessageDatabase(url, 8, keeps_plans=True)
         self.engine = sa.create_engine(url)
         self.figures: dict[str, list[Figure]] = {}
         self.database.migrate()
@@ -108,6 +109,7 @@ class Bench:
     def close(self) -> None:
         """Close all connections."""
         self.database.close()
+        self.consumers.close()
         self.engine.dispose()
 
     def _server_cpu(self) -> float:
@@ -176,8 +178,8 @@ class Bench:
             connection.exec_driver_sql(
                 f"UPDATE ledgerbeam_progress SET position = {first} WHERE consumer = {consumer.id}"
             )
-        buckets = Buckets(self.database, consumer, handler())
-        process = ConsumerProcess(self.database, consumer, buckets, slots=2)
+        buckets = Buckets(self.consumers, consumer, handler())
+        process = ConsumerProcess(self.consumers, consumer, buckets, slots=2)
         self.measure(
             f"handled, {kind.__doc__}".split(":")[0].rstrip("."),
             count,
