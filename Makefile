@@ -35,6 +35,7 @@ PYTHONS := 3.11 3.12 3.13
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml
 # Folders whose modules import each other by bare names.
 SCRIPTS := dags dags/provider/ledgerbeam_provider benchmarks benchmarks/comparison benchmarks/components benchmarks/delivery benchmarks/loans
+SCRIPTS += benchmarks/messages
 SCRIPTS += examples/payment_requests docs
 # What pages of the site are made of, and what they link to.
 PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
@@ -158,7 +159,7 @@ bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a 
 bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, row-wise Beam, DuckDB
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
-bench-messages: $(VENV)/dev.stamp ## measure messages on PostgreSQL against raw SQL
+bench-messages: $(VENV)/dev.stamp $(CACHE)/peers/stamp ## measure messages against raw SQL and peers; needs Go, npm
 	$(BIN)/python benchmarks/bench_messages.py
 
 bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp $(CACHE)/spark/stamp ## measure Flink against the local runner, and Spark
@@ -238,6 +239,16 @@ $(CACHE)/spark/stamp: constraints.txt
 $(CACHE)/kafka/stamp: tests/engines/kafka/pom.xml
 	rm -rf $(CACHE)/kafka && mkdir -p $(CACHE)/kafka
 	mvn --quiet --batch-mode --file tests/engines/kafka/pom.xml package -Doutput=$(abspath $(CACHE)/kafka/libs)
+	@touch $@
+
+$(CACHE)/peers/stamp: $(wildcard benchmarks/messages/*.txt benchmarks/messages/river/* benchmarks/messages/graphile/*)
+	rm -rf $(CACHE)/peers && mkdir -p $(CACHE)/peers
+	cd benchmarks/messages/river && go build -o $(abspath $(CACHE)/peers/river) .
+	cp -r benchmarks/messages/graphile $(CACHE)/peers/graphile
+	cd $(CACHE)/peers/graphile && npm ci --silent
+	$(PYTHON) -m venv $(CACHE)/peers/procrastinate
+	$(CACHE)/peers/procrastinate/bin/pip install --quiet --constraint benchmarks/messages/constraints.txt \
+		procrastinate 'psycopg[binary]'
 	@touch $@
 
 $(CACHE)/prism/prism: constraints.txt

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import psutil
 import typer
-from bench_messages import HERE, ROOT, TOPIC, Bench
+from bench_messages import HERE, ROOT, TOPIC, Bench, server_cpu
 from rich.console import Console
 from rich.table import Table
 
@@ -33,19 +33,13 @@ def measure(
     bench: Bench, count: int, arguments: list[str], environment: dict[str, str]
 ) -> list[str]:
     """Messages a second, and microseconds of CPU of client and server for each."""
-    before, started, server = os.times(), time.monotonic(), server_cpu(bench)
+    before, started, server = os.times(), time.monotonic(), server_cpu(bench.server)
     subprocess.run([COMMAND, *arguments], cwd=HERE, env=environment, check=True)
     seconds, after = time.monotonic() - started, os.times()
     client = sum(after[2:4]) - sum(before[2:4])
-    server = server_cpu(bench) - server
+    server = server_cpu(bench.server) - server
     micros = (f"{1e6 * used / count:.1f}" for used in (client, server, client + server))
     return [f"{seconds:.1f}", f"{count / seconds:,.0f}", *micros]
-
-
-def server_cpu(bench: Bench) -> float:
-    """CPU seconds of the server, with its processes that have ended."""
-    own = bench.server.cpu_times()
-    return bench._server_cpu() + float(own.children_user + own.children_system)
 
 
 def main(
@@ -67,7 +61,6 @@ def main(
         scheduler.renew()
         while scheduler.posted < messages:
             scheduler.look()
-        bench.database.close()
         environment = os.environ | {"LEDGERBEAM_MESSAGES": bench.url}
         posted = f"--from={now.isoformat()}"
         end = f"--to={datetime.datetime.now(datetime.UTC).isoformat()}"

@@ -98,7 +98,7 @@ def consume(
 
     begins = None if since is None else to_microseconds(read_moment(since, "--since"))
     stop = _stop_on_signals()
-    with open_database(database, slots + 2) as opened:
+    with open_database(database, slots + 2, keeps_plans=True) as opened:
         with opened.begin("the sinks") as connection:
             found = find_sink(connection, handler)
         if found is not None:

@@ -29,11 +29,13 @@ ConsumerName = Annotated[str, typer.Argument(metavar="CONSUMER", help="name of a
 
 
 @contextmanager
-def open_database(url: str, max_connections: int = 4) -> "Iterator[MessageDatabase]":
-    """The database of messages, whose tables are up to date."""
+def open_database(
+    url: str, max_connections: int = 4, keeps_plans: bool = False
+) -> "Iterator[MessageDatabase]":
+    """The database of messages, whose tables are up to date; as `MessageDatabase.open`."""
     from ledgerbeam.messages.store.database import MessageDatabase
 
-    with MessageDatabase.open(url, max_connections) as database:
+    with MessageDatabase.open(url, max_connections, keeps_plans) as database:
         yield database
 
 

@@ -87,7 +87,7 @@ class Buckets(BucketRows):
         with self._progress(bucket, epoch) as (connection, progress):
             values = {"in_bucket": bucket, "behind": progress.position, "limit": limit}
             messages = connection.execute(self._next, values).all()
-            heads = self._heads(connection, bucket)
+            heads = self._heads(connection, bucket, messages)
             if not messages:
                 return _Batch(0, 0, 0, heads)
             waiting = {head.customer for head in heads}

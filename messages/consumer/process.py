@@ -20,7 +20,7 @@ from ledgerbeam.messages.store.database import MessageDatabase, Watch
 from ledgerbeam.messages.store.leases import Leases, new_owner
 from ledgerbeam.messages.store.schema import PARKED
 
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.05
 _ERROR_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 

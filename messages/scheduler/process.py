@@ -1,8 +1,8 @@
-"""The scheduler's process: looks every tenth of a second whether anything has come or become due.
+"""The scheduler's process: looks every tenth of a second whether anything has come.
 
 Any number of processes share the lanes. Between two looks a process sleeps. A look is one statement
 that finds by index what transactions have written since the last one; when the next message of a
-lane is due is remembered, so that messages far ahead cost nothing.
+lane is due is remembered, so that messages far ahead cost nothing, and a look is taken when it is.
 """
 
 import logging
@@ -60,6 +60,7 @@ class Scheduler:
         self._seen: str | None = None
         self._now = 0
         self._due: dict[tuple[int, int], int] = {}
+        self._new: set[tuple[int, int]] = set()
         self._allowance: dict[tuple[int, int], tuple[float, float]] = {}
         self.posted = 0
 
@@ -86,7 +87,7 @@ class Scheduler:
                 if not is_busy:
                     if once:
                         return
-                    stop.wait(LOOK_SECONDS)
+                    stop.wait(self._seconds_to_look())
         finally:
             self._watch.close()
             with self._database.begin("leases") as connection:
@@ -108,6 +109,7 @@ class Scheduler:
             for lane, epoch in self._leases.epochs.items():
                 take_lane(connection, lane, epoch)
         lanes = {(topic, lane) for topic in self._topics for lane in self._leases.epochs}
+        self._new = (self._new | (lanes - self._due.keys())) & lanes
         self._due = {lane: self._due.get(lane, 0) for lane in lanes}
         if self._database.is_postgresql:
             with self._database.begin("partitions") as connection:
@@ -131,7 +133,12 @@ class Scheduler:
             self._spend(topic, lane, posted.messages)
             self.posted += posted.messages
             is_busy = is_busy or posted.messages > 0
-            if posted.is_done:
+            if posted.is_done and (topic, lane) in self._new:
+                # Another process may have begun that sweep, with a snapshot of its own, which
+                # hasn't seen what was committed since.
+                self._new.discard((topic, lane))
+                is_busy = True
+            elif posted.is_done:
                 next_due = now + HORIZON if posted.next_due is None else posted.next_due
                 if posted.holds:
                     next_due = min(next_due, now + int(_HELD_SECONDS * 1_000_000))
@@ -155,6 +162,12 @@ class Scheduler:
                 self._due.get((row.topic, row.lane), row.due), row.due
             )
         return self._now
+
+    def _seconds_to_look(self) -> float:
+        """How long to sleep: until the next message is due, or new ones may have come."""
+        next_due = (min(self._due.values(), default=0) - self._now) / 1_000_000
+        # What is due already is held back by a rate.
+        return min(LOOK_SECONDS, next_due) if next_due > 0 else LOOK_SECONDS
 
     def _limit(self, topic: int, lane: int) -> int:
         """How many messages may be posted now, by the topic's rate."""

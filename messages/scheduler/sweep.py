@@ -206,8 +206,9 @@ class Sweeper:
             f"""
             WITH due AS MATERIALIZED ({select} LIMIT :limit FOR SHARE NOWAIT),
             posted AS ({_INSERT} FROM due RETURNING position)
-            SELECT (SELECT count(*) FROM posted), (SELECT max(position) FROM posted), due, id
-            FROM due ORDER BY due DESC, id DESC LIMIT 1""",
+            SELECT messages, last, due, id
+            FROM due, (SELECT count(*) AS messages, max(position) AS last FROM posted) AS all_posted
+            ORDER BY due DESC, id DESC LIMIT 1""",
             bounds,
         )
         if skips_locked:

@@ -97,7 +97,9 @@ class SinkBuckets(BucketRows):
             messages = connection.execute(self._next, bounds).all()
             expires_at = connection.execute(self._lease, {"in_bucket": bucket}).scalar_one()
             until = began + (expires_at - self._database.now(connection)) / 1_000_000
-            return _Read(progress.position, messages, self._heads(connection, bucket), until)
+            return _Read(
+                progress.position, messages, self._heads(connection, bucket, messages), until
+            )
 
     def _post(self, messages: Sequence[sa.Row[Any]], until: float) -> Sent:
         failpoint("sink.before-post")

@@ -37,12 +37,14 @@ class MessageDatabase:
         clock: SQL: the present time in microseconds.
     """
 
-    def __init__(self, url: str, max_connections: int = 4) -> None:
+    def __init__(self, url: str, max_connections: int = 4, keeps_plans: bool = False) -> None:
         """Connect.
 
         Args:
             url: of SQLAlchemy, with its secret parts as references.
             max_connections: how many are opened at most.
+            keeps_plans: whether PostgreSQL may plan a statement once for all of its values: for
+                consumers, whose statements are many and small. A sweep needs plans for its own.
 
         Raises:
             DatabaseError: there is no such database, it can't be reached, or is of another kind.
@@ -56,18 +58,20 @@ class MessageDatabase:
                 database=self.place,
             )
         self.clock = _CLOCKS[self.engine.dialect.name]
+        if self.is_postgresql and keeps_plans:
+            sa.event.listen(self.engine, "connect", _keep_plans)
         if not self.is_postgresql:
             sa.event.listen(self.engine, "connect", _set_up_sqlite)
             sa.event.listen(self.engine, "begin", _begin_immediate)
 
     @classmethod
-    def open(cls, url: str, max_connections: int = 4) -> Self:
-        """Connect to a database whose tables are up to date.
+    def open(cls, url: str, max_connections: int = 4, keeps_plans: bool = False) -> Self:
+        """Connect to a database whose tables are up to date; arguments are those of the class.
 
         Raises:
             DatabaseError: they aren't, or the database can't be reached.
         """
-        database = cls(url, max_connections)
+        database = cls(url, max_connections, keeps_plans)
         try:
             with database.begin("the tables of messages") as connection:
                 version = _version(connection)
@@ -222,6 +226,11 @@ def _version(connection: sa.Connection) -> str | None:
         sa.text(f"SELECT version_num FROM {VERSION_TABLE}")
     ).scalar()
     return found
+
+
+def _keep_plans(connection: Any, _: object) -> None:
+    connection.execute("SET plan_cache_mode = auto")
+    connection.commit()
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -17,6 +17,7 @@ from ledgerbeam.messages.consumer.dead_letters import dead_letters, redrive
 from ledgerbeam.messages.consumer.progress import BucketLostError
 from ledgerbeam.messages.define.handler import MessageHandler, Work
 from ledgerbeam.messages.model.message import BUCKETS, Message, bucket_of, to_microseconds
+from ledgerbeam.messages.store.database import MessageDatabase
 
 SAME_BUCKET = next(f"Q{n}" for n in range(10_000) if bucket_of(f"Q{n}") == bucket_of("P1"))
 LATER = NOON + datetime.timedelta(hours=1)
@@ -34,6 +35,23 @@ def test_messages_of_a_customer_are_handled_in_order_and_once(bank: Bank) -> Non
     assert bank.consume(handler, limit=3) == 8
     assert bank.consume(handler) == 0
     assert noted(bank, handler) == list("abcdefgh") == handler.calls
+
+
+def test_statements_of_a_consumer_are_planned_for_all_of_its_steps(postgres_bank: Bank) -> None:
+    bank = postgres_bank.for_a_test()
+    handler = bank.handler()()
+    consumer = bank.declare(type(handler))
+    with MessageDatabase.open(bank.url, 1, keeps_plans=True) as database:
+        buckets = Buckets(database, consumer, handler)
+        for _ in range(20):
+            buckets.step(0, 0, 0, 1)
+        with database.begin("plans") as connection:
+            # The driver prepares after five, and PostgreSQL compares five plans before it keeps one.
+            plans = connection.exec_driver_sql(
+                "SELECT custom_plans, generic_plans FROM pg_prepared_statements "
+                "WHERE statement LIKE '%%FROM ledgerbeam_stream%%'"
+            ).one()
+    assert plans == (5, 10)
 
 
 def test_consumers_are_each_at_their_own_pace(bank: Bank) -> None:

@@ -1,5 +1,6 @@
 """Schedulers and consumers as they run: together, paused, at a rate, over several processes."""
 
+import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,14 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.messages.senders import Bank, noted
+from tests.messages.senders import Bank, Due, noted
 
 from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import set_paused, set_rate
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler
-from ledgerbeam.messages.scheduler.process import Scheduler
+from ledgerbeam.messages.model.message import bucket_of, lane_of
+from ledgerbeam.messages.scheduler.process import LOOK_SECONDS, Scheduler
+from ledgerbeam.messages.scheduler.sweep import Sweeper
 from ledgerbeam.messages.store.database import MessageDatabase
+from ledgerbeam.messages.store.send import schedule
 from ledgerbeam.messages.store.topics import set_topic_rate
 
 SECONDS = 60
@@ -123,3 +127,43 @@ def test_a_topic_is_posted_at_its_rate(bank: Bank, database: MessageDatabase) ->
         elapsed = time.monotonic() - start
     # It begins with nothing, and the payers' lanes share the rate.
     assert elapsed >= 0.5
+
+
+def test_what_was_committed_since_another_process_began_a_sweep_is_posted_at_once(
+    fresh: Bank,
+) -> None:
+    bank = fresh.for_a_test()
+    bank.send("first")
+    bank.send("second")
+    lane = lane_of(bucket_of("P1"))
+    # A sweep of a scheduler that dies in the middle of it.
+    Sweeper(bank.database).post(bank.topic_id, lane, 0, limit=1)
+    bank.send("later", minutes=-1)
+    Scheduler(bank.database).run(threading.Event(), once=True)
+    assert sorted(bank.stream()) == ["first", "later", "second"]
+
+
+def test_a_scheduler_sleeps_until_the_next_message_is_due(fresh: Bank) -> None:
+    bank = fresh.for_a_test()
+    slept: list[float] = []
+
+    class Sleeps(threading.Event):
+        """Ends the process when it sleeps for less than usual, or when the message is posted."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            slept.append(timeout)
+            if timeout < LOOK_SECONDS or bank.stream():
+                self.set()
+            return super().wait(timeout)
+
+    def sleeps_for_less_than_a_look() -> bool:
+        due = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+        bank.execute("DELETE FROM ledgerbeam_stream")
+        with bank.sender() as connection:
+            schedule(connection, bank.topic, Due(request="R1", payer="P1"), due=due)
+        Scheduler(bank.database).run(Sleeps())
+        return slept[-1] < LOOK_SECONDS
+
+    # A busy machine may look too late for that.
+    wait(sleeps_for_less_than_a_look)

@@ -61,17 +61,21 @@ def test_comparisons_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_messages_are_measured_beside_raw_sql(tmp_path: Path) -> None:
-    benchmark(
-        "bench_messages.py",
-        tmp_path,
-        "--messages=500",
-        "--cold=1000",
-        "--late=10",
-        "--repetitions=1",
-    )
+def test_messages_are_measured_beside_raw_sql_and_peers(tmp_path: Path) -> None:
+    flags = ("--messages=500", "--cold=1000", "--late=10", "--a-second=200", "--repetitions=1")
+    benchmark("bench_messages.py", tmp_path, *flags)
     raw = json.loads((tmp_path / "messages.json").read_text())
-    assert all(one[0] == 500 for ones in raw["figures"].values() for one in ones)
-    assert len(raw["lateness_ms"]) == 10
-    assert min(raw["lateness_ms"]) >= 0
+    figures, lateness = raw["figures"], raw["lateness"]
+    steps = ("schedule_many", "due to stream", "handled, Does nothing")
+    for step in steps:
+        for label in ("", ", snapshot held", ", 1,000 waiting"):
+            assert [one[0] for one in figures[f"{step}{label}"]] == [500]
+    assert [len(late) for late in lateness["ledgerbeam"].values()] == [10, 10]
+    assert all(min(late) >= 0 for kinds in lateness.values() for late in kinds.values())
+    assert raw["idle"]["statements"] > 0
     assert "| due to stream |" in (tmp_path / "messages.md").read_text()
+    if not (ROOT / ".cache/peers/stamp").exists():
+        pytest.skip("PEERS NOT MEASURED: make bench-messages builds them")
+    for peer, size in {"River": 500, "graphile-worker": 500, "Procrastinate": 25}.items():
+        assert [one[0] for one in figures[f"{peer}: scheduled"]] == [size]
+        assert [len(late) for late in lateness[peer].values()] == [10]
