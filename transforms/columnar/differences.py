@@ -35,7 +35,7 @@ class RowStatus(StrEnum):
 
 
 class Sides(NamedTuple):
-    """Two tables side by side, by a key of which each side has at most one row.
+    """Two tables side by side, in the order of a key of which each side has at most one row.
 
     Attributes:
         before: int64 `(keys,)`, the number of the key's row on the first side, or -1.
@@ -60,12 +60,14 @@ class Sides(NamedTuple):
         Nothing equals nothing only, decimals are compared by value whatever their scales, and NaN
         equals NaN. Values of types that have no common one are compared as text.
         """
-        both = np.flatnonzero((self.before >= 0) & (self.after >= 0))
         found = np.zeros(len(self.before), bool)
-        found[both] = _differ(
-            _one_array(self.before_rows.column(column)).take(pa.array(self.before[both])),
-            _one_array(self.after_rows.column(column)).take(pa.array(self.after[both])),
-        )
+        keys = np.flatnonzero(self.before >= 0)
+        partners = self.after[keys]
+        is_there = partners >= 0
+        if is_there.any():
+            # A row without a partner is compared with any other one, and left out afterwards.
+            after = _one_array(self.after_rows.column(column)).take(pa.array(partners.clip(0)))
+            found[keys] = is_there & _differ(_one_array(self.before_rows.column(column)), after)
         return found
 
     def values(self, column: str) -> pa.Array:
