@@ -41,8 +41,8 @@ from ledgerbeam.io.sql.connections import Engines, Transactions
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.components import (
     align,
-    all_keys,
     component_name,
+    side_by_side,
     sort_components,
 )
 from ledgerbeam.transforms.concurrency.rows import checked_rows, rows_table
@@ -104,10 +104,11 @@ def _run_keyed(process: KeyedProcess[Any], rows: dict[str, Rows], rule: int | No
         rows_input.name: _sorted(process, number, rows.get(rows_input.name, ()))
         for number, rows_input in enumerate(inputs)
     }
-    is_outer = process.is_outer
-    first = all_keys([*by_input.values()], process.key) if is_outer else by_input[inputs[0].name]
-    related: dict[str, Components] = {}
-    for rows_input in inputs if is_outer else inputs[1:]:
+    first, related = by_input[inputs[0].name], dict[str, Components]()
+    if process.is_outer:
+        first, sides = side_by_side([*by_input.values()], process.key)
+        related = dict(zip(by_input, sides, strict=True))
+    for rows_input in () if process.is_outer else inputs[1:]:
         components = by_input[rows_input.name]
         related[rows_input.name], orphans = align(first, components, process.key)
         if orphans.num_rows:

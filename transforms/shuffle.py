@@ -20,7 +20,7 @@ from ledgerbeam.io.arrow.spill import Batch, load_batches, spill
 from ledgerbeam.io.arrow.stream import decode_large, join, narrow
 from ledgerbeam.io.datasets.contract import Contract, encode_dictionaries
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.columnar.components import align, all_keys, sort_components, without
+from ledgerbeam.transforms.columnar.components import align, side_by_side, sort_components, without
 from ledgerbeam.transforms.columnar.partition import split_by_shard
 from ledgerbeam.transforms.read import Collections
 
@@ -145,11 +145,13 @@ def assemble(
         if judge is not None:
             components = _judged(components, number, input_, judge, rejected)
         by_input.append(components)
-    first = all_keys(by_input, key) if is_outer else by_input[0]
+    if is_outer:
+        keys, sides = side_by_side(by_input, key)
+        names = (input_.name for input_ in inputs)
+        return Assembled(keys._replace(related=dict(zip(names, sides, strict=True))), rejected)
+    first = by_input[0]
     related: dict[str, Components] = {}
-    for number, components in enumerate(by_input):
-        if not number and not is_outer:
-            continue
+    for number, components in enumerate(by_input[1:], 1):
         aligned, orphans = align(first, components, key)
         if orphans.num_rows:
             rows = _in_order(orphans, inputs[number])

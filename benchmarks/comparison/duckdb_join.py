@@ -1,15 +1,17 @@
 """The comparison as DuckDB does it: one FULL JOIN, `duckdb_join.py BEFORE AFTER OUTPUT`."""
 
+import json
 import sys
 from pathlib import Path
 
 import duckdb
 
-COMPARED = ("client_code", "symbol", "side", "quantity", "price", "trade_date")
+COMPARED = ("client_code", "symbol", "side", "quantity", "price", "trade_date", "currency")
+COMPARED += ("delivery_quantity",)
 
 
 def main(before: str, after: str, output: Path) -> None:
-    """Write what was found for each id, and print how many ids have each status."""
+    """Write what was found for each id, and how many ids and how much money that is."""
     output.mkdir(parents=True)
     differs = {name: f"b.{name} IS DISTINCT FROM a.{name}" for name in COMPARED}
     names = ", ".join(f"CASE WHEN {test} THEN '{name}' END" for name, test in differs.items())
@@ -17,7 +19,9 @@ def main(before: str, after: str, output: Path) -> None:
     connection.execute(
         f"""
         COPY (
-            SELECT coalesce(a.id, b.id) AS id, coalesce(a.client_code, b.client_code) AS client,
+            SELECT coalesce(a.id, b.id) AS id,
+                coalesce(a.client_code, b.client_code) AS client_code,
+                coalesce(a.currency, b.currency) AS currency,
                 CASE WHEN a.id IS NULL THEN 'only_before'
                     WHEN b.id IS NULL THEN 'only_after'
                     WHEN {" OR ".join(differs.values())} THEN 'changed'
@@ -29,10 +33,23 @@ def main(before: str, after: str, output: Path) -> None:
         ) TO '{output}/part.parquet' (FORMAT parquet)
         """
     )
-    counts = connection.execute(
-        f"SELECT comparison, count(*) FROM '{output}/part.parquet' GROUP BY 1"
+    results = f"read_parquet('{output}/part.parquet')"
+    totals = connection.execute(
+        f"""
+        SELECT 'keys_' || comparison, count(*) FROM {results} GROUP BY ALL
+        UNION ALL
+        SELECT 'changed_' || name, count(*) FROM (
+            SELECT unnest(string_split(differing, ',')) AS name FROM {results} WHERE differing <> ''
+        ) GROUP BY ALL
+        UNION ALL
+        SELECT 'net_price_' || currency, (100 * sum(price_change))::bigint
+            FROM {results} GROUP BY ALL
+        UNION ALL
+        SELECT 'gross_price_' || currency, (100 * sum(abs(price_change)))::bigint
+            FROM {results} GROUP BY ALL
+        """
     )
-    print(dict(counts.fetchall()))
+    (output / "totals.json").write_text(json.dumps(dict(totals.fetchall())))
 
 
 if __name__ == "__main__":

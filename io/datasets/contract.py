@@ -22,6 +22,10 @@ Rejections = Mapping[int, Sequence[str]]
 """Reasons why rows are rejected, by the row's number in a table."""
 
 
+ENCODED = pa.dictionary(pa.int32(), pa.string())
+"""The type of dictionary-encoded columns."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a contract.
@@ -108,6 +112,8 @@ class Contract:
         columns: the columns that the workload reads.
         reserved: names that the workload adds to its output and that the input must not have.
             Names that begin with `__` are reserved, too.
+        keeps_dictionaries: whether other columns come dictionary-encoded where they are so in a
+            file, as texts whose values repeat are in Parquet.
 
     Raises:
         ValueError: the `currency` of a column isn't a column of strings.
@@ -115,6 +121,7 @@ class Contract:
 
     columns: tuple[Column, ...]
     reserved: tuple[str, ...] = ()
+    keeps_dictionaries: bool = False
 
     def __post_init__(self) -> None:
         text = {column.name for column in self.columns if column.type == pa.string()}
@@ -205,7 +212,8 @@ class Contract:
             self._check_free(where, name)
             column = known.get(name)
             if column is None:
-                fields[name] = Field(name, source, _carried_type(type_))
+                keeps = self.keeps_dictionaries and type_ == ENCODED
+                fields[name] = Field(name, source, ENCODED if keeps else _carried_type(type_))
             else:
                 _check_convertible(where, column, type_)
                 replaced = replacements.get(name, {})

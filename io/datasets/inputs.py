@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ledgerbeam.io.commit.attempts import find_manifest
 from ledgerbeam.io.commit.published import check_files, instance_of, published_parts
 from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
-from ledgerbeam.io.datasets.contract import Contract, Field
+from ledgerbeam.io.datasets.contract import ENCODED, Contract, Field
 from ledgerbeam.io.datasets.dialect import PLAIN_TEXT, Dialect
 from ledgerbeam.io.datasets.lines import (
     TextFile,
@@ -321,6 +321,9 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return other
     if pa.types.is_signed_integer(one) and pa.types.is_signed_integer(other):
         return max(one, other, key=lambda type_: int(type_.bit_width))
+    if ENCODED in (one, other):
+        # Of one file the values of a column repeat, and of another they don't.
+        return _common_type(*(pa.string() if type_ == ENCODED else type_ for type_ in (one, other)))
     texts = (pa.string(), pa.large_string())
     return pa.large_string() if one in texts and other in texts else None
 
@@ -414,6 +417,7 @@ def _plan_file(
         schema = metadata.schema.to_arrow_schema()
         _check_unique(file.uri, file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
+        types |= dict.fromkeys(_repeating_texts(metadata, schema), ENCODED)
         ranges = _row_group_ranges(metadata, rows_per_split)
         rows = metadata.num_rows
     elif kind == "avro":
@@ -490,6 +494,23 @@ def read_parquet_footer(uri: str, source: pa.NativeFile, **options: Any) -> pq.P
         return pq.ParquetFile(source, **options)
     except (ValueError, OSError) as error:
         raise damaged(uri, "Parquet", error) from error
+
+
+def _repeating_texts(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
+    """The columns of text whose values take less of the file than the rows' references to them."""
+    if not metadata.num_row_groups:
+        return []
+    group = metadata.row_group(0)
+    chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+    found = []
+    for field in schema:
+        chunk = chunks.get(field.name)
+        if field.type != pa.string() or chunk is None or not chunk.has_dictionary_page:
+            continue
+        of_values = chunk.data_page_offset - (chunk.dictionary_page_offset or 0)
+        if 2 * of_values < chunk.total_compressed_size:
+            found.append(field.name)
+    return found
 
 
 def _row_group_ranges(metadata: pq.FileMetaData, rows_per_split: int) -> list[_Range]:

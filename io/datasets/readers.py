@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledgerbeam.io.datasets.avro import avro_columns, avro_records, avro_type, open_avro
-from ledgerbeam.io.datasets.contract import Contract, Rejections, conform, sources
+from ledgerbeam.io.datasets.contract import ENCODED, Contract, Rejections, conform, sources
 from ledgerbeam.io.datasets.inputs import (
     BYTES_PER_SPLIT,
     ROWS_PER_SPLIT,
@@ -322,7 +322,11 @@ def _read_blocks(split: Split) -> Iterator[_Block]:
 
 
 def _read_parquet(split: Split) -> Iterator[_Block]:
-    few = [f.source for f in split.fields if f.column is not None and f.column.dictionary_encoded]
+    few = [
+        field.source
+        for field in split.fields
+        if field.type == ENCODED or (field.column is not None and field.column.dictionary_encoded)
+    ]
     names = sources(split.fields)
     row = 0
     with stores.open_input(split.file.uri) as source:

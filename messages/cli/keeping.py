@@ -1,6 +1,6 @@
-"""`ledgerbeam messages set-retention`, `archive`, `erase` and `erasures`."""
+"""`ledgerbeam messages set-retention`, `archive`, `erase`, `remove-consumer`, and their records."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from ledgerbeam.batch.plain_text import print_line
 from ledgerbeam.batch.settings import whoami
 from ledgerbeam.io.errors import ParameterError
 from ledgerbeam.messages.cli.options import (
+    ConsumerName,
     Database,
     Json,
     open_database,
@@ -17,7 +18,12 @@ from ledgerbeam.messages.cli.options import (
     told,
 )
 
+if TYPE_CHECKING:
+    from ledgerbeam.messages.consumer.removal import Removal
+
 keeping = typer.Typer()
+
+_SHOWN = 10
 
 
 @keeping.command("set-retention")
@@ -115,3 +121,60 @@ def erasures(database: Database, as_json: Json = False) -> None:
     ]
     heads = ("when", "customer", "who", "messages", "in archives", "why")
     show_table(heads, rows, as_json, "erasure", [entry._asdict() for entry in found])
+
+
+@keeping.command("remove-consumer")
+def remove_consumer(
+    consumer: ConsumerName,
+    database: Database,
+    why: Annotated[str, typer.Option(help="the reason, for the record")],
+    force: Annotated[
+        bool, typer.Option("--force", help="also while processes of it run, which end")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only show what it has not handled")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a consumer or a sink: what it records of messages is deleted, and none wait for it."""
+    from ledgerbeam.messages.consumer.removal import remove_consumer as remove
+
+    with open_database(database) as opened:
+        done = remove(opened, consumer, who=whoami(), why=why, force=force, dry_run=dry_run)
+    if as_json:
+        print_record("removal", done._asdict())
+        return
+    print_line(
+        f"{consumer} {'would be' if dry_run else 'is'} removed: {done.handled:,} messages handled, "
+        f"{done.dead:,} dead, {done.unhandled:,} not handled{_examples(done)}"
+    )
+
+
+@keeping.command("removals")
+def removals(database: Database, as_json: Json = False) -> None:
+    """List which consumers were removed, by whom and why, and what they had not handled."""
+    from ledgerbeam.messages.consumer.removal import removals as removals_of
+
+    with open_database(database) as opened:
+        found = removals_of(opened)
+    rows = [
+        (
+            f"{entry.at:%F %T} UTC",
+            entry.consumer,
+            entry.who + (", forced" if entry.forced else ""),
+            *(f"{count:,}" for count in (entry.handled, entry.dead, entry.unhandled)),
+            entry.why + _examples(entry),
+        )
+        for entry in found
+    ]
+    heads = ("when", "consumer", "who", "handled", "dead", "not handled", "why")
+    show_table(heads, rows, as_json, "removal", [entry._asdict() for entry in found])
+
+
+def _examples(removal: "Removal") -> str:
+    """The messages that a removal names, as many as fit into a line."""
+    if not removal.examples:
+        return ""
+    shown = removal.examples[:_SHOWN]
+    more = removal.dead + removal.unhandled - len(shown)
+    return f" ({', '.join(map(str, shown))}{f' and {more:,} more' if more else ''})"

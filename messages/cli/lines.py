@@ -11,6 +11,7 @@ from ledgerbeam.messages.archive.leave import Batch
 from ledgerbeam.messages.books.forecast import Hour, Standing
 from ledgerbeam.messages.books.verify import ConsumerBooks, Difference, TopicDay
 from ledgerbeam.messages.consumer.dead_letters import DeadLetter
+from ledgerbeam.messages.consumer.removal import Removal
 from ledgerbeam.messages.store.derive import Move
 
 
@@ -92,6 +93,7 @@ LINES: Mapping[str, type[BaseModel]] = {
     "paused-consumer": PausedConsumer,
     "posted-messages": Posted,
     "redriven": Redriven,
+    "removal": line_of(Removal),
     "rollout": line_of(RolloutStanding),
     "rollout-entry": line_of(RolloutEntry),
     "sink": Sink,

@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.messages.consumer.rollouts import declare_rollout
 from ledgerbeam.messages.define.handler import MessageHandler
-from ledgerbeam.messages.model.message import BUCKETS
+from ledgerbeam.messages.model.message import BUCKETS, to_datetime
 from ledgerbeam.messages.store.leases import declare_units
-from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, STREAM
+from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, REMOVAL, STREAM
 from ledgerbeam.messages.store.topics import Topic, declare_topic
 
 
@@ -35,6 +35,13 @@ class Consumer(NamedTuple):
     last: int | None = None
 
 
+def removed_error(consumer: Consumer) -> UserError:
+    """Why its processes end."""
+    return UserError(
+        f"consumer {consumer.name} was removed: `ledgerbeam messages removals` says by whom and why"
+    )
+
+
 def work_of(name: str) -> str:
     """What a consumer's leases are called."""
     return f"consume {name}"
@@ -54,11 +61,12 @@ def declare_consumer(
             microseconds; None for the beginning of the stream.
 
     Raises:
-        ParameterError: the name belongs to a consumer of another topic.
+        ParameterError: the name belongs to a consumer of another topic, or to one that was removed
+            and `since` is None.
         DefinitionError: the handler's rules don't go on with the rollout on record.
     """
     first = 0 if since is None else position_before(connection, since)
-    found = declare_part(connection, handler, first, None)
+    found = declare_part(connection, handler, first, None, returns=since is not None)
     if found.last is not None:
         is_it = CONSUMER.c.id == found.id
         connection.execute(CONSUMER.update().where(is_it).values(last=None))
@@ -66,7 +74,11 @@ def declare_consumer(
 
 
 def declare_part(
-    connection: sa.Connection, handler: type[MessageHandler[Any]], first: int, last: int | None
+    connection: sa.Connection,
+    handler: type[MessageHandler[Any]],
+    first: int,
+    last: int | None,
+    returns: bool = False,
 ) -> Consumer:
     """Put a consumer of a part of the stream on record with its topic and rollout, or find it.
 
@@ -75,24 +87,31 @@ def declare_part(
         handler: the consumer's.
         first: a new one handles what stands behind this position.
         last: where a new one ends; None if it goes on with the stream.
+        returns: whether a new one may have the name of one that was removed.
 
     Raises:
         ParameterError: as for `declare_consumer`.
         DefinitionError: as for `declare_consumer`.
     """
     topic = declare_topic(connection, handler.topic, handler.customer)
-    found, _ = record_consumer(connection, handler.name, topic, first, last)
+    found, _ = record_consumer(connection, handler.name, topic, first, last, returns)
     declare_rollout(connection, found.id, handler)
     return found
 
 
 def record_consumer(
-    connection: sa.Connection, name: str, topic: Topic, first: int, last: int | None = None
+    connection: sa.Connection,
+    name: str,
+    topic: Topic,
+    first: int,
+    last: int | None = None,
+    returns: bool = False,
 ) -> tuple[Consumer, bool]:
     """Put a consumer of a part of the stream on record, or find it; and whether it is new.
 
     Raises:
-        ParameterError: the name belongs to a consumer of another topic.
+        ParameterError: the name belongs to a consumer of another topic, or to one that was removed
+            and doesn't return.
     """
     found = known_consumer(connection, name)
     if found is None and connection.dialect.name == "postgresql":
@@ -100,7 +119,10 @@ def record_consumer(
         found = known_consumer(connection, name)
     is_new = found is None
     if found is None:
-        number = connection.execute(sa.select(sa.func.max(CONSUMER.c.id))).scalar() or 0
+        if not returns:
+            _check_not_removed(connection, name)
+        ids = sa.union_all(sa.select(CONSUMER.c.id), sa.select(REMOVAL.c.id)).subquery()
+        number = connection.execute(sa.select(sa.func.max(ids.c.id))).scalar() or 0
         found = Consumer(number + 1, name, topic.id, first, False, None, last)
         connection.execute(CONSUMER.insert().values(**found._asdict()))
         blank = {"consumer": found.id, "epoch": 0, "position": first}
@@ -116,6 +138,19 @@ def record_consumer(
             value=name,
         )
     return found, is_new
+
+
+def _check_not_removed(connection: sa.Connection, name: str) -> None:
+    of_name = REMOVAL.select().where(REMOVAL.c.consumer == name)
+    removed = connection.execute(of_name.order_by(REMOVAL.c.id.desc())).first()
+    if removed is not None:
+        raise ParameterError(
+            f"consumer {name} was removed at {to_datetime(removed.at):%FT%TZ} by {removed.who}, "
+            "and what it had handled is no longer known: give another name, or have it consume "
+            "anew what was posted since a time, by --since",
+            parameter="name",
+            value=name,
+        )
 
 
 def find_consumer(connection: sa.Connection, name: str) -> Consumer:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import sqlalchemy as sa
 
 from ledgerbeam.io.errors import DatabaseError
-from ledgerbeam.messages.consumer.consumers import Consumer, work_of
+from ledgerbeam.messages.consumer.consumers import Consumer, removed_error, work_of
 from ledgerbeam.messages.consumer.progress import BucketLostError, BucketRows, Step
 from ledgerbeam.messages.model.message import BUCKETS
 from ledgerbeam.messages.store.database import MessageDatabase, Watch
@@ -77,6 +77,9 @@ class ConsumerProcess:
         Args:
             stop: ends it.
             until_idle: also end when everything in the stream is handled, and nothing is parked.
+
+        Raises:
+            UserError: the consumer was removed.
         """
         renew_at = look_at = 0.0
         now = 0
@@ -125,6 +128,8 @@ class ConsumerProcess:
     def _look(self) -> int:
         """See what has come, and how the consumer is steered; the present time."""
         rows = self._watch.rows(self._ends_of_lanes, {"consumer": self._consumer.id})
+        if not rows:
+            raise removed_error(self._consumer)
         now: int = rows[0].now
         self._consumer = self._consumer._replace(paused=bool(rows[0].paused), rate=rows[0].rate)
         ends = {row.lane: row.position for row in rows}

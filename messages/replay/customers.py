@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.io.errors import DatabaseError, UserError
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.messages.consumer.consumers import Consumer
+from ledgerbeam.messages.consumer.consumers import Consumer, removed_error
 from ledgerbeam.messages.consumer.handling import Handling, MessageFailedError
 from ledgerbeam.messages.consumer.progress import MessageRecords, StreamRow, select_progress
 from ledgerbeam.messages.define.handler import MessageHandler
@@ -208,7 +208,10 @@ class Customers:
     def _held(self, bucket: int) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
         """A transaction that holds the bucket, and the rollout's entry."""
         with self._database.begin(f"consumer {self._consumer.name}") as connection:
-            yield connection, connection.execute(self._progress, {"in_bucket": bucket}).one()
+            progress = connection.execute(self._progress, {"in_bucket": bucket}).first()
+            if progress is None:
+                raise removed_error(self._consumer)
+            yield connection, progress
             failpoint("replay.before-handled-commit")
         failpoint("replay.handled-commit")
 

@@ -6,7 +6,7 @@ PostgreSQL. Migrations make the tables; on PostgreSQL `message` and `stream` are
 
 import sqlalchemy as sa
 
-HEAD = "3"
+HEAD = "4"
 """The migration that gives these tables."""
 
 VERSION_TABLE = "ledgerbeam_messages_version"
@@ -257,6 +257,24 @@ SINK = sa.Table(
 )
 """Sinks: consumers that post to outside streams. `source` stands for this database in the ids of
 messages; `definition` is JSON, with secrets as references."""
+
+REMOVAL = sa.Table(
+    "ledgerbeam_removal",
+    metadata,
+    sa.Column("id", _small, primary_key=True),
+    sa.Column("at", _big, nullable=False),
+    sa.Column("consumer", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("handled", _big, nullable=False),
+    sa.Column("dead", _big, nullable=False),
+    sa.Column("unhandled", _big, nullable=False),
+    sa.Column("examples", sa.Text, nullable=False),
+)
+"""Consumers that were removed, by the number that each had. `examples` are numbers of messages that
+it had not handled."""
 
 CALL = sa.Table(
     "ledgerbeam_call",

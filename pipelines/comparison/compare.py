@@ -174,7 +174,8 @@ class Compare(KeyedProcess[CompareParameters]):
     def inputs(self) -> tuple[RowInput, ...]:
         """Both sides, with the types that the key has in the first one."""
         contract = Contract(
-            tuple(Column(name, _key_type(name, self.columns.before[name])) for name in self.key)
+            tuple(Column(name, _key_type(name, self.columns.before[name])) for name in self.key),
+            keeps_dictionaries=True,
         )
         return tuple(
             replace(rows, contract=contract, order=self.key, ids=self.key)
@@ -216,9 +217,8 @@ class Compare(KeyedProcess[CompareParameters]):
         columns[DIFFERING] = names_of_columns(differing, len(status))
         is_moved = self._has_other_currency(sides)
         for name in self.amounts:
-            change = sides.change(name)
             # Amounts of two currencies have no difference.
-            columns[name + CHANGE] = pc.if_else(pa.array(is_moved), None, change)
+            columns[name + CHANGE] = pc.if_else(pa.array(is_moved), None, sides.change(name))
         found = {name: np.flatnonzero(flags) for name, flags in differing.items() if flags.any()}
         return Results(pa.table(columns), {DIFFERENCES: _differences(sides, keys, found, is_known)})
 

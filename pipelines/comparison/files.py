@@ -112,11 +112,24 @@ def changes(results: pa.Table, amounts: Sequence[str], currency: str) -> dict[st
     """
     sums: dict[str, int] = {}
     for name in amounts:
-        change = results.column(name + CHANGE)
-        for kind, values in (("net", change), ("gross", pc.abs(change))):
+        rows = _changed_amounts(results, name, currency)
+        for kind, values in (("net", rows.column(name)), ("gross", pc.abs(rows.column(name)))):
             total = f"{kind}_{name}"
-            sums |= sums_by_currency(results.append_column(total, values), total, currency)
+            sums |= sums_by_currency(rows.append_column(total, values), total, currency)
     return sums
+
+
+def _changed_amounts(results: pa.Table, name: str, currency: str) -> pa.Table:
+    """The changes other than 0, and one of 0 for each currency, so that each has a sum."""
+    change = results.column(name + CHANGE)
+    zero = pa.scalar(Decimal(0), change.type)
+    changed = results.filter(pc.not_equal(change, zero))
+    columns = {name: [*changed.column(name + CHANGE).chunks, pa.array([0], change.type)]}
+    if currency:
+        codes = pc.unique(results.column(currency)).cast(pa.string())
+        columns[name][-1] = pa.repeat(zero, len(codes))
+        columns[currency] = [*changed.column(currency).cast(pa.string()).chunks, codes]
+    return pa.table({column: pa.chunked_array(chunks) for column, chunks in columns.items()})
 
 
 def summarise(results: pa.Table, layout: Layout) -> Part:

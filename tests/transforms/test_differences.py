@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.columnar.components import align, all_keys, sort_components
+from ledgerbeam.transforms.columnar.components import side_by_side, sort_components
 from ledgerbeam.transforms.columnar.differences import Sides, names_of_columns
 
 TYPES = {
@@ -37,10 +37,8 @@ def table_of(rows: dict[int, Any], type_: pa.DataType) -> Components:
 
 
 def sides_of(before: Components, after: Components) -> tuple[list[int], Sides]:
-    keys = all_keys([before, after], ("key",))
-    aligned = [align(keys, side, ("key",)) for side in (before, after)]
-    assert not any(orphans.num_rows for _, orphans in aligned)
-    return keys.table.column("key").to_pylist(), Sides.of(aligned[0][0], aligned[1][0])
+    keys, aligned = side_by_side([before, after], ("key",))
+    return keys.table.column("key").to_pylist(), Sides.of(*aligned)
 
 
 @given(datasets(), st.shared(st.sampled_from([*TYPES]), key="type"))

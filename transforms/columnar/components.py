@@ -1,7 +1,7 @@
 """Sorting rows into whole components, and finding their boundaries."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,11 @@ class _Sorted(NamedTuple):
     new_row: npt.NDArray[np.bool_]
 
 
-def _sort(key: Sequence[_Codes], others: Sequence[_Codes]) -> _Sorted:
+def _sort(
+    key: Sequence[_Codes],
+    others: Sequence[_Codes],
+    kind: Literal["quicksort", "stable"] = "quicksort",
+) -> _Sorted:
     codes = [*key, *others]
     behind = sum(code.bits for code in others)
     if sum(code.bits for code in codes) <= 64:
@@ -107,7 +111,7 @@ def _sort(key: Sequence[_Codes], others: Sequence[_Codes]) -> _Sorted:
             packed = (packed << np.uint64(code.bits)) | code.values
         # The sort needn't be stable: rows that are equal in all these columns are rejected as
         # repeats, and callers order rejected rows by their location.
-        rows = np.argsort(packed)
+        rows = np.argsort(packed, kind=kind)
         packed = packed[rows]
         new_row = packed[1:] != packed[:-1]
         keys = packed >> np.uint64(behind) if behind < 64 else np.zeros_like(packed)
@@ -140,31 +144,57 @@ def align(first: Components, others: Components, key: Sequence[str]) -> tuple[Co
     """
     count = len(first.starts)
     numbers = _same_keys(first, others, key)
-    sizes = np.diff(others.starts, append=others.table.num_rows)
     is_orphan = numbers < 0
+    if not is_orphan.any():
+        return Components(others.table, _starts(count, numbers, others)), others.table.slice(0, 0)
+    sizes = others.ends() - others.starts
+    rows = np.repeat(is_orphan, sizes)
     sizes_of_first = np.zeros(count, np.int64)
     sizes_of_first[numbers[~is_orphan]] = sizes[~is_orphan]
     starts = np.cumsum(sizes_of_first) - sizes_of_first
-    rows = np.repeat(is_orphan, sizes)
-    if not rows.any():
-        return Components(others.table, starts), others.table.slice(0, 0)
     kept = _sort_dictionaries(others.table.filter(pa.array(~rows)).combine_chunks())
     return Components(kept, starts), others.table.filter(pa.array(rows))
 
 
-def all_keys(inputs: Sequence[Components], key: Sequence[str]) -> Components:
-    """The keys of all inputs, as components of one row that has the columns of the key only.
+def side_by_side(
+    inputs: Sequence[Components], key: Sequence[str]
+) -> tuple[Components, list[Components]]:
+    """The keys of all inputs, and the components of each input aligned with them.
 
     Args:
         inputs: components of each input, sorted by the same key.
         key: the columns that identify a component, of the same types in all inputs.
+
+    Returns:
+        Components of one row that has the columns of the key only, and the inputs with a start for
+        each of them.
     """
     firsts = [
         components.table.select(list(key)).take(pa.array(components.starts))
         for components in inputs
     ]
-    rows, starts = sort_components(join(firsts), key, None).components[:2]
-    return Components(rows.take(pa.array(starts)), np.arange(len(starts)))
+    table = tidy(join(firsts))
+    if not table.num_rows:
+        none = np.zeros(0, np.int64)
+        return Components(table, none), [Components(each.table, none) for each in inputs]
+    # The inputs are sorted, and only have to be merged.
+    sort = _sort([_codes(table.column(name).chunk(0)) for name in key], (), kind="stable")
+    is_first = np.append(True, sort.new_key)
+    numbers = np.empty(table.num_rows, np.int64)
+    numbers[sort.rows] = np.cumsum(is_first) - 1
+    keys = Components(table.take(pa.array(sort.rows[is_first])), np.arange(is_first.sum()))
+    ends = np.cumsum([len(each.starts) for each in inputs])[:-1]
+    return keys, [
+        Components(each.table, _starts(len(keys.starts), of_input, each))
+        for each, of_input in zip(inputs, np.split(numbers, ends), strict=True)
+    ]
+
+
+def _starts(count: int, numbers: npt.NDArray[np.int64], rows: Components) -> npt.NDArray[np.int64]:
+    """int64 `(count,)`: where the rows of each number start, given the numbers of components."""
+    sizes = np.zeros(count, np.int64)
+    sizes[numbers] = rows.ends() - rows.starts
+    return np.cumsum(sizes) - sizes
 
 
 def tidy(table: pa.Table) -> pa.Table:

@@ -1,6 +1,7 @@
 """Differences between two tables whose rows stand for the same things, column by column."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class RowStatus(StrEnum):
 
 
 class Sides(NamedTuple):
-    """Two tables side by side, by a key of which each side has at most one row.
+    """Two tables side by side, in the order of a key of which each side has at most one row.
 
     Attributes:
         before: int64 `(keys,)`, the number of the key's row on the first side, or -1.
@@ -59,27 +60,30 @@ class Sides(NamedTuple):
         Nothing equals nothing only, decimals are compared by value whatever their scales, and NaN
         equals NaN. Values of types that have no common one are compared as text.
         """
-        both = np.flatnonzero((self.before >= 0) & (self.after >= 0))
         found = np.zeros(len(self.before), bool)
-        found[both] = _differ(
-            self.before_rows.column(column).take(pa.array(self.before[both])),
-            self.after_rows.column(column).take(pa.array(self.after[both])),
-        )
+        keys = np.flatnonzero(self.before >= 0)
+        partners = self.after[keys]
+        is_there = partners >= 0
+        if is_there.any():
+            # A row without a partner is compared with any other one, and left out afterwards.
+            after = _one_array(self.after_rows.column(column)).take(pa.array(partners.clip(0)))
+            found[keys] = is_there & _differ(_one_array(self.before_rows.column(column)), after)
         return found
 
-    def values(self, column: str) -> pa.ChunkedArray:
+    def values(self, column: str) -> pa.Array:
         """`(keys,)`: the value of the second side, or of the first where there is no second."""
-        is_after = self.after >= 0
-        before, after = _comparable(
-            _taken(self.before_rows, column, self.before),
-            _taken(self.after_rows, column, self.after),
+        sides = _comparable(
+            _one_array(self.before_rows.column(column)), _one_array(self.after_rows.column(column))
         )
-        return pa.chunked_array([pc.if_else(pa.array(is_after), after, before)])
+        rows = np.where(self.after >= 0, self.after + len(sides[0]), self.before)
+        return pa.concat_arrays(sides).take(pa.array(rows))
 
     def change(self, column: str) -> pa.Array:
         """Decimal `(keys,)`: the second side's amount less the first side's; no amount counts 0."""
+        is_alone = (self.before < 0) | (self.after < 0)
+        changed = self.differing(column) | is_alone
         amounts = [
-            _taken(rows, column, numbers).cast(_widest(rows.schema.field(column).type))
+            _taken(rows, column, numbers[changed]).cast(_widest(rows.schema.field(column).type))
             for rows, numbers in (
                 (self.before_rows, self.before),
                 (self.after_rows, self.after),
@@ -90,7 +94,9 @@ class Sides(NamedTuple):
         before, after = (
             pc.fill_null(array.cast(pa.decimal256(_WIDEST + 20, scale)), 0) for array in amounts
         )
-        return pc.subtract(after, before).cast(pa.decimal128(_WIDEST, scale))
+        changes = pc.subtract(after, before).cast(pa.decimal128(_WIDEST, scale))
+        none = pa.repeat(pa.scalar(Decimal(0), changes.type), len(changed))
+        return pc.replace_with_mask(none, pa.array(changed), changes)
 
 
 def change_scale(before: pa.DataType, after: pa.DataType) -> int:
@@ -121,8 +127,11 @@ def names_of_columns(differing: Mapping[str, Flags], keys: int) -> pa.Dictionary
     return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array([*texts], pa.string()))
 
 
-def as_text(column: pa.ChunkedArray) -> pa.Array:
-    """Values as text, as people read them; null stays null."""
+def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Values as text, as people read them, with the dictionary that they have; null stays null."""
+    column = _one_array(column)
+    if column.type == pa.dictionary(pa.int32(), pa.string()):
+        return column
     return _plain(column).cast(pa.string())
 
 
@@ -133,21 +142,30 @@ def _numbers(components: Components) -> npt.NDArray[np.int64]:
 
 def _taken(rows: pa.Table, column: str, numbers: npt.NDArray[np.int64]) -> pa.Array:
     """The values of rows, null where a number is -1."""
-    return _plain(rows.column(column).take(pa.array(numbers, mask=numbers < 0)))
+    return _plain(_one_array(rows.column(column)).take(pa.array(numbers, mask=numbers < 0)))
 
 
-def _differ(before: pa.ChunkedArray, after: pa.ChunkedArray) -> Flags:
-    left, right = _comparable(_plain(before), _plain(after))
+def _differ(before: pa.Array, after: pa.Array) -> Flags:
+    left, right = _comparable(before, after)
+    if pa.types.is_dictionary(left.type):
+        left, right = left.indices, right.indices
     unequal = pc.not_equal(left, right)
     if pa.types.is_floating(left.type):
         unequal = pc.and_(unequal, pc.invert(pc.and_(pc.is_nan(left), pc.is_nan(right))))
-    is_null = pc.is_null(left), pc.is_null(right)
-    unequal = pc.if_else(pc.or_(*is_null), pc.xor(*is_null), unequal)
+    if left.null_count or right.null_count:
+        is_null = pc.is_null(left), pc.is_null(right)
+        unequal = pc.if_else(pc.or_(*is_null), pc.xor(*is_null), unequal)
     return np.asarray(unequal.to_numpy(zero_copy_only=False), bool)
 
 
 def _comparable(before: pa.Array, after: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Both in one type."""
+    """Both in one type; if that has dictionaries, with the same one."""
+    if before.type == after.type and pa.types.is_dictionary(before.type):
+        if before.dictionary.equals(after.dictionary):
+            return before, after
+        unified = pa.chunked_array([before, after]).unify_dictionaries()
+        return unified.chunk(0), unified.chunk(1)
+    before, after = _plain(before), _plain(after)
     if before.type == after.type:
         return before, after
     if _is_number(before.type) and _is_number(after.type):
@@ -171,8 +189,12 @@ def _widest(type_: pa.DataType) -> pa.DataType:
     return pa.decimal128(20, 0)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array without a dictionary."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _plain(array: pa.Array) -> pa.Array:
+    """The array without a dictionary."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
