@@ -116,7 +116,7 @@ class Errands:
             .limit(slots)
         )
         # Where there is nothing, which is most of the time, nobody is kept from writing.
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             if connection.execute(free).first() is None:
                 return []
         with self._database.writing() as connection:

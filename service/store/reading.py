@@ -171,7 +171,8 @@ class RequestReader:
         cursor: str | None = None,
     ) -> Page:
         """Who did what, newest first; the history of a run is in the registry."""
-        query = audit.select().order_by(audit.c.sequence.desc()).limit(limit + 1)
+        query = sa.select(*(audit.c[name] for name in AuditEntry.model_fields))
+        query = query.order_by(audit.c.sequence.desc()).limit(limit + 1)
         if subject is not None:
             query = query.where(audit.c.subject == subject)
         if kinds is not None:

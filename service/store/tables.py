@@ -26,6 +26,11 @@ from ledgerbeam.service.model import ErrandKind, RequestState, Verb
 metadata = sa.MetaData(naming_convention=of_registry.naming_convention)
 
 
+def _index(name: str, column: sa.Column[Any], condition: str) -> None:
+    where = sa.text(condition)
+    sa.Index(name, column, sqlite_where=where, postgresql_where=where)
+
+
 def _column(name: str, type_: Any, *others: Any, **options: Any) -> sa.Column[Any]:
     return sa.Column(name, type_, *others, **{"nullable": False, **options})
 
@@ -98,9 +103,14 @@ request = sa.Table(
     ),
     sa.Index(None, "kind", "state", "priority", "turn", "sequence"),
     sa.Index(None, "state", "sequence"),
+    sa.Index(None, "kind", "sequence"),
+    sa.Index(None, "kind", "state", "sequence"),
     sa.Index(None, "requester", "sequence"),
+    sa.Index(None, "requester", "state", "sequence"),
     sa.Index(None, "run_id"),
 )
+
+_index("ix_request_error", request.c.sequence, "error IS NOT NULL")
 
 idempotency = sa.Table(
     "idempotency",
@@ -190,8 +200,12 @@ audit = sa.Table(
     _column("subject", Prose),
     _column("why", Prose),
     _column("detail", Json),
+    _column("sealed", sa.Boolean, server_default=sa.false()),
     sa.Index(None, "subject", "sequence"),
+    sa.Index(None, "kind", "sequence"),
 )
+
+_index("ix_audit_unsealed", audit.c.sequence, "NOT sealed")
 
 api_key = sa.Table(
     "api_key",
