@@ -10,6 +10,7 @@
 | `bulk` | an action on many runs, requests or queues, and how it stands |
 | `bulk_target` | what each of them acts on, and what became of it |
 | `errand` | what a node is to answer at once, and the answer, until it expires |
+| `node` | a node that is there, on which machine, and the kinds that it serves |
 | `audit` | who did what, when and why; entries are never changed |
 | `api_key` | hashes of keys, with the roles that they give |
 """
@@ -187,6 +188,15 @@ errand = sa.Table(
     sa.Index(None, "node", "sequence"),
     sa.Index(None, "requester", "key"),
     sa.Index(None, "expires_at"),
+)
+
+node = sa.Table(
+    "node",
+    metadata,
+    _column("name", sa.Text, primary_key=True),
+    _column("host", sa.Text),
+    _column("kinds", Json),
+    _column("seen_at", UtcDateTime),
 )
 
 audit = sa.Table(

@@ -4,6 +4,8 @@ A run has the name of its process beside it, so that the newest runs of one are 
 entries of the audit say whether they are sealed. Columns are added with defaults, and a trigger
 fills the first one for programs of version 6 that have the registry open and go on. What these seal
 is noted by the next `reconcile` of this version.
+
+Nodes say which kinds they serve, in a table of their own.
 """
 
 from collections.abc import Sequence as Several
@@ -74,6 +76,13 @@ def upgrade() -> None:
     for name, table, column, condition in _PARTIAL:
         where = sa.text(condition)
         op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
+    op.create_table(
+        "node",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("kinds", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+    )
     # Beginnings of ids are looked for, whatever the order of words is in the database's language.
     if not is_sqlite:
         op.create_index("ix_run_id", "run", ["id"], postgresql_ops={"id": "text_pattern_ops"})
@@ -81,6 +90,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop all of it: the process of a run is its instance's, and hashes stay."""
+    op.drop_table("node")
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     if not is_sqlite:
         op.drop_index("ix_run_id", "run")
