@@ -72,17 +72,20 @@ def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, An
             time.sleep(size.idle / 2)  # until what it does at its start is done
             idle = idling(running, server, url.rpartition("/")[2], size.idle)
             alone = delays(running, folder, range(size.works))
-            rates = []
+            rates, spent = [], []
             for number in range(size.rounds):
                 first = (number + 1) * size.submissions
                 numbers = range(first, first + size.submissions)
                 calls = [running.waiting(number) for number in numbers]
+                before = cpu_of_all(running, server)
                 rates.append(size.submissions / running.ask(calls, size.connections))
+                spent.append((cpu_of_all(running, server) - before) / size.submissions * 1000)
             time.sleep(size.idle / 4)  # until they wait in their queue
             beside = delays(running, folder, range(-size.works, 0))
     return {
         "idle": idle,
         "accepted a second": [round(rate, 1) for rate in rates],
+        "ms of CPU a submission": [round(each, 2) for each in spent],
         "seconds until work begins": alone,
         "waiting": size.rounds * size.submissions,
         "seconds until work begins beside these": beside,
@@ -128,6 +131,13 @@ def idling(
     }
 
 
+def cpu_of_all(running: Running, server: "PostgresServer") -> float:
+    """Seconds of CPU that a contender, the database's server and this client have used."""
+    postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+    everybody = [*running.tree(), postmaster, *postmaster.children(), psutil.Process()]
+    return sum(map(cpu, everybody))
+
+
 def cpu(process: psutil.Process) -> float:
     """Seconds of CPU that a process has used."""
     times = process.cpu_times()
@@ -158,6 +168,9 @@ def table_of(figures: Mapping[str, Any]) -> str:
         idle, waiting = one["idle"], one["waiting"]
         rows.setdefault("accepted a second", []).append(
             f"{statistics.median(one['accepted a second']):,.0f}"
+        )
+        rows.setdefault("ms of CPU a submission, client and PostgreSQL too", []).append(
+            f"{statistics.median(one['ms of CPU a submission']):,.1f}"
         )
         for name, label in (
             ("seconds until work begins", "idle"),

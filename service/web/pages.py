@@ -24,6 +24,7 @@ from ledgerbeam.service.access.front import (
     Front,
     demand,
     etag_of,
+    is_number,
     visible_kinds,
 )
 from ledgerbeam.service.errors import BadRequestError
@@ -37,18 +38,20 @@ from ledgerbeam.service.model import (
 )
 from ledgerbeam.service.page.forms import fields_of, parameters_of
 from ledgerbeam.service.page.night import RECENT, Seen, is_over, night
-from ledgerbeam.service.web import requests, run_page, runs
+from ledgerbeam.service.web import bulk_pages, requests, run_page, runs
 from ledgerbeam.service.web.render import STATIC, Form, is_refresh, page_of
 
 _FEW = 20
 
 router = APIRouter(include_in_schema=False)
+PARTS = (run_page.router, bulk_pages.router, router)
+"""All pages."""
 
 
 def mount(app: FastAPI) -> None:
     """Add the pages and their static files to an application."""
     app.mount("/static", StaticFiles(directory=STATIC))
-    for part in (run_page.router, router):
+    for part in PARTS:
         app.include_router(part)
 
 
@@ -177,8 +180,8 @@ def change_queue(kind: str, form: Form, front: AFront, caller: Caller) -> Respon
         changes["held"] = form["held"] == "yes"
     if "limit" in form:
         limit = form["limit"].strip()
-        if limit and not limit.isdecimal():
-            raise ParameterError(f"limit {limit}: give a whole number", parameter="limit")
+        if limit and not is_number(limit):
+            raise ParameterError(f"limit {limit[:40]}: give a whole number", parameter="limit")
         changes["limit"] = int(limit) if limit else None
     front.intake.change_queue(
         kind,
