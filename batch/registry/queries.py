@@ -109,6 +109,25 @@ class RegistryReader:
         with self._database.reading() as connection:
             return find_runs(connection, run.c.status.in_(_OPEN), skip_damaged=True)
 
+    def last_runs(self, processes: Sequence[str]) -> list[RunRecord]:
+        """The run of each of these processes that was submitted last, where it has one."""
+        if not processes:
+            return []
+        newest = [
+            sa.select(
+                sa.select(run.c.id)
+                .where(run.c.process == process)
+                .order_by(run.c.submitted_at.desc(), run.c.id.desc())
+                .limit(1)
+                .scalar_subquery()
+                .label("id")
+            )
+            for process in processes
+        ]
+        with self._database.reading() as connection:
+            ids = [id_ for id_ in connection.scalars(sa.union_all(*newest)) if id_ is not None]
+            return find_runs(connection, run.c.id.in_(ids))
+
     def instance_runs(self, process: str, name: str) -> list[RunRecord]:
         """Runs of an instance, from the highest run number to the first."""
         with self._database.reading() as connection:

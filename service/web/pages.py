@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.observe.progress import Progress
 from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.service.access.front import (
@@ -61,7 +62,7 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
     now = front.now()
     queues = [q for q in front.intake.queues() if caller.may(Role.VIEWER, q.kind)]
     at_work = [r for r in front.runs.registry.open_runs() if caller.may(Role.VIEWER, r.process)]
-    last = [run for queue in queues for run in front.runs.list(queue.kind, limit=1)]
+    last = front.runs.registry.last_runs([queue.kind for queue in queues])
     failed = [
         run
         for run in front.runs.list(status=RunStatus.FAILURE, limit=_FEW)
@@ -72,7 +73,9 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
         request,
         caller,
         "tonight-live.html" if is_refresh(request) else "tonight.html",
-        night=night([_seen(front, run) for run in runs.values()], _left(front, caller, now), now),
+        night=night(
+            [_seen(front, run, now) for run in runs.values()], _left(front, caller, now), now
+        ),
         more=max(0, len(at_work) - _FEW),
         queues=queues,
         now=now,
@@ -165,7 +168,7 @@ def queue_list(request: Request, front: AFront, caller: Caller) -> Response:
         request,
         caller,
         "queues.html",
-        queues=[(q, front.intake.waiting(q.kind, 5)) for q in queues],
+        queues=[(q, front.intake.waiting(q.kind, 5) if q.queued else []) for q in queues],
         running=running,
         now=front.now(),
     )
@@ -276,13 +279,13 @@ def sign_out(form: Form, front: AFront, caller: Caller) -> Response:
     return response
 
 
-def _seen(front: Front, run: RunRecord) -> Seen:
-    """A run with its progress, where storage can be read."""
+def _seen(front: Front, run: RunRecord, now: datetime.datetime) -> Seen:
+    """A run with its progress, where that matters tonight and storage can be read."""
+    if is_over(run, now):
+        return Seen(RunView(run, Progress(at=now)))
     try:
         return Seen(front.runs.get(run.id))
     except UserError as error:
-        from ledgerbeam.batch.observe.progress import Progress
-
         return Seen(RunView(run, Progress(at=front.now())), str(error))
 
 
