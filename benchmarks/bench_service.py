@@ -1,163 +1,242 @@
-"""The service on PostgreSQL: what it accepts a second, how soon work begins, what idling costs.
+"""The service beside Airflow and Prefect: accepting, the time until work begins, idling.
 
-    python benchmarks/bench_service.py --submissions 2000 --runs 20
+    python benchmarks/bench_service.py
 
-Front end, router and one node are processes of this machine, and so are the clients. Submissions
-are of a kind whose queue is held, so that nothing but accepting and routing is measured. Then small
-runs are asked for one after the other: from the call to the moments that requests and events tell.
+Each is started with its defaults on the same PostgreSQL server, one after the other, and so is the
+client, on the same machine. A piece of work is one Python function, which writes when it begins:
+the one component of a batch process, or the one task of a DAG or of a flow. Measured are
+
+- idling: memory, CPU and statements of the database, before anything was asked for;
+- pieces of work, one after the other, from the moment at which the call was answered to the moment
+  at which the function begins;
+- submissions of work that is held, so that nothing but accepting them is measured;
+- the first again, with these waiting.
 """
 
 import json
+import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import httpx
 import psutil
 import typer
+from orchestrators import airflow_scheduler, ledgerbeam_service, prefect_server
+from orchestrators.contenders import Running, Start, until
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-KIND = "delivery-marking"
+CACHE = ROOT / ".cache"
+CONTENDERS: Mapping[str, Start] = {
+    "ledgerbeam": ledgerbeam_service.start,
+    "Airflow": airflow_scheduler.start(CACHE / "bench-airflow" / "bin"),
+    "Prefect": prefect_server.start(CACHE / "bench-prefect" / "bin"),
+}
 
 
-@contextmanager
-def service(registry: str, state: Path) -> Iterator[tuple[str, dict[str, psutil.Process]]]:
-    """The URL of a front end, and the processes."""
-    environment = {
-        **os.environ,
-        "LEDGERBEAM_REGISTRY": registry,
-        "LEDGERBEAM_STATE": str(state),
+class Size(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        submissions: in each round.
+        rounds: of submissions.
+        connections: that share them.
+        works: pieces of work, idle and again with submissions waiting.
+        idle: seconds for which it is watched idling.
+    """
+
+    submissions: int
+    rounds: int
+    connections: int
+    works: int
+    idle: float
+
+
+def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, Any]:
+    """The figures of a contender."""
+    url = server.create_database().partition("://")[2]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "begun").mkdir()
+        with start(url, folder) as running:
+            time.sleep(size.idle / 2)  # until what it does at its start is done
+            idle = idling(running, server, url.rpartition("/")[2], size.idle)
+            alone = delays(running, folder, range(size.works))
+            rates, spent = [], []
+            for number in range(size.rounds):
+                first = (number + 1) * size.submissions
+                numbers = range(first, first + size.submissions)
+                calls = [running.waiting(number) for number in numbers]
+                before = cpu_of_all(running, server)
+                rates.append(size.submissions / running.ask(calls, size.connections))
+                spent.append((cpu_of_all(running, server) - before) / size.submissions * 1000)
+            time.sleep(size.idle / 4)  # until they wait in their queue
+            beside = delays(running, folder, range(-size.works, 0))
+    return {
+        "idle": idle,
+        "accepted a second": [round(rate, 1) for rate in rates],
+        "ms of CPU a submission": [round(each, 2) for each in spent],
+        "seconds until work begins": alone,
+        "waiting": size.rounds * size.submissions,
+        "seconds until work begins beside these": beside,
     }
-    started = {}
-    url = ""
-    try:
-        for name in (["serve", "--port=0"], ["route"], ["work", "--slots=1"]):
-            started[name[0]] = subprocess.Popen(
-                [sys.executable, "-m", "ledgerbeam.service.commands", *name],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            output = started[name[0]].stdout
-            assert output is not None
-            line = output.readline()
-            url = url or line.split()[1]
-        yield url, {name: psutil.Process(process.pid) for name, process in started.items()}
-    finally:
-        for process in started.values():
-            process.terminate()
-            process.wait()
 
 
-def accepted(url: str, count: int, clients: int) -> float:
-    """Requests that are accepted a second."""
-    httpx.patch(f"{url}/v1/queues/{KIND}", json={"held": True}).raise_for_status()
-
-    def submit(number: int) -> None:
-        with httpx.Client(base_url=url) as client:
-            for _ in range(count // clients):
-                body = {"kind": KIND, "parameters": {"trade_date": "no date"}}
-                client.post("/v1/requests", json=body).raise_for_status()
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(submit, range(clients)))
-    seconds = time.perf_counter() - started
-    httpx.patch(f"{url}/v1/queues/{KIND}", json={"held": False}).raise_for_status()
-    return count / seconds
-
-
-def latencies(url: str, folder: Path, count: int) -> dict[str, list[float]]:
-    """Seconds from the call to each moment, of runs that are asked for one after the other."""
-    found: dict[str, list[float]] = {"taken": [], "driver begins": [], "published": []}
-    with httpx.Client(base_url=url, timeout=120) as client:
-        for number in range(count):
-            parameters = {
-                "trades": f"{folder}/trades/*.parquet",
-                "trade_date": "2026-11-20",
-                "output": f"{folder}/results-{number}",
-                "run_number": number + 1,
-                "reason": "" if number == 0 else "measured again",
-            }
-            called = datetime.now(UTC)
-            body = {"kind": KIND, "parameters": parameters}
-            asked = client.post("/v1/requests", json=body).raise_for_status().json()
-            while asked["ended_at"] is None:
-                path = f"/v1/requests/{asked['id']}"
-                asked = client.get(path, headers={"Prefer": "wait=30"}).json()
-            assert asked["state"] == "SUCCESS", asked
-            events = client.get(f"/v1/runs/{asked['run_id']}/audit").json()
-            job = next(event["at"] for event in events if event["type"] == "job")
-            end = next(event["at"] for event in events if event["to_status"] == "SUCCESS")
-            for name, at in zip(found, (asked["started_at"], job, end), strict=True):
-                found[name].append((datetime.fromisoformat(at) - called).total_seconds())
-            time.sleep(6)  # until another launcher waits, as on a machine that isn't busy
+def delays(running: Running, folder: Path, numbers: Sequence[int]) -> list[float]:
+    """Seconds from the answer to a call until the work begins that it has asked for."""
+    found = []
+    for number in numbers:
+        begun = folder / "begun" / str(number)
+        running.ask([running.at_once(number)])
+        answered = time.time()
+        at = until(lambda begun=begun: begun.exists() and begun.read_text(), "work begins", 0.02)
+        found.append(round(float(at) - answered, 3))
+        time.sleep(running.pause)
     return found
 
 
-def idling(processes: dict[str, psutil.Process], seconds: float) -> dict[str, Any]:
-    """Of each process, megabytes and what an hour would cost in seconds of CPU."""
-
-    def cpu(process: psutil.Process) -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
-
-    before = {name: cpu(process) for name, process in processes.items()}
+def idling(
+    running: Running, server: "PostgresServer", database: str, seconds: float
+) -> dict[str, Any]:
+    """What a contender costs that has nothing to do, its database's server looked at apart."""
+    postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+    mine = {process.pid: cpu(process) for process in running.tree()}
+    of_server = sum(map(cpu, [postmaster, *postmaster.children()]))
+    before = statements(server, database)
     time.sleep(seconds)
+    after = statements(server, database)
+    tree = running.tree()
+    spent = sum(cpu(process) - mine.get(process.pid, 0.0) for process in tree)
+    by_server = sum(map(cpu, [postmaster, *postmaster.children()])) - of_server
     return {
-        name: {
-            "MB": round(process.memory_info().rss / 1e6),
-            "CPU s an hour": round((cpu(process) - before[name]) / seconds * 3600, 1),
-        }
-        for name, process in processes.items()
+        "seconds": seconds,
+        "processes": len(tree),
+        "MB of PSS": round(sum(p.memory_full_info().pss for p in tree) / 1e6),
+        "MB of RSS": round(sum(p.memory_info().rss for p in tree) / 1e6),
+        "CPU s an hour": round(spent / seconds * 3600, 1),
+        "CPU s an hour of PostgreSQL": round(by_server / seconds * 3600, 1),
+        "statements a minute": {
+            text: round(calls / seconds * 60, 1) for text, calls in sorted((after - before).items())
+        },
     }
 
 
+def cpu_of_all(running: Running, server: "PostgresServer") -> float:
+    """Seconds of CPU that a contender, the database's server and this client have used."""
+    postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+    everybody = [*running.tree(), postmaster, *postmaster.children(), psutil.Process()]
+    return sum(map(cpu, everybody))
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of CPU that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def statements(server: "PostgresServer", database: str) -> Counter[str]:
+    """How often each statement was executed in a database so far; its own text is left out."""
+    import psycopg
+
+    query = (
+        "SELECT query, sum(calls)::bigint FROM pg_stat_statements s JOIN pg_database d "
+        "ON d.oid = s.dbid WHERE datname = %s GROUP BY query"
+    )
+    with psycopg.connect(server.url().replace("+psycopg", "")) as connection:
+        return Counter(dict(connection.execute(query, [database]).fetchall()))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that a share of all values doesn't exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def table_of(figures: Mapping[str, Any]) -> str:
+    """The figures as a table in Markdown."""
+    rows: dict[str, list[str]] = {}
+    for one in figures.values():
+        idle, waiting = one["idle"], one["waiting"]
+        rows.setdefault("accepted a second", []).append(
+            f"{statistics.median(one['accepted a second']):,.0f}"
+        )
+        rows.setdefault("ms of CPU a submission, client and PostgreSQL too", []).append(
+            f"{statistics.median(one['ms of CPU a submission']):,.1f}"
+        )
+        for name, label in (
+            ("seconds until work begins", "idle"),
+            ("seconds until work begins beside these", f"{waiting:,} waiting"),
+        ):
+            label = label.replace(f"{waiting:,}", "work held and")
+            told = f"{quantile(one[name], 0.5):.2f} / {quantile(one[name], 0.99):.2f}"
+            rows.setdefault(f"s until work begins, p50 / p99, {label}", []).append(told)
+        all_statements = sum(idle["statements a minute"].values())
+        own = sum(
+            calls
+            for text, calls in idle["statements a minute"].items()
+            if text.split()[0] not in ("BEGIN", "COMMIT", "ROLLBACK")
+        )
+        for name in ("processes", "MB of PSS", "MB of RSS", "CPU s an hour"):
+            rows.setdefault(f"{name}, idle", []).append(f"{idle[name]:,}")
+        rows.setdefault("CPU s an hour of its PostgreSQL, idle", []).append(
+            f"{idle['CPU s an hour of PostgreSQL']:,}"
+        )
+        rows.setdefault("statements a minute, idle", []).append(f"{all_statements:,.0f}")
+        rows.setdefault("of these, no BEGIN, COMMIT or ROLLBACK", []).append(f"{own:,.0f}")
+    lines = [
+        f"| | {' | '.join(figures)} |",
+        "| --- |" + " ---: |" * len(figures),
+        *(f"| {label} | {' | '.join(values)} |" for label, values in rows.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(
-    submissions: Annotated[int, typer.Option(help="requests that are accepted")] = 2000,
-    clients: Annotated[int, typer.Option(help="that send them at once")] = 4,
-    runs: Annotated[int, typer.Option(help="small runs, one after the other")] = 20,
-    idle: Annotated[float, typer.Option(help="seconds for which it is watched idling")] = 60,
+    contenders: Annotated[
+        str, typer.Option(help="names of those to measure, with commas between")
+    ] = ",".join(CONTENDERS),
+    submissions: Annotated[int, typer.Option(help="in each round")] = 500,
+    rounds: Annotated[int, typer.Option(help="of submissions")] = 3,
+    connections: Annotated[int, typer.Option(help="that share the submissions")] = 32,
+    works: Annotated[int, typer.Option(help="pieces of work, one after the other")] = 30,
+    idle: Annotated[float, typer.Option(help="seconds for which it is watched idling")] = 120,
     results: Annotated[Path, typer.Option(help="folder of the figures")] = HERE / "results",
 ) -> None:
-    """Measure, and write `service.json`."""
+    """Measure, and write `service.json` and `service.md`."""
     sys.path.insert(0, str(ROOT))
     from tests.support.postgres import postgres_server
 
-    from ledgerbeam.synthetic.trades import write_trades
+    size = Size(submissions, rounds, connections, works, idle)
+    settings = ("shared_preload_libraries = 'pg_stat_statements'",)
+    with postgres_server(settings) as server:
+        import psycopg
 
-    with postgres_server() as server, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        day = datetime(2026, 11, 20, tzinfo=UTC).date()
-        write_trades(f"{folder}/trades", 1000, files=1, format="parquet", trade_date=day, seed=7)
-        with service(server.create_database(), folder / "state") as (url, processes):
-            while KIND not in httpx.get(f"{url}/v1/kinds").text:
-                time.sleep(0.2)
-            taken = latencies(url, folder, runs)
-            figures = {
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "cores": os.cpu_count(),
-                "load": os.getloadavg()[0],
-                "seconds from the call, median and worst": {
-                    name: [round(statistics.median(all_), 3), round(max(all_), 3)]
-                    for name, all_ in taken.items()
-                },
-                "idle": idling(processes, idle),
-                "accepted a second": round(accepted(url, submissions, clients)),
-            }
+        with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION pg_stat_statements")
+        raw: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cores": os.cpu_count(),
+            "load before": os.getloadavg()[0],
+            "size": size._asdict(),
+            "figures": {},
+        }
+        for name in contenders.split(","):
+            raw["figures"][name] = measured(CONTENDERS[name], server, size)
+            print(json.dumps({name: raw["figures"][name]}), file=sys.stderr)
+    raw["load after"] = os.getloadavg()[0]
     results.mkdir(parents=True, exist_ok=True)
-    (results / "service.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    (results / "service.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (results / "service.md").write_text(table_of(raw["figures"]))
+    print(table_of(raw["figures"]))
 
 
 if __name__ == "__main__":

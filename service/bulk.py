@@ -60,12 +60,12 @@ class TargetState(StrEnum):
     FAILED = "FAILED"
 
 
-_FILTERS = {
+FILTERS = {
     BulkOf.RUNS: {"kind", "status", "since", "where"},
     BulkOf.REQUESTS: {"kind", "state", "requester", "error"},
     BulkOf.QUEUES: {"kind"},
 }
-_BULKS = {
+BULKS = {
     (BulkOf.RUNS, BulkVerb.CANCEL),
     (BulkOf.RUNS, BulkVerb.RETRY),
     (BulkOf.REQUESTS, BulkVerb.CANCEL),
@@ -130,11 +130,11 @@ class BulkAsk(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = {name for name, value in self.filter if value not in (None, "", [])}
-        if (self.of, self.verb) not in _BULKS:
-            fits = ", ".join(f"{verb} {of}" for of, verb in sorted(_BULKS))
+        if (self.of, self.verb) not in BULKS:
+            fits = ", ".join(f"{verb} {of}" for of, verb in sorted(BULKS))
             raise ValueError(f"there is no {self.verb} of {self.of}: there is {fits}")
-        if other := given - _FILTERS[self.of]:
-            known = ", ".join(sorted(_FILTERS[self.of]))
+        if other := given - FILTERS[self.of]:
+            known = ", ".join(sorted(FILTERS[self.of]))
             raise ValueError(f"{self.of} have no filter {min(other)}: they have {known}")
         if not given and self.of is not BulkOf.QUEUES:
             raise ValueError(f"a filter is missing: not all {self.of} there are can be meant")

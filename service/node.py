@@ -88,6 +88,7 @@ class Node:
         self._bell = Bell(runs.registry.database)
         self._launchers = LaunchersAhead(settings, ahead)
         self._errands = ErrandRunner(runs, settings, self.name, slots, self._adopt, now)
+        self._errands.appear(kinds)
         self._adopted: queue.SimpleQueue[tuple[RequestRecord, threading.Thread]]
         self._adopted = queue.SimpleQueue()
         self._at_work: dict[str, tuple[RequestRecord, threading.Thread]] = {}
@@ -122,6 +123,7 @@ class Node:
                 if self._at_work or database.kind == "sqlite":
                     patience = self._settings.lease_seconds / 3
                 waiter.wait(at_most=1.0 if until_empty else patience)
+        self._errands.leave()
         self._drain(time.monotonic() + drain_seconds)
         self._launchers.close()
         self._errands.close()

@@ -28,19 +28,20 @@ act = sa.table(
     sa.column("at", UtcDateTime),
     *(sa.column(name, sa.Text) for name in ("who", "action", "kind", "subject", "why")),
     sa.column("detail", Json),
+    sa.column("sealed", sa.Boolean),
 )
 
-_SOURCES: Mapping[str, Sequence[sa.ColumnElement[Any]]] = {
+_SOURCES: Mapping[str, Sequence[Any]] = {
     "event": [
         *(event.c.sequence, event.c.run_id, event.c.attempt, event.c.at, event.c.who),
         *(event.c.type, event.c.from_status, event.c.to_status, event.c.follows),
         *(event.c.why, event.c.detail),
     ],
-    "audit": list(act.c),
+    "audit": [column for column in act.c if column is not act.c.sealed],
 }
 """What a hash covers of an entry, by the table that it stands in; the first column numbers them.
 
-Not whether listeners were notified of an event, which changes later."""
+Not whether listeners were notified of an event, and whether it is sealed, which change later."""
 
 _LOCK = 5_303_178_128  # any number that other programs don't lock
 _START = "0" * 64
@@ -80,6 +81,9 @@ def seal(connection: sa.Connection) -> int:
         links.append({"number": number, "source": source, "sequence": values[0], "sha256": sha256})
     if links:
         connection.execute(sa.insert(audit_link), links)
+    for source, columns in _SOURCES.items():
+        marked = sa.update(columns[0].table).where(_unmarked(source), _has_link(source))
+        connection.execute(marked.values(sealed=True))
     return len(links)
 
 
@@ -106,8 +110,12 @@ def verify(connection: sa.Connection, head: str = "") -> AuditChain:
         has_head = has_head or before == head
     if not has_head:
         raise _mismatch(f"none of {number:,} entries has the hash {head}")
+    for source, columns in _SOURCES.items():
+        lost = sa.select(columns[0]).where(~_unmarked(source), ~_has_link(source))
+        if (sequence := connection.scalar(lost.limit(1))) is not None:
+            raise _mismatch(f"{source} {sequence} was sealed, and its hash was removed")
     unsealed = sum(
-        connection.scalar(sa.select(sa.func.count(columns[0])).where(_is_unsealed(source))) or 0
+        connection.scalar(sa.select(sa.func.count(columns[0])).where(~_has_link(source))) or 0
         for source, columns in _SOURCES.items()
     )
     return AuditChain(number, unsealed, before)
@@ -116,15 +124,23 @@ def verify(connection: sa.Connection, head: str = "") -> AuditChain:
 def _unsealed_entries(connection: sa.Connection) -> Iterator[tuple[str, Sequence[Any]]]:
     left = BATCH
     for source, columns in _SOURCES.items():
-        query = sa.select(*columns).where(_is_unsealed(source)).order_by(columns[0]).limit(left)
-        for values in connection.execute(query):
+        query = sa.select(*columns).where(_unmarked(source), ~_has_link(source))
+        for values in connection.execute(query.order_by(columns[0]).limit(left)):
             left -= 1
             yield source, values
 
 
-def _is_unsealed(source: str) -> sa.ColumnElement[bool]:
-    sealed = sa.select(audit_link.c.sequence).where(audit_link.c.source == source)
-    return _SOURCES[source][0].not_in(sealed)
+def _has_link(source: str) -> sa.ColumnElement[bool]:
+    of_entry = audit_link.c.sequence == _SOURCES[source][0]
+    return sa.exists().where(audit_link.c.source == source, of_entry)
+
+
+def _unmarked(source: str) -> sa.ColumnElement[bool]:
+    """What the table doesn't say is sealed, in the words of its index.
+
+    Programs of the version before seal too, and don't say it: what has a link is sealed.
+    """
+    return sa.literal_column(f"NOT {source}.sealed", sa.Boolean)
 
 
 def _links(connection: sa.Connection) -> Iterator[tuple[int, str, int, str, Sequence[Any]]]:

@@ -52,11 +52,13 @@ class Database:
         engine = _engine(self._url, self.place)
         self._engine = engine
         self._reader = engine
+        self._asker = engine
         self._writer = engine.execution_options(writes=True)
         if engine.dialect.name == "postgresql":
             self._reader = engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
+            self._asker = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             self._migrate()
         except BaseException:
@@ -71,6 +73,12 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database, and changes nothing."""
         with self._one_line_errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[sa.Connection]:
+        """For a single question, which needs no transaction around it."""
+        with self._one_line_errors(), self._asker.begin() as connection:
             yield connection
 
     @contextmanager

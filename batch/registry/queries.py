@@ -18,6 +18,10 @@ REPLACED = "replaced"
 """Type of the event of a run in whose place another one was submitted."""
 
 FINAL = [status for status in RunStatus if status.is_final]
+_OPEN = [status for status in RunStatus if not status.is_final]
+
+_UNDELIVERED = sa.literal_column("NOT event.delivered", sa.Boolean)
+"""In the words of the index, by which SQLite knows that it may use it."""
 
 _MIN_PREFIX_LENGTH = 6
 _IDS = 500  # that one question names
@@ -86,7 +90,7 @@ class RegistryReader:
         """
         conditions: list[sa.ColumnElement[bool]] = []
         if process is not None:
-            conditions.append(instance.c.process == process)
+            conditions.append(run.c.process == process)
         if status is not None:
             conditions.append(run.c.status == status)
         if since is not None:
@@ -103,7 +107,26 @@ class RegistryReader:
     def open_runs(self) -> list[RunRecord]:
         """Runs whose status isn't final, newest first; a damaged row is logged and left out."""
         with self._database.reading() as connection:
-            return find_runs(connection, run.c.status.not_in(FINAL), skip_damaged=True)
+            return find_runs(connection, run.c.status.in_(_OPEN), skip_damaged=True)
+
+    def last_runs(self, processes: Sequence[str]) -> list[RunRecord]:
+        """The run of each of these processes that was submitted last, where it has one."""
+        if not processes:
+            return []
+        newest = [
+            sa.select(
+                sa.select(run.c.id)
+                .where(run.c.process == process)
+                .order_by(run.c.submitted_at.desc(), run.c.id.desc())
+                .limit(1)
+                .scalar_subquery()
+                .label("id")
+            )
+            for process in processes
+        ]
+        with self._database.reading() as connection:
+            ids = [id_ for id_ in connection.scalars(sa.union_all(*newest)) if id_ is not None]
+            return find_runs(connection, run.c.id.in_(ids))
 
     def instance_runs(self, process: str, name: str) -> list[RunRecord]:
         """Runs of an instance, from the highest run number to the first."""
@@ -149,7 +172,7 @@ class RegistryReader:
         A damaged row is logged and left out.
         """
         with self._database.reading() as connection:
-            return _find_events(connection, ~event.c.delivered, limit=limit, skip_damaged=True)
+            return _find_events(connection, _UNDELIVERED, limit=limit, skip_damaged=True)
 
 
 def get_run(connection: sa.Connection, run_id: str) -> RunRecord:
@@ -239,7 +262,6 @@ def _find_runs(
         sa.select(
             *columns,
             definition.c.code_version,
-            instance.c.process,
             instance.c.name.label("instance"),
             instance.c.identity,
             instance.c.business_date,
@@ -297,8 +319,7 @@ def _find_by_prefix(connection: sa.Connection, text: str) -> RunRecord:
             run=text,
         )
     if not found:
-        begins = run.c.id.startswith(text.lower(), autoescape=True)
-        found = find_runs(connection, begins, limit=2)
+        found = find_runs(connection, *_begins(connection, text.lower()), limit=2)
     if not found:
         raise unknown_run(text)
     if len(found) > 1:
@@ -309,6 +330,18 @@ def _find_by_prefix(connection: sa.Connection, text: str) -> RunRecord:
             candidates=tuple(record.id for record in found),
         )
     return found[0]
+
+
+def _begins(connection: sa.Connection, text: str) -> list[sa.ColumnElement[bool]]:
+    """Conditions for runs whose ids begin with a text, in words that an index serves."""
+    beyond = text[:-1] + chr(ord(text[-1]) + 1)
+    if connection.dialect.name == "postgresql":
+        # By characters: in the order of a language, signs may count for nothing.
+        return [
+            run.c.id.op("~>=~", is_comparison=True)(text),
+            run.c.id.op("~<~", is_comparison=True)(beyond),
+        ]
+    return [run.c.id >= text, run.c.id < beyond]
 
 
 def _find_events(

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import RunStatus
 
-HEAD = "6"
+HEAD = "7"
 """The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 
@@ -145,13 +145,19 @@ run = sa.Table(
     _column("next_kind", one_of(AttemptKind), server_default=AttemptKind.FIRST.value),
     _column("launcher_started_at", UtcDateTime, nullable=True),
     _column("launcher_process", sa.Text, nullable=True),
+    # That of its instance, for indexes.
+    _column("process", Prose, server_default=""),
     sa.UniqueConstraint("instance_id", "run_number"),
     sa.ForeignKeyConstraint(
         ["id", "last_move", "status"], ["event.run_id", "event.sequence", "event.to_status"]
     ),
     sa.CheckConstraint("run_number >= 1", name="run_number"),
     sa.Index(None, "submitted_at", "id"),
-    sa.Index(None, "status"),
+    sa.Index(None, "process", "submitted_at", "id"),
+    sa.Index(None, "process", "status", "submitted_at", "id"),
+    sa.Index(None, "status", "submitted_at", "id"),
+    # For beginnings of ids, whatever the order of words is in the database's language.
+    sa.Index("ix_run_id", "id", postgresql_ops={"id": "text_pattern_ops"}).ddl_if("postgresql"),
 )
 
 attempt = sa.Table(
@@ -188,6 +194,7 @@ event = sa.Table(
     _column("why", Prose),
     _column("detail", Json),
     _column("delivered", sa.Boolean),
+    _column("sealed", sa.Boolean, server_default=sa.false()),
     # A run and its first event point to each other: this one is checked when both are there.
     sa.ForeignKeyConstraint(
         ["run_id"], ["run.id"], deferrable=True, initially="DEFERRED", use_alter=True
@@ -236,6 +243,8 @@ def whole_metadata() -> sa.MetaData:
             "follows IS NULL AND to_status IS NOT NULL",
         ),
         ("ix_event_undelivered", event.c.sequence, False, "NOT delivered"),
+        ("ix_event_unsealed", event.c.sequence, False, "NOT sealed"),
+        ("ix_run_expiring", run.c.results_expire_at, False, "results_expired_at IS NULL"),
     ):
         where = sa.text(condition)
         sa.Index(name, column, unique=is_unique, sqlite_where=where, postgresql_where=where)

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.service.access.together import Together
 from ledgerbeam.service.errors import (
     AccessDeniedError,
     BadRequestError,
     UnauthenticatedError,
 )
-from ledgerbeam.service.model import Principal, Role
-from ledgerbeam.service.store.intake import Intake
+from ledgerbeam.service.model import Principal, RequestRecord, Role
+from ledgerbeam.service.store.intake import Asked, Intake
 from ledgerbeam.service.store.keys import Keys
 from ledgerbeam.service.store.wake import Bell
 
@@ -42,6 +44,9 @@ class Front:
         needs_key: whether callers have to name a key in any case.
         provider: whose tokens are as good as keys; None for none.
         now: the present time in UTC.
+        is_guarded: `asks_for_key`, for many callers at once.
+        checked: whose a key is, for many callers at once.
+        accepted: what `Intake.accept` gives, for many callers at once.
     """
 
     runs: Runs
@@ -51,6 +56,9 @@ class Front:
     needs_key: bool
     provider: "Provider | None"
     now: Clock
+    is_guarded: Together[None, bool]
+    checked: Together[str, Principal]
+    accepted: Together[Asked, tuple[RequestRecord, bool]]
 
     @classmethod
     def open(cls, settings: Settings, *, needs_key: bool, now: Clock = utc_now) -> "Front":
@@ -67,7 +75,22 @@ class Front:
             from ledgerbeam.service.access.oidc import Provider
 
             provider = Provider.from_environment(now)
-        return cls(runs, intake, keys, bell, needs_key, provider, now)
+
+        def are_guarded(calls: Sequence[None]) -> Sequence[bool]:
+            return [needs_key or keys.are_there()] * len(calls)
+
+        return cls(
+            runs,
+            intake,
+            keys,
+            bell,
+            needs_key,
+            provider,
+            now,
+            Together(are_guarded),
+            Together(lambda given: keys.check_all(given, now())),
+            Together(intake.accept_all),
+        )
 
     def asks_for_key(self) -> bool:
         """Whether callers have to name a key: in any case, or since there is one by now.
@@ -88,7 +111,11 @@ def front_of(request: Request) -> Front:
     return front
 
 
-def caller_of(request: Request) -> Principal:
+async def _front_of(request: Request) -> Front:
+    return front_of(request)  # what isn't asynchronous would be called in a thread
+
+
+async def caller_of(request: Request) -> Principal:
     """Who calls: by a key or a token in `Authorization: Bearer`, or by the cookie of the page.
 
     Raises:
@@ -96,25 +123,25 @@ def caller_of(request: Request) -> Principal:
         AccessDeniedError: without keys, the call doesn't come from a page of this machine.
     """
     front = front_of(request)
-    if not front.asks_for_key():
+    if not (front.needs_key or await front.is_guarded.ask(None)):
         _check_local(request)
         return Principal(name=whoami(), roles={"*": Role.ADMIN})
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         token = key.strip()
         if front.provider is not None and not token.startswith("lb_"):
-            return front.provider.check(token)
-        return front.keys.check(token, front.now())
+            return await run_in_threadpool(front.provider.check, token)
+        return await front.checked.ask(token)
     session = request.cookies.get(COOKIE)
     if session is None:
         raise UnauthenticatedError("the call names no key: send Authorization: Bearer KEY")
     if request.method not in ("GET", "HEAD") and request.url.path.startswith("/v1/"):
         # A cookie goes with every call of a browser, whatever page has made it.
         raise UnauthenticatedError("the API takes no cookies: send Authorization: Bearer KEY")
-    return front.keys.check(session, front.now())
+    return await front.checked.ask(session)
 
 
-AFront = Annotated[Front, Depends(front_of)]
+AFront = Annotated[Front, Depends(_front_of)]
 Caller = Annotated[Principal, Depends(caller_of)]
 
 

@@ -23,7 +23,7 @@ from ledgerbeam.service.model import (
     Submission,
 )
 from ledgerbeam.service.store.dispatch import Dispatch
-from ledgerbeam.service.store.errands import Errands
+from ledgerbeam.service.store.errands import APPEAR_SECONDS, Errands
 
 _POLL_SECONDS = 0.1
 _log = logging.getLogger(__name__)
@@ -56,11 +56,14 @@ class ErrandRunner:
         self._now = now
         self._errands = Errands(runs.registry.database)
         self._dispatch = Dispatch(runs.registry.database)
+        self._appeared_at = float("-inf")
         self._idle: list[InlineWorker] = []
         self._at_work: list[threading.Thread] = []
 
     def step(self, kinds: Sequence[str]) -> bool:
         """Take errands that there are slots for; gives whether anything was taken."""
+        if time.monotonic() - self._appeared_at > APPEAR_SECONDS:
+            self.appear(kinds)
         self._at_work = [thread for thread in self._at_work if thread.is_alive()]
         free = self._slots - len(self._at_work)
         if free <= 0:
@@ -71,6 +74,18 @@ class ErrandRunner:
             self._at_work.append(thread)
             thread.start()
         return bool(taken)
+
+    def appear(self, kinds: Sequence[str]) -> None:
+        """Have callers count on the node for these kinds."""
+        self._errands.appear(self._node, host_name(), kinds, self._now())
+        self._appeared_at = time.monotonic()
+
+    def leave(self) -> None:
+        """Have nobody count on the node any more."""
+        try:
+            self._errands.leave(self._node)
+        except RegistryUnavailableError as error:
+            _log.warning("the node goes without having said so: %s", error)
 
     def close(self) -> None:
         """End the processes that wait for components; those at work end with this process."""

@@ -234,7 +234,7 @@ class Bulks:
     def at_work(self) -> list[int]:
         """The numbers of the actions that are to be carried out, oldest first."""
         query = sa.select(bulk.c.sequence).where(bulk.c.state == BulkState.RUNNING)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return list(connection.execute(query.order_by(bulk.c.sequence)).scalars())
 
     def reach(self, sequence: int, at: datetime.datetime, who: str) -> bool:

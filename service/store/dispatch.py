@@ -59,7 +59,7 @@ class Dispatch(RequestReader):
             request.c.state == RequestState.RECEIVED,
             request.c.kind.in_(kinds) | request.c.kind.not_in(published),
         )
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             rows = connection.execute(query.order_by(request.c.sequence).limit(_BATCH))
             return [record_of(row) for row in rows]
 
@@ -161,7 +161,7 @@ class Dispatch(RequestReader):
         waits = request.c.state == RequestState.QUEUED
         lost = (request.c.state == RequestState.RUNNING) & (request.c.lease_until < now)
         query = sa.select(request.c.kind).distinct().where(request.c.kind.in_(kinds), waits | lost)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return {*connection.execute(query).scalars()}
 
     def adopt(

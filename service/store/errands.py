@@ -15,11 +15,21 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.io.failpoints import failpoint
-from ledgerbeam.service.errors import IdempotencyConflictError, RequestNotFoundError
+from ledgerbeam.service.errors import (
+    IdempotencyConflictError,
+    RequestNotFoundError,
+    ServiceUnavailableError,
+)
 from ledgerbeam.service.model import KEY_SECONDS, Errand, ErrandKind
 from ledgerbeam.service.store.intake import fingerprint_of, lock_key
 from ledgerbeam.service.store.reading import note
 from ledgerbeam.service.store.tables import errand
+from ledgerbeam.service.store.tables import node as present
+
+APPEAR_SECONDS = 120.0
+"""How often a node says that it is there."""
+
+_GONE_SECONDS = 2.5 * APPEAR_SECONDS
 
 
 class Errands:
@@ -27,6 +37,19 @@ class Errands:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def appear(self, name: str, host: str, kinds: Sequence[str], at: datetime.datetime) -> None:
+        """Record that a node is there, and which kinds it serves; it says so again in time."""
+        facts = {"host": host, "kinds": list(kinds), "seen_at": at}
+        mine = present.c.name == name
+        with self._database.writing() as connection:
+            if not connection.execute(present.update().where(mine).values(facts)).rowcount:
+                connection.execute(present.insert().values({**facts, "name": name}))
+
+    def leave(self, name: str) -> None:
+        """Record that a node serves no more."""
+        with self._database.writing() as connection:
+            connection.execute(present.delete().where(present.c.name == name))
 
     def ask(
         self,
@@ -56,6 +79,7 @@ class Errands:
 
         Raises:
             IdempotencyConflictError: the key stands for another errand.
+            ServiceUnavailableError: there is no node that could take it.
         """
         fingerprint = fingerprint_of(what, kind, dict(given), why)
         errand_id = str(uuid.uuid4())
@@ -87,6 +111,7 @@ class Errands:
                     )
                 if known is not None and (known.node is not None or known.deadline > at):
                     return _read(known)
+            _check_served(connection, kind, host, at)
             connection.execute(errand.insert().values(new))
             note(connection, at, who, f"{what}.asked", errand_id, kind, why, **_shown(given))
             return _find(connection, errand_id)
@@ -116,7 +141,7 @@ class Errands:
             .limit(slots)
         )
         # Where there is nothing, which is most of the time, nobody is kept from writing.
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             if connection.execute(free).first() is None:
                 return []
         with self._database.writing() as connection:
@@ -167,9 +192,24 @@ class Errands:
                 note(connection, at, node, what, asked.id, asked.kind, error or "", **detail)
 
     def forget(self, now: datetime.datetime) -> None:
-        """Delete errands with their answers, a day after they were asked for."""
+        """Delete errands with their answers a day after they were asked for, and lost nodes."""
         with self._database.writing() as connection:
             connection.execute(errand.delete().where(errand.c.expires_at <= now))
+            gone = now - datetime.timedelta(seconds=KEY_SECONDS)
+            connection.execute(present.delete().where(present.c.seen_at <= gone))
+
+
+def _check_served(
+    connection: sa.Connection, kind: str, host: str | None, at: datetime.datetime
+) -> None:
+    alive = present.c.seen_at > at - datetime.timedelta(seconds=_GONE_SECONDS)
+    on_host = sa.true() if host is None else present.c.host == host
+    served = connection.execute(sa.select(present.c.kinds).where(alive, on_host)).scalars()
+    if not any(kind in kinds for kinds in served):
+        where = "" if host is None else f" on {host}"
+        raise ServiceUnavailableError(
+            f"no node{where} serves {kind}: start one by `ledgerbeam work --kinds={kind}`"
+        )
 
 
 def _shown(given: Mapping[str, Any]) -> dict[str, Any]:

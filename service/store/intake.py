@@ -4,12 +4,14 @@ import datetime
 import hashlib
 import json
 import uuid
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ledgerbeam.batch.model.queue import QueuePolicy
-from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.errors import ParameterError, RegistryUnavailableError, UserError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.service.errors import (
     ChangedMeanwhileError,
@@ -31,7 +33,19 @@ from ledgerbeam.service.store.reading import (
     read_queue,
     record_of,
 )
-from ledgerbeam.service.store.tables import idempotency, queue, request
+from ledgerbeam.service.store.tables import audit, idempotency, queue, request
+
+
+class Asked(NamedTuple):
+    """What is asked for, and by whom; see `Intake.accept`."""
+
+    submission: Submission
+    who: str
+    at: datetime.datetime
+    verb: Verb = Verb.SUBMIT
+    run_id: str | None = None
+    key: str | None = None
+    traceparent: str | None = None
 
 
 class Intake(RequestReader):
@@ -65,33 +79,40 @@ class Intake(RequestReader):
         Raises:
             IdempotencyConflictError: the key stands for another request.
         """
-        with self._database.writing() as connection:
-            known = None if key is None else _known(connection, who, key, at)
-            fingerprint = _fingerprint(submission, verb, run_id)
-            if known is not None:
-                return _same(connection, known, fingerprint), False
-            stored = store_request(
-                connection,
-                submission,
-                who=who,
-                at=at,
-                verb=verb,
-                run_id=run_id,
-                traceparent=traceparent,
-            )
-            if key is not None:
-                connection.execute(
-                    idempotency.insert().values(
-                        requester=who,
-                        key=key,
-                        fingerprint=fingerprint,
-                        request_id=stored.id,
-                        expires_at=at + datetime.timedelta(seconds=KEY_SECONDS),
-                    )
-                )
-            failpoint("accept: before commit")
-        failpoint("accept: stored")
-        return stored, True
+        asked = Asked(submission, who, at, verb, run_id, key, traceparent)
+        (answer,) = self.accept_all([asked])
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def accept_all(
+        self, asked: Sequence["Asked"]
+    ) -> "Sequence[tuple[RequestRecord, bool] | UserError]":
+        """The same for many, in one transaction, unless one of them spoils it for the others.
+
+        Returns:
+            For each what `accept` returns, or the error that it raises.
+        """
+        answers: list[tuple[RequestRecord, bool] | UserError] = []
+        for few in _with_keys_of_their_own(asked):
+            try:
+                with self._database.writing() as connection:
+                    stored = _accept(connection, few)
+                    failpoint("accept: before commit")
+                failpoint("accept: stored")
+                answers += stored
+            except RegistryUnavailableError:
+                raise
+            except (UserError, sa.exc.SQLAlchemyError):
+                if len(few) == 1:
+                    raise
+                # Which one it is shows when each is stored by itself.
+                for one in few:
+                    try:
+                        answers += self.accept_all([one])
+                    except UserError as error:
+                        answers.append(error)
+        return answers
 
     def recall(
         self,
@@ -112,7 +133,8 @@ class Intake(RequestReader):
             known = _known(connection, who, key, at)
             if known is None:
                 return None
-            return _same(connection, known, _fingerprint(submission, verb, run_id))
+            asked = Asked(submission, who, at, verb, run_id, key)
+            return _same(connection, known, _fingerprint(asked))
 
     def cancel(
         self, request_id: str, *, who: str, at: datetime.datetime, why: str, etag: int | None = None
@@ -196,42 +218,112 @@ def store_request(
     **noted: Any,
 ) -> RequestRecord:
     """Store a new request, with its audit entry; `noted` are further facts for that."""
-    request_id = str(uuid.uuid4())
-    new = {
-        "id": request_id,
-        "kind": submission.kind,
-        "verb": verb,
-        "state": RequestState.RECEIVED,
-        "parameters": submission.parameters,
-        "priority": submission.priority,
-        "turn": 0,
-        "requester": who,
-        "why": submission.why,
-        "received_at": at,
-        "start_by": submission.start_by,
-        "run_id": run_id,
-        "epoch": 0,
-        "lost": 0,
-        "problems": [],
-        "version": 1,
-        "traceparent": traceparent,
-    }
-    inserted = connection.execute(request.insert().values(new)).inserted_primary_key
-    assert inserted is not None
-    note(
-        connection,
-        at,
-        who,
-        "request.received",
-        request_id,
-        submission.kind,
-        submission.why,
-        verb=verb,
-        **noted,
-    )
-    # What isn't known yet is None; the row needn't be read again.
+    asked = Asked(submission, who, at, verb, run_id, None, traceparent)
+    return _store(connection, [asked], noted)[0]
+
+
+def _store(
+    connection: sa.Connection,
+    asked: Sequence[Asked],
+    noted: Mapping[str, Any] = MappingProxyType({}),
+) -> list[RequestRecord]:
+    """Store new requests, each with its audit entry."""
+    if not asked:
+        return []
+    new = [
+        {
+            "id": str(uuid.uuid4()),
+            "kind": one.submission.kind,
+            "verb": one.verb,
+            "state": RequestState.RECEIVED,
+            "parameters": one.submission.parameters,
+            "priority": one.submission.priority,
+            "turn": 0,
+            "requester": one.who,
+            "why": one.submission.why,
+            "received_at": one.at,
+            "start_by": one.submission.start_by,
+            "run_id": one.run_id,
+            "epoch": 0,
+            "lost": 0,
+            "problems": [],
+            "version": 1,
+            "traceparent": one.traceparent,
+        }
+        for one in asked
+    ]
+    numbered = request.insert().returning(request.c.sequence, sort_by_parameter_order=True)
+    sequences = connection.execute(numbered, new).scalars().all()
+    entries = [
+        {
+            "at": row["received_at"],
+            "who": row["requester"],
+            "action": "request.received",
+            "kind": row["kind"],
+            "subject": row["id"],
+            "why": row["why"],
+            "detail": {"verb": row["verb"], **noted},
+        }
+        for row in new
+    ]
+    connection.execute(audit.insert(), entries)
+    # What isn't known yet is None; the rows needn't be read again.
     unknown = dict.fromkeys(RequestRecord.model_fields)
-    return RequestRecord.model_validate({**unknown, **new, "sequence": inserted[0]})
+    return [
+        RequestRecord.model_validate({**unknown, **row, "sequence": sequence})
+        for row, sequence in zip(new, sequences, strict=True)
+    ]
+
+
+def _accept(
+    connection: sa.Connection, asked: Sequence[Asked]
+) -> list[tuple[RequestRecord, bool] | UserError]:
+    """Store what isn't known by its key; all keys are different."""
+    known = {}
+    # In one order everywhere, so that no two wait for each other.
+    for one in sorted((one for one in asked if one.key), key=lambda one: (one.who, one.key)):
+        assert one.key is not None
+        if (row := _known(connection, one.who, one.key, one.at)) is not None:
+            known[one.who, one.key] = row
+    new = [one for one in asked if (one.who, one.key) not in known]
+    stored = dict(zip(map(id, new), _store(connection, new), strict=True))
+    remembered = [
+        {
+            "requester": one.who,
+            "key": one.key,
+            "fingerprint": _fingerprint(one),
+            "request_id": stored[id(one)].id,
+            "expires_at": one.at + datetime.timedelta(seconds=KEY_SECONDS),
+        }
+        for one in new
+        if one.key
+    ]
+    if remembered:
+        connection.execute(idempotency.insert(), remembered)
+    answers: list[tuple[RequestRecord, bool] | UserError] = []
+    for one in asked:
+        if id(one) in stored:
+            answers.append((stored[id(one)], True))
+            continue
+        try:
+            answers.append((_same(connection, known[one.who, one.key], _fingerprint(one)), False))
+        except IdempotencyConflictError as error:
+            answers.append(error)
+    return answers
+
+
+def _with_keys_of_their_own(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+    """Parts of a sequence, one after the other, in which no key stands twice."""
+    part: list[Asked] = []
+    keys: set[tuple[str, str]] = set()
+    for one in asked:
+        if one.key and (one.who, one.key) in keys:
+            yield part
+            part, keys = [], set()
+        part.append(one)
+        if one.key:
+            keys.add((one.who, one.key))
+    yield part
 
 
 def cancel_request(
@@ -363,13 +455,13 @@ def _same(connection: sa.Connection, known: sa.Row[Any], fingerprint: str) -> Re
     return record_of(find_request(connection, known.request_id))
 
 
-def _fingerprint(submission: Submission, verb: Verb, run_id: str | None) -> str:
+def _fingerprint(one: Asked) -> str:
     # Whether it replaces, the verb says.
-    asked = submission.model_dump(mode="json", exclude={"replace"})
-    if verb is not Verb.SUBMIT:
+    asked = one.submission.model_dump(mode="json", exclude={"replace"})
+    if one.verb is not Verb.SUBMIT:
         # How the run stood when it was asked for is not what was asked for.
         asked["parameters"].pop("after", None)
-    return fingerprint_of(asked, verb, run_id)
+    return fingerprint_of(asked, one.verb, one.run_id)
 
 
 def lock_key(connection: sa.Connection, who: str, key: str) -> None:

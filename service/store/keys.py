@@ -8,12 +8,13 @@ import datetime
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from ledgerbeam.batch.registry.database import Database
-from ledgerbeam.io.errors import ParameterError
+from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.service.errors import UnauthenticatedError
 from ledgerbeam.service.model import KeyRecord, Principal, Role
 from ledgerbeam.service.store.reading import note
@@ -69,24 +70,30 @@ class Keys:
         Raises:
             UnauthenticatedError: there is no such key, or it was revoked or has expired.
         """
-        id_, _, secret = key.removeprefix("lb_").partition("_")
+        (principal,) = self.check_all([key], at)
+        if isinstance(principal, UserError):
+            raise principal
+        return principal
+
+    def check_all(
+        self, keys: Sequence[str], at: datetime.datetime
+    ) -> "Sequence[Principal | UserError]":
+        """The same for many keys, by one question; gives the error of one that isn't valid."""
         parent = api_key.alias()
         query = (
             sa.select(api_key, parent.c.revoked_at.label("parent_revoked_at"))
             .outerjoin(parent, parent.c.id == api_key.c.parent)
-            .where(api_key.c.id == id_)
+            .where(api_key.c.id.in_({_parts(key)[0] for key in keys}))
         )
-        with self._database.reading() as connection:
-            row = connection.execute(query).first()
-        known = row.secret_hash if row is not None else _hash("")
-        fits = hmac.compare_digest(known, _hash(secret)) and key.startswith("lb_")
-        if row is None or not fits:
-            raise UnauthenticatedError("the API key isn't valid: check that it is whole")
-        if row.revoked_at is not None or row.parent_revoked_at is not None:
-            raise UnauthenticatedError("the API key was revoked: ask for another one")
-        if row.expires_at is not None and row.expires_at <= at:
-            raise UnauthenticatedError("the API key has expired: ask for another one")
-        return Principal(name=row.name, roles=row.roles, key_id=row.id)
+        with self._database.asking() as connection:
+            rows = {row.id: row for row in connection.execute(query)}
+        found: list[Principal | UserError] = []
+        for key in keys:
+            try:
+                found.append(_owner(key, rows.get(_parts(key)[0]), at))
+            except UnauthenticatedError as error:
+                found.append(error)
+        return found
 
     def revoke(self, key_id: str, *, who: str, at: datetime.datetime, why: str) -> None:
         """Make a key invalid, and those of the browsers that were signed in with it.
@@ -134,7 +141,7 @@ class Keys:
     def are_there(self) -> bool:
         """Whether people have made a key that isn't revoked."""
         made = api_key.c.parent.is_(None) & api_key.c.revoked_at.is_(None)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return (
                 connection.execute(sa.select(api_key.c.id).where(made).limit(1)).first() is not None
             )
@@ -169,3 +176,22 @@ def read_roles(texts: list[str]) -> dict[str, Role]:
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _parts(key: str) -> tuple[str, str]:
+    """The id of a key, and its secret."""
+    id_, _, secret = key.removeprefix("lb_").partition("_")
+    return id_, secret
+
+
+def _owner(key: str, row: sa.Row[Any] | None, at: datetime.datetime) -> Principal:
+    """Whose a key is, given what is stored of it."""
+    known = row.secret_hash if row is not None else _hash("")
+    fits = hmac.compare_digest(known, _hash(_parts(key)[1])) and key.startswith("lb_")
+    if row is None or not fits:
+        raise UnauthenticatedError("the API key isn't valid: check that it is whole")
+    if row.revoked_at is not None or row.parent_revoked_at is not None:
+        raise UnauthenticatedError("the API key was revoked: ask for another one")
+    if row.expires_at is not None and row.expires_at <= at:
+        raise UnauthenticatedError("the API key has expired: ask for another one")
+    return Principal(name=row.name, roles=row.roles, key_id=row.id)

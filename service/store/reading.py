@@ -141,8 +141,7 @@ class RequestReader:
         What waits or runs is counted, which is little; what has ended isn't.
         """
         with self._database.reading() as connection:
-            names = connection.execute(sa.select(queue.c.kind).order_by(queue.c.kind)).scalars()
-            return [read_queue(connection, name) for name in names]
+            return _read_queues(connection)
 
     def queue(self, name: str) -> QueueRecord:
         """How the queue of a kind stands.
@@ -172,7 +171,8 @@ class RequestReader:
         cursor: str | None = None,
     ) -> Page:
         """Who did what, newest first; the history of a run is in the registry."""
-        query = audit.select().order_by(audit.c.sequence.desc()).limit(limit + 1)
+        query = sa.select(*(audit.c[name] for name in AuditEntry.model_fields))
+        query = query.order_by(audit.c.sequence.desc()).limit(limit + 1)
         if subject is not None:
             query = query.where(audit.c.subject == subject)
         if kinds is not None:
@@ -212,26 +212,44 @@ def find_request(connection: sa.Connection, request_id: str, *, lock: bool = Fal
 
 def read_queue(connection: sa.Connection, name: str) -> QueueRecord:
     """How a queue stands, as the transaction sees it."""
-    joined = sa.select(queue, kind.c.policy).join(kind, kind.c.name == queue.c.kind)
-    row = connection.execute(joined.where(queue.c.kind == name)).first()
-    if row is None:
+    found = _read_queues(connection, name)
+    if not found:
         raise unknown_kind(name)
-    of_kind = request.c.kind == name
-    queued = of_kind & (request.c.state == RequestState.QUEUED)
-    running = of_kind & (request.c.state == RequestState.RUNNING)
-    count, oldest = connection.execute(
-        sa.select(sa.func.count(), sa.func.min(request.c.queued_at)).where(queued)
-    ).one()
-    at_work = connection.execute(sa.select(sa.func.count()).select_from(request).where(running))
-    return QueueRecord(
-        kind=name,
-        policy=policy_of(row),
-        held_why=row.held_why,
-        queued=count,
-        running=at_work.scalar_one(),
-        oldest_at=oldest,
-        version=row.version,
+    return found[0]
+
+
+def _read_queues(connection: sa.Connection, name: str | None = None) -> list[QueueRecord]:
+    """How all queues stand, or the one of a kind, by two questions."""
+    joined = sa.select(queue, kind.c.policy).join(kind, kind.c.name == queue.c.kind)
+    counted = (
+        sa.select(
+            request.c.kind,
+            request.c.state,
+            sa.func.count().label("count"),
+            sa.func.min(request.c.queued_at).label("oldest"),
+        )
+        .where(request.c.state.in_((RequestState.QUEUED, RequestState.RUNNING)))
+        .group_by(request.c.kind, request.c.state)
     )
+    if name is not None:
+        joined, counted = joined.where(queue.c.kind == name), counted.where(request.c.kind == name)
+    counts = {(row.kind, row.state): row for row in connection.execute(counted)}
+    found = []
+    for row in connection.execute(joined.order_by(queue.c.kind)):
+        queued = counts.get((row.kind, RequestState.QUEUED))
+        running = counts.get((row.kind, RequestState.RUNNING))
+        found.append(
+            QueueRecord(
+                kind=row.kind,
+                policy=policy_of(row),
+                held_why=row.held_why,
+                queued=0 if queued is None else queued[2],
+                running=0 if running is None else running[2],
+                oldest_at=None if queued is None else queued.oldest,
+                version=row.version,
+            )
+        )
+    return found
 
 
 def policy_of(row: sa.Row[Any]) -> QueuePolicy:

@@ -10,6 +10,7 @@
 | `bulk` | an action on many runs, requests or queues, and how it stands |
 | `bulk_target` | what each of them acts on, and what became of it |
 | `errand` | what a node is to answer at once, and the answer, until it expires |
+| `node` | a node that is there, on which machine, and the kinds that it serves |
 | `audit` | who did what, when and why; entries are never changed |
 | `api_key` | hashes of keys, with the roles that they give |
 """
@@ -24,6 +25,11 @@ from ledgerbeam.service.bulk import BulkOf, BulkState, BulkVerb, TargetState
 from ledgerbeam.service.model import ErrandKind, RequestState, Verb
 
 metadata = sa.MetaData(naming_convention=of_registry.naming_convention)
+
+
+def _index(name: str, column: sa.Column[Any], condition: str) -> None:
+    where = sa.text(condition)
+    sa.Index(name, column, sqlite_where=where, postgresql_where=where)
 
 
 def _column(name: str, type_: Any, *others: Any, **options: Any) -> sa.Column[Any]:
@@ -98,9 +104,14 @@ request = sa.Table(
     ),
     sa.Index(None, "kind", "state", "priority", "turn", "sequence"),
     sa.Index(None, "state", "sequence"),
+    sa.Index(None, "kind", "sequence"),
+    sa.Index(None, "kind", "state", "sequence"),
     sa.Index(None, "requester", "sequence"),
+    sa.Index(None, "requester", "state", "sequence"),
     sa.Index(None, "run_id"),
 )
+
+_index("ix_request_error", request.c.sequence, "error IS NOT NULL")
 
 idempotency = sa.Table(
     "idempotency",
@@ -179,6 +190,15 @@ errand = sa.Table(
     sa.Index(None, "expires_at"),
 )
 
+node = sa.Table(
+    "node",
+    metadata,
+    _column("name", sa.Text, primary_key=True),
+    _column("host", sa.Text),
+    _column("kinds", Json),
+    _column("seen_at", UtcDateTime),
+)
+
 audit = sa.Table(
     "audit",
     metadata,
@@ -190,8 +210,12 @@ audit = sa.Table(
     _column("subject", Prose),
     _column("why", Prose),
     _column("detail", Json),
+    _column("sealed", sa.Boolean, server_default=sa.false()),
     sa.Index(None, "subject", "sequence"),
+    sa.Index(None, "kind", "sequence"),
 )
+
+_index("ix_audit_unsealed", audit.c.sequence, "NOT sealed")
 
 api_key = sa.Table(
     "api_key",

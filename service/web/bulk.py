@@ -54,7 +54,7 @@ from ledgerbeam.service.web.runs import allowed, pair_of
 router = APIRouter(prefix="/v1/bulk", tags=["actions on many"])
 
 _POLL_SECONDS = 0.3
-_STATES = {
+STATES = {
     BulkVerb.CANCEL: [state for state in RequestState if not state.is_final],
     BulkVerb.REDRIVE: [RequestState.DEAD, RequestState.EXPIRED],
 }
@@ -138,7 +138,7 @@ def ask(
 def find(front: AFront, caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> BulkList:
     """Actions on many, newest first; those on kinds that the caller may see."""
     page = Bulks(front.runs.registry.database).search(limit=limit, cursor=cursor)
-    seen = [item for item in page.items if _may(caller, Role.VIEWER, item)]
+    seen = [item for item in page.items if may(caller, Role.VIEWER, item)]
     return BulkList(items=seen, next=page.next)
 
 
@@ -149,7 +149,7 @@ async def get(
     """How an action stands; with `Prefer: wait=N`, at its end or after N seconds."""
     deadline = time.monotonic() + seconds_to_wait(prefer)
     while True:
-        found = await run_in_threadpool(_visible, front, caller, bulk_id)
+        found = await run_in_threadpool(visible, front, caller, bulk_id)
         if found.ended_at is not None or time.monotonic() >= deadline:
             return _answer(found, response)
         await asyncio.sleep(_POLL_SECONDS)
@@ -165,7 +165,7 @@ def targets(
     cursor: Cursor = None,
 ) -> TargetList:
     """What became of each target."""
-    _visible(front, caller, bulk_id)
+    visible(front, caller, bulk_id)
     bulks = Bulks(front.runs.registry.database)
     page = bulks.targets(bulk_id, state=state, limit=limit, cursor=cursor)
     return TargetList(items=list(page.items), next=page.next)
@@ -181,7 +181,7 @@ def approve(
     if_match: IfMatch = None,
 ) -> BulkRecord:
     """Have an action carried out that another person has asked for, and that waits for that."""
-    found = _visible(front, caller, bulk_id)
+    found = visible(front, caller, bulk_id)
     _demand_all(caller, Role.APPROVER, found)
     return _decide(front, caller, response, found, BulkState.RUNNING, reason, if_match)
 
@@ -196,7 +196,7 @@ def refuse(
     if_match: IfMatch = None,
 ) -> BulkRecord:
     """Refuse an action that waits for a second person; nothing is done."""
-    found = _visible(front, caller, bulk_id)
+    found = visible(front, caller, bulk_id)
     _demand_all(caller, Role.APPROVER, found)
     return _decide(front, caller, response, found, BulkState.REFUSED, reason, if_match)
 
@@ -211,7 +211,7 @@ def cancel(
     if_match: IfMatch = None,
 ) -> BulkRecord:
     """End an action where it has got to; what it has done stays done."""
-    found = _visible(front, caller, bulk_id)
+    found = visible(front, caller, bulk_id)
     if found.requester != caller.name:
         _demand_all(caller, Role.OPERATOR, found)
     return _decide(front, caller, response, found, BulkState.CANCELED, reason, if_match)
@@ -256,7 +256,7 @@ def _runs(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator
 
 
 def _requests(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator[Chosen]:
-    wanted, fits = given.filter, _STATES[given.verb]
+    wanted, fits = given.filter, STATES[given.verb]
     for state in fits if wanted.state is None else {wanted.state}.intersection(fits):
         page = front.intake.search(
             state=state,
@@ -288,7 +288,8 @@ def _tag(chosen: Sequence[Chosen]) -> int:
     return int.from_bytes(hashlib.sha256(ids.encode()).digest()[:7])
 
 
-def _may(caller: Principal, role: Role, found: BulkRecord) -> bool:
+def may(caller: Principal, role: Role, found: BulkRecord) -> bool:
+    """Whether a caller has a role with all kinds of an action's targets."""
     return all(caller.may(role, kind) for kind in found.kinds or ["*"])
 
 
@@ -297,7 +298,13 @@ def _demand_all(caller: Principal, role: Role, found: BulkRecord) -> None:
         demand(caller, role, kind)
 
 
-def _visible(front: Front, caller: Principal, bulk_id: str) -> BulkRecord:
+def visible(front: Front, caller: Principal, bulk_id: str) -> BulkRecord:
+    """An action that a caller may see.
+
+    Raises:
+        AccessDeniedError: they may not.
+        BulkNotFoundError: there is none of that id.
+    """
     found = Bulks(front.runs.registry.database).get(bulk_id)
     if found.requester != caller.name:
         _demand_all(caller, Role.VIEWER, found)

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.observe.progress import Progress
 from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.service.access.front import (
@@ -24,6 +25,7 @@ from ledgerbeam.service.access.front import (
     Front,
     demand,
     etag_of,
+    is_number,
     visible_kinds,
 )
 from ledgerbeam.service.errors import BadRequestError
@@ -37,18 +39,20 @@ from ledgerbeam.service.model import (
 )
 from ledgerbeam.service.page.forms import fields_of, parameters_of
 from ledgerbeam.service.page.night import RECENT, Seen, is_over, night
-from ledgerbeam.service.web import requests, run_page, runs
+from ledgerbeam.service.web import bulk_pages, requests, run_page, runs
 from ledgerbeam.service.web.render import STATIC, Form, is_refresh, page_of
 
 _FEW = 20
 
 router = APIRouter(include_in_schema=False)
+PARTS = (run_page.router, bulk_pages.router, router)
+"""All pages."""
 
 
 def mount(app: FastAPI) -> None:
     """Add the pages and their static files to an application."""
     app.mount("/static", StaticFiles(directory=STATIC))
-    for part in (run_page.router, router):
+    for part in PARTS:
         app.include_router(part)
 
 
@@ -58,7 +62,7 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
     now = front.now()
     queues = [q for q in front.intake.queues() if caller.may(Role.VIEWER, q.kind)]
     at_work = [r for r in front.runs.registry.open_runs() if caller.may(Role.VIEWER, r.process)]
-    last = [run for queue in queues for run in front.runs.list(queue.kind, limit=1)]
+    last = front.runs.registry.last_runs([queue.kind for queue in queues])
     failed = [
         run
         for run in front.runs.list(status=RunStatus.FAILURE, limit=_FEW)
@@ -69,7 +73,9 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
         request,
         caller,
         "tonight-live.html" if is_refresh(request) else "tonight.html",
-        night=night([_seen(front, run) for run in runs.values()], _left(front, caller, now), now),
+        night=night(
+            [_seen(front, run, now) for run in runs.values()], _left(front, caller, now), now
+        ),
         more=max(0, len(at_work) - _FEW),
         queues=queues,
         now=now,
@@ -162,7 +168,7 @@ def queue_list(request: Request, front: AFront, caller: Caller) -> Response:
         request,
         caller,
         "queues.html",
-        queues=[(q, front.intake.waiting(q.kind, 5)) for q in queues],
+        queues=[(q, front.intake.waiting(q.kind, 5) if q.queued else []) for q in queues],
         running=running,
         now=front.now(),
     )
@@ -177,8 +183,8 @@ def change_queue(kind: str, form: Form, front: AFront, caller: Caller) -> Respon
         changes["held"] = form["held"] == "yes"
     if "limit" in form:
         limit = form["limit"].strip()
-        if limit and not limit.isdecimal():
-            raise ParameterError(f"limit {limit}: give a whole number", parameter="limit")
+        if limit and not is_number(limit):
+            raise ParameterError(f"limit {limit[:40]}: give a whole number", parameter="limit")
         changes["limit"] = int(limit) if limit else None
     front.intake.change_queue(
         kind,
@@ -273,13 +279,13 @@ def sign_out(form: Form, front: AFront, caller: Caller) -> Response:
     return response
 
 
-def _seen(front: Front, run: RunRecord) -> Seen:
-    """A run with its progress, where storage can be read."""
+def _seen(front: Front, run: RunRecord, now: datetime.datetime) -> Seen:
+    """A run with its progress, where that matters tonight and storage can be read."""
+    if is_over(run, now):
+        return Seen(RunView(run, Progress(at=now)))
     try:
         return Seen(front.runs.get(run.id))
     except UserError as error:
-        from ledgerbeam.batch.observe.progress import Progress
-
         return Seen(RunView(run, Progress(at=front.now())), str(error))
 
 

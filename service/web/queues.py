@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StrictBool
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException
 
 from ledgerbeam.batch.registry.audit_export import ChainedEntry
 from ledgerbeam.service.access.front import AFront, Caller, demand, etag_of, visible_kinds
@@ -215,5 +216,5 @@ def chain(
 def problem(code: str) -> dict[str, Any]:
     """What an error is, by its code; the address is the `type` of its problem details."""
     if code not in classes():
-        raise BadRequestError(f"no error has the code {code}")
+        raise HTTPException(404, f"no error has the code {code}")
     return {"type": type_of(code), "title": title_of(code), "status": status_of(code)}

@@ -20,6 +20,7 @@ from ledgerbeam.service.page.timeline import duration
 
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"
+TEMPLATES = _FOLDER / "templates"
 _NUMBERS = ("int", "uint", "float", "double", "decimal")
 """How names of Arrow's types of numbers begin."""
 
@@ -97,7 +98,7 @@ def _time(value: datetime.datetime | None) -> str:
 
 
 _templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+    loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -26,6 +27,7 @@ from ledgerbeam.service.model import (
     Submission,
     Verb,
 )
+from ledgerbeam.service.store.intake import Asked
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"])
 
@@ -65,17 +67,23 @@ class RequestList(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=202)
-def submit(
-    submission: Submission,
-    front: AFront,
-    caller: Caller,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> RequestRecord:
+@router.post("", status_code=202, response_model=RequestRecord)
+async def submit(
+    submission: Submission, front: AFront, caller: Caller, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Ask for a run. It is checked by a router: `QUEUED` or `REJECTED` soon, if not at once."""
     verb = Verb.REPLACE if submission.replace else Verb.SUBMIT
-    return accept(front, caller, submission, response, verb, None, idempotency_key)
+    demand(caller, role_of(verb), submission.kind)
+    with _span(submission, verb) as traceparent:
+        asked = Asked(
+            submission, caller.name, front.now(), verb, None, idempotency_key, traceparent or None
+        )
+        stored, _ = await front.accepted.ask(asked)
+    front.bell.ring()
+    # As it is: it is a valid record, and needn't be checked to be one.
+    response = Response(stored.model_dump_json(), 202, media_type="application/json")
+    _locate(stored, response)
+    return response
 
 
 @router.get("")
@@ -153,7 +161,7 @@ def accept(
 ) -> RequestRecord:
     """Store a request, and say where it is; it takes the verb's role, or another that is given."""
     demand(caller, role or role_of(verb), submission.kind)
-    with traces.span("accept", kind="SERVER", verb=verb, workload=submission.kind) as traceparent:
+    with _span(submission, verb) as traceparent:
         stored, _ = front.intake.accept(
             submission,
             who=caller.name,
@@ -164,6 +172,14 @@ def accept(
             traceparent=traceparent or None,
         )
     front.bell.ring()
+    return _locate(stored, response)
+
+
+def _span(submission: Submission, verb: Verb) -> AbstractContextManager[str]:
+    return traces.span("accept", kind="SERVER", verb=verb, workload=submission.kind)
+
+
+def _locate(stored: RequestRecord, response: Response) -> RequestRecord:
     response.headers["Location"] = f"/v1/requests/{stored.id}"
     return _answer(stored, response)
 

@@ -15,7 +15,7 @@ from ledgerbeam.batch.json_lines import text_of
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.io.errors import ParameterError, UserError
-from ledgerbeam.service.access.front import AFront, Caller, Front, demand
+from ledgerbeam.service.access.front import AFront, Caller, Front, demand, is_number
 from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
 from ledgerbeam.service.model import Principal, Role, Verb
 from ledgerbeam.service.page.actions import actions, command
@@ -286,7 +286,7 @@ def _answered(
     """Approve or refuse what another person has asked for."""
     demand(caller, Role.APPROVER, record.process)
     number = form.get("number", "")
-    if not number.isdecimal():
+    if not is_number(number):
         raise BadRequestError("the form lacks the number of what was asked for")
     given = approvals.Answer(approval=int(number), why=form.get("why", ""))
     if verb == "refuse":

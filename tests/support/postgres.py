@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -77,8 +77,12 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Start a server, in about two seconds; skips the test where its programs can't be had."""
+def postgres_server(settings: Sequence[str] = ()) -> Iterator[PostgresServer]:
+    """Start a server, in about two seconds; skips the test where its programs can't be had.
+
+    Args:
+        settings: further lines of its configuration.
+    """
     programs = _programs()
     if programs is None:
         pytest.skip(
@@ -109,7 +113,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         if done.returncode:
             raise RuntimeError(f"initdb failed: {output}")
         with (data / "postgresql.conf").open("a") as configuration:
-            configuration.write("\n".join(_SETTINGS) + "\n")
+            configuration.write("\n".join((*_SETTINGS, *settings)) + "\n")
         with _running(owner, programs, data) as port:
             yield PostgresServer(port, data, programs / "pg_ctl")
     finally:

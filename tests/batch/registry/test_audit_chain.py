@@ -165,10 +165,24 @@ def test_hashes_that_were_made_anew_are_not_the_one_that_was_kept(
     sequence = sequence_of(engine, 2)
     forged = sa.update(event).where(event.c.sequence == sequence).values(why="approved by nobody")
     change(engine, forged, sa.delete(audit_link))
+    with pytest.raises(AuditMismatchError, match=r"event \d+ was sealed, and its hash was removed"):
+        registry.verify_audit()
+    change(engine, sa.update(event).values(sealed=False))
     assert registry.seal_audit() == 6
     assert registry.verify_audit().entries == 6
     with pytest.raises(AuditMismatchError, match="none of 6 entries has the hash"):
         registry.verify_audit(sealed)
+
+
+def test_what_another_version_has_sealed_is_not_sealed_twice(
+    registry: Registry, sealed: str, engine: sa.Engine
+) -> None:
+    change(engine, sa.update(event).values(sealed=False))  # which doesn't mark what it seals
+    submitted(registry)
+    assert registry.seal_audit() == 1
+    assert registry.verify_audit(sealed).entries == 7
+    with engine.connect() as connection:
+        assert all(connection.scalars(sa.select(event.c.sealed)))
 
 
 class TestCommand:

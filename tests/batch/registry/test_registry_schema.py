@@ -216,6 +216,7 @@ class TestVersion1:
         known = {*metadata.tables, "alembic_version"}
         registry.close()
         with engine.begin() as connection:
+            command.downgrade(_config(connection), "6")
             cascade = " CASCADE" if engine.dialect.name == "postgresql" else ""
             for name in {*sa.inspect(connection).get_table_names()} - known:
                 connection.execute(sa.text(f"DROP TABLE {name}{cascade}"))
