@@ -1,7 +1,8 @@
 """Whole components: many in one table for vectorised rules, or one by one for plain ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from itertools import repeat
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -72,31 +73,61 @@ class Components(NamedTuple):
         related = {name: others.select(chosen) for name, others in self.related.items()}
         return Components(self.table.filter(pa.array(rows)).combine_chunks(), starts, related)
 
-    def each(self, key: Sequence[str]) -> "Iterator[Component]":
-        """One after the other, for rules written per component.
+    def each(self, key: Sequence[str]) -> "Units":
+        """One by one, for rules written per component.
 
         Args:
             key: the columns that identify a component.
         """
-        ends = self.ends().tolist()
-        columns = _Columns(self, key)
-        related = {name: (rows, _Columns(rows, key, name)) for name, rows in self.related.items()}
-        related_ends = {name: rows.ends().tolist() for name, rows in self.related.items()}
-        firsts = pa.array(self.starts)
-        of_key = Components(self.table.select(list(key)).take(firsts), self.starts[:0])
-        keys = zip(*(of_key.values(name) for name in key), strict=True)
-        if not related:
-            for start, end, value in zip(self.starts.tolist(), ends, keys, strict=True):
-                yield Component(value, columns, start, end)
-            return
-        for number, (start, value) in enumerate(zip(self.starts.tolist(), keys, strict=True)):
-            others = {
-                name: Component(
-                    value, columns_, int(rows.starts[number]), related_ends[name][number]
-                )
-                for name, (rows, columns_) in related.items()
-            }
-            yield Component(value, columns, start, ends[number], others)
+        return Units(self, key)
+
+
+class Units(Sequence["Component"]):
+    """Components one by one; each is made when it is asked for."""
+
+    def __init__(self, components: Components, key: Sequence[str]) -> None:
+        firsts = pa.array(components.starts)
+        of_key = Components(components.table.select(list(key)).take(firsts), components.starts[:0])
+        self._keys = [of_key.values(name) for name in key]
+        self._columns = _Columns(components, key)
+        self._starts = components.starts.tolist()
+        self._ends = components.ends().tolist()
+        self._related = {
+            name: (_Columns(rows, key, name), rows.starts.tolist(), rows.ends().tolist())
+            for name, rows in components.related.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator["Component"]:
+        # This makes up to millions of objects, so it has no step in Python of its own.
+        keys = zip(*self._keys, strict=True)
+        own = (keys, repeat(self._columns), self._starts, self._ends)
+        if not self._related:
+            return map(Component, *own)
+        return map(
+            Component, *own, map(self._related_to, range(len(self)), zip(*self._keys, strict=True))
+        )
+
+    @overload
+    def __getitem__(self, number: int) -> "Component": ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "list[Component]": ...
+
+    def __getitem__(self, number: int | slice) -> "Component | list[Component]":
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        key = tuple(values[number] for values in self._keys)
+        start, end = self._starts[number], self._ends[number]
+        return Component(key, self._columns, start, end, self._related_to(number, key))
+
+    def _related_to(self, number: int, key: tuple[Any, ...]) -> "Mapping[str, Component]":
+        return {
+            name: Component(key, columns, starts[number], ends[number])
+            for name, (columns, starts, ends) in self._related.items()
+        }
 
 
 class Component:
@@ -146,7 +177,7 @@ class Component:
 
     def values(self, name: str) -> list[Any]:
         """A column, a Python value for each row."""
-        return self._columns(name)[self._start : self._end]
+        return self._columns[name][self._start : self._end]
 
     def first(self, name: str) -> Any:
         """A column's value in the first row; what is the same in all rows is read like this.
@@ -154,7 +185,7 @@ class Component:
         Raises:
             NoRowsError: there are no rows.
         """
-        values = self._columns(name)
+        values = self._columns[name]
         if self._start == self._end:
             raise NoRowsError(self._no_rows())
         return values[self._start]
@@ -217,7 +248,7 @@ def _no_column(where: str, name: object, names: Iterable[str]) -> str:
 _ROWS = "rows"
 
 
-class _Columns:
+class _Columns(dict[str, list[Any]]):
     """Columns as Python values, each converted once for all components that ask for it."""
 
     def __init__(self, components: Components, key: Sequence[str] = (), label: str = _ROWS) -> None:
@@ -225,13 +256,10 @@ class _Columns:
         self.names = components.table.column_names
         self.key = key
         self.label = label
-        self._values: dict[str, list[Any]] = {}
 
-    def __call__(self, name: str) -> list[Any]:
-        values = self._values.get(name)
-        if values is None:
-            if name not in self.names:
-                where = "the component's rows" if self.label == _ROWS else self.label
-                raise NoColumnError(_no_column(where, name, self.names))
-            values = self._values[name] = self._convert(name)
+    def __missing__(self, name: str) -> list[Any]:
+        if name not in self.names:
+            where = "the component's rows" if self.label == _ROWS else self.label
+            raise NoColumnError(_no_column(where, name, self.names))
+        values = self[name] = self._convert(name)
         return values

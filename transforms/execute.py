@@ -69,7 +69,7 @@ def execute_each(
         TooManyFailuresError: too many components fail.
     """
     names = ComponentNames(components, key)
-    executed = executor.execute_each(list(components.each(key)), function, names, results)
+    executed = executor.execute_each(components.each(key), function, names, results)
     is_any = len(executed.failed) < len(components.starts)
     table = with_key(components, key, executed) if is_any else None
     return Executed(table, _dead_letters(components, key, executed.failed))

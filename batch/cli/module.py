@@ -1,5 +1,7 @@
 """A batch process as a program: from its command line to an exit status."""
 
+import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
+
 import importlib
 import os
 import sys

@@ -6,6 +6,8 @@ The rest has a default that suits most workloads. Definitions are pickled to wor
 nothing but their parameters.
 """
 
+import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
+
 import datetime
 import hashlib
 import re

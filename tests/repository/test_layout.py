@@ -13,7 +13,7 @@ LEVELS = [
         "rules/arrays rules/currency rules/failure_limit io/errors io/failpoints io/machine "
         "io/memory io/parsing io/private io/shared batch/plain_text",
         "rules/money rules/components rules/rollout io/storage io/arrow io/secrets io/temporary "
-        "batch/clock batch/interrupts",
+        "batch/clock batch/import_beam batch/interrupts",
         "rules/prices rules/calendar rules/delivery io/commit io/sql batch/logs batch/environments "
         "batch/traces "
         "synthetic",

@@ -321,13 +321,20 @@ def component_name(key: Iterable[object]) -> str:
     return "/".join(str(value).replace("%", "%25").replace("/", "%2F") for value in key)
 
 
+_SINGLE_NAMES = 100
+
+
 class ComponentNames:
-    """The names of components, made on first use, since most runs never need them."""
+    """The names of components, made on first use, since most runs never need them.
+
+    The first hundred that are asked for are made one by one: a heartbeat asks for a single one.
+    """
 
     def __init__(self, components: Components, key: Sequence[str]) -> None:
         self._keys = components.table.select(list(key))
         self._starts = components.starts
         self._all: list[str] | None = None
+        self._asked = 0
 
     def all(self) -> list[str]:
         """The name of each component, in their order."""
@@ -338,4 +345,8 @@ class ComponentNames:
         return self._all
 
     def __getitem__(self, number: int) -> str:
-        return self.all()[number]
+        self._asked += 1
+        if self._all is not None or self._asked > _SINGLE_NAMES:
+            return self.all()[number]
+        row = self._keys.slice(int(self._starts[number]), 1)
+        return component_name(column[0].as_py() for column in row.columns)

@@ -38,7 +38,7 @@ from ledgerbeam.transforms.concurrency.retry import (
     RetryMode,
     error_line,
 )
-from ledgerbeam.transforms.concurrency.rows import DOES_NOT_FIT, checked_rows, ended, rows_table
+from ledgerbeam.transforms.concurrency.rows import DOES_NOT_FIT, UnitRows, ended
 from ledgerbeam.transforms.concurrency.throttle import Throttle
 from ledgerbeam.transforms.concurrency.tracebacks import record_at_hand
 
@@ -402,9 +402,7 @@ class _Each:
         self._units = units
         self._call = call
         self._names = names
-        self._results = results
-        self._columns = frozenset(results.names)
-        self._records: list[Sequence[Record] | None] = [None] * len(units)
+        self._rows = UnitRows(len(units), results)
         self._failed: dict[int, Failure] = {}
         self._recovered: dict[int, Failure] = {}
         self._again: dict[int, Failure] = {}
@@ -419,62 +417,53 @@ class _Each:
         again: list[int] = []
         executor = self._executor
         throttle = executor.control.throttle
-        is_pooled = (
+        if (
             tries > 1
             or executor.pooled
             or executor.once is not None
             or executor.retry.time_limit is not None
-        )
-        position = 0
-        while position < len(numbers):
-            if is_pooled or (throttle.limits.parallelism or 0) > executor.own_threads:
+        ):
+            return self._in_pool(numbers, tries)
+        call, add = self._call, self._rows.add
+        for number, unit in enumerate(self._units):
+            # Up to millions of components pass here, one by one, so each step in Python counts.
+            is_open = throttle.is_open
+            if not is_open and (throttle.limits.parallelism or 0) > executor.own_threads:
                 self._at = None
-                again += self._in_pool(numbers[position:], tries)
+                again += self._in_pool(numbers[number:], tries)
                 break
-            number = numbers[position]
-            position += 1
             try:
-                if throttle.is_open:
+                if is_open:
                     self._at = number
-                    records = self._checked(self._call(self._units[number]))
+                    add(number, call(unit))
                 else:
                     self._at = None
                     with throttle.admit(1):
                         self._at = number
-                        records = self._checked(self._call(self._units[number]))
+                        add(number, call(unit))
             except NOT_OF_A_COMPONENT:
                 raise
             except (Exception, SystemExit) as error:
                 if self._fail(number, tries, error):
                     again.append(number)
-                continue
-            self._records[number] = records
         self._at = None
         return again
 
     def executed(self) -> EachExecuted:
         """The result of all rounds."""
         try:
-            table = self._table(self._records)
+            table = self._rows.table()
         except DOES_NOT_FIT:
-            for number, records in enumerate(self._records):
-                try:
-                    self._table([records])
-                except DOES_NOT_FIT as error:
-                    self._records[number] = None
-                    before = self._recovered.pop(number, None)
-                    why = f"results don't fit: {' '.join(str(error).split())}"
-                    self._failed[number] = Failure(
-                        1 if before is None else before.tries,
-                        why,
-                        record=record_at_hand(self._units[number]),
-                    )
-            table = self._table(self._records)
-        counts = [0 if records is None else len(records) for records in self._records]
-        return EachExecuted(table, counts, self._failed, self._recovered)
-
-    def _table(self, units: Iterable[Sequence[Record] | None]) -> pa.Table:
-        return rows_table([record for unit in units for record in unit or ()], self._results)
+            for number, error in self._rows.drop_misfits():
+                before = self._recovered.pop(number, None)
+                why = f"results don't fit: {' '.join(str(error).split())}"
+                self._failed[number] = Failure(
+                    1 if before is None else before.tries,
+                    why,
+                    record=record_at_hand(self._units[number]),
+                )
+            table = self._rows.table()
+        return EachExecuted(table, self._rows.counts(), self._failed, self._recovered)
 
     def _in_pool(self, numbers: list[int], tries: int) -> list[int]:
         """Try these units as in `round`, with calls in threads of the pool."""
@@ -528,7 +517,7 @@ class _Each:
                 self._call_once(executor.once, number, name)
                 return False
             try:
-                self._records[number] = self._limited(number)
+                self._rows.put(number, self._limited(number))
             except NOT_OF_A_COMPONENT:
                 raise
             except (Exception, SystemExit) as error:
@@ -541,13 +530,13 @@ class _Each:
         limit = self._executor.retry.time_limit
         unit = self._units[number]
         if limit is None:
-            return self._checked(self._call(unit))
+            return self._rows.checked(self._call(unit))
         fence = Fence()
 
         def call() -> Sequence[Record]:
             _current.fence = fence
             try:
-                return self._checked(self._call(unit))
+                return self._rows.checked(self._call(unit))
             finally:
                 _current.fence = None
 
@@ -563,12 +552,9 @@ class _Each:
                 failure = failure._replace(record=record_at_hand(self._units[number]))
             self._give_up(number, failure)
             return
-        self._records[number] = records
+        self._rows.put(number, records)
         if failure is not None:
             self._recovered[number] = failure
-
-    def _checked(self, records: Iterable[Record]) -> Sequence[Record]:
-        return checked_rows(records, self._columns)
 
     def _fail(self, number: int, tries: int, error: Exception | SystemExit) -> bool:
         """Record a failure, and return whether to try the unit again."""

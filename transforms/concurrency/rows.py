@@ -1,6 +1,7 @@
 """Rows that user code gives for a component, checked, and made a table."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -47,9 +48,102 @@ def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
     Raises:
         pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
     """
+    return _table([[row[name] for row in rows] for name in results.names], results)
+
+
+class UnitRows:
+    """The rows that units give, until they are a table.
+
+    They are kept by column: millions of rows that live as long as their shard cost time.
+    """
+
+    def __init__(self, units: int, results: pa.Schema) -> None:
+        """Begin without rows.
+
+        Args:
+            units: how many units there are.
+            results: the columns.
+        """
+        self._results = results
+        self._names = frozenset(results.names)
+        self._counts = [0] * units
+        self._columns: list[list[Any]] = [[] for _ in results]
+        self._add = [(c.append, n) for c, n in zip(self._columns, results.names, strict=True)]
+        self._apart: dict[int, Sequence[Record]] = {}
+
+    def add(self, number: int, records: Iterable[Record]) -> None:
+        """Take the rows of a unit; units come in the order of their numbers, in one thread.
+
+        Raises:
+            DefinitionError, TypeError: they are no rows of these columns.
+        """
+        records = checked_rows(records, self._names)
+        for record in records:
+            for add, name in self._add:
+                add(record[name])
+        self._counts[number] = len(records)
+
+    def checked(self, records: Iterable[Record]) -> Sequence[Record]:
+        """The rows of a unit, checked as by `add`."""
+        return checked_rows(records, self._names)
+
+    def put(self, number: int, records: Sequence[Record]) -> None:
+        """Take the checked rows of a unit in any order, in any thread."""
+        self._apart[number] = records
+
+    def counts(self) -> list[int]:
+        """The number of rows of each unit."""
+        self._in_order()
+        return self._counts
+
+    def table(self) -> pa.Table:
+        """All rows, in the order of the units.
+
+        Raises:
+            pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
+        """
+        self._in_order()
+        return _table(self._columns, self._results)
+
+    def drop_misfits(self) -> Iterator[tuple[int, Exception]]:
+        """Drop the rows of each unit whose values don't fit; yields its number, and the error."""
+        self._in_order()
+        kept: list[list[Any]] = [[] for _ in self._columns]
+        start = 0
+        for number, count in enumerate(self._counts):
+            own = [column[start : start + count] for column in self._columns]
+            start += count
+            try:
+                _table(own, self._results)
+            except DOES_NOT_FIT as error:
+                self._counts[number] = 0
+                yield number, error
+                continue
+            for column, values in zip(kept, own, strict=True):
+                column += values
+        self._columns = kept
+
+    def _in_order(self) -> None:
+        """Put the rows that came in any order between the others."""
+        if not self._apart:
+            return
+        firsts = [0, *accumulate(self._counts)]
+        numbers = sorted(self._apart)
+        for place, name in enumerate(self._results.names):
+            own, merged, start = self._columns[place], [], 0
+            for number in numbers:
+                merged += own[start : firsts[number]]
+                merged += [record[name] for record in self._apart[number]]
+                start = firsts[number]
+            self._columns[place] = [*merged, *own[start:]]
+        for number in numbers:
+            self._counts[number] = len(self._apart[number])
+        self._apart = {}
+
+
+def _table(columns: Sequence[list[Any]], results: pa.Schema) -> pa.Table:
     arrays = []
-    for column in results:
-        values = [row[column.name] for row in rows]
+    for column, values in zip(results, columns, strict=True):
         if pa.types.is_integer(column.type):
             # Arrow would cut off the decimals without an error.
             for kind in {*map(type, values)} - {type(None)}:
