@@ -17,7 +17,6 @@ TEST_PROCESSES ?= 2
 # The slow ones wait for processes, leases and databases in between.
 SLOW_TEST_PROCESSES ?= 3
 FLINK := 1.19.1
-SPARK := 3.5.6
 AXE := 4.14.1
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
@@ -162,7 +161,7 @@ bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, ro
 bench-messages: $(VENV)/dev.stamp $(CACHE)/peers/stamp ## measure messages against raw SQL and peers; needs Go, npm
 	$(BIN)/python benchmarks/bench_messages.py
 
-bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp $(CACHE)/spark/stamp ## measure Flink against the local runner, and Spark
+bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure Flink against the local runner
 	$(BIN)/python benchmarks/bench_flink.py
 
 bench-service: $(VENV)/dev.stamp ## measure the service on PostgreSQL: accepting, starting, idling
@@ -229,11 +228,6 @@ $(CACHE)/flink/stamp: tests/engines/flink/pom.xml constraints.txt
 	mvn --quiet --batch-mode --file tests/engines/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
 	$(PYTHON) -m venv $(CACHE)/flink/workers
 	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
-	@touch $@
-
-$(CACHE)/spark/stamp: constraints.txt
-	$(PYTHON) -m venv $(CACHE)/spark
-	$(CACHE)/spark/bin/pip install --quiet --constraint constraints.txt pyspark==$(SPARK) pyarrow
 	@touch $@
 
 $(CACHE)/kafka/stamp: tests/engines/kafka/pom.xml

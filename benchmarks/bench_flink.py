@@ -1,12 +1,11 @@
-"""Delivery marking on a Flink cluster of this machine, beside the local runner and Spark.
+"""Delivery marking on a Flink cluster of this machine, beside the local runner.
 
     python benchmarks/bench_flink.py --trades 10000000 --repetitions 3
 
 The cluster is the tests' own: a JobManager, two TaskManagers of two slots, Python workers. All of
 it shares the machine's cores with the driver, so this shows what the engine costs, and how a job
 takes to more slots, rather than what a cluster of many machines would do. The contenders take
-turns, repetition by repetition; their outputs must be the same to the byte, and Spark's, which is
-given the same query as DuckDB, must have the same rows and the same sum.
+turns; their outputs must be the same to the byte. Figures are written after each repetition.
 """
 
 import os
@@ -19,8 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import report
 import typer
 from cases import TRADE_DATE, Case, generated
@@ -46,7 +43,6 @@ HEADINGS = (
     "shuffled MB",
     "written MB",
 )
-SPARK = "PySpark local[2]"
 NAMES = {
     "job_seconds": (1, 1),
     "seconds_after_start": (1, 1),
@@ -81,37 +77,6 @@ def run(case: Case, flags: list[str], output: Path) -> dict[str, Any]:
         "wall_seconds": measured.wall_seconds,
         "cpu_seconds": measured.cpu_seconds,
         "hashes": [commit.part.sha256 for commit in manifest.shards],
-        "sums": (manifest.counts["rows_out"], manifest.totals["delivery_quantity"]),
-    }
-
-
-def run_spark(case: Case, output: Path) -> dict[str, Any]:
-    """Mark a day's deliveries once by Spark, in a process of its own with two threads.
-
-    Returns:
-        `wall_seconds` and `cpu_seconds`, and `sums`: rows, and shares for delivery.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    folder = ROOT / ".cache" / "spark" / "bin"
-    submit = [str(folder / "spark-submit"), "--master=local[2]", "--driver-memory=4g"]
-    settings = ["spark.ui.enabled=false", "spark.sql.shuffle.partitions=16"]
-    script = [str(HERE / "delivery" / "pyspark_sql.py"), case.parquet, str(output)]
-    measured = measure(
-        [*submit, *(f"--conf={one}" for one in settings), *script, str(TRADE_DATE)],
-        limit_seconds=LIMIT_SECONDS,
-        env={**os.environ, "PYSPARK_PYTHON": str(folder / "python")},
-    )
-    if measured.exit_code != 0:
-        raise RuntimeError(f"spark: {measured.errors}")
-    marked = pc.sum(ds.dataset(output).to_table(columns=["delivery_quantity"])[0])
-    rows = ds.dataset(output).count_rows()
-    shutil.rmtree(output)
-    return {
-        "wall_seconds": measured.wall_seconds,
-        "cpu_seconds": measured.cpu_seconds,
-        "sums": (rows, marked.as_py()),
     }
 
 
@@ -205,41 +170,35 @@ def main(
     console = Console(stderr=True)
     case = generated(HERE / "data", trades, files, lambda count: None)
     figures: dict[str, list[dict[str, Any]]] = {}
+    outputs: set[tuple[str, ...]] = set()
     with tempfile.TemporaryDirectory() as folder, flink_cluster(Path(folder)) as cluster:
         version = cluster.get("/overview")["flink-version"]
         runners = {"local": [f"--shards={shards}"]} | {
             f"Flink, {name}": [f"--shards={shards}", *cluster.flags(PARALLELISM, *more)]
             for name, more in CONTENDERS.items()
         }
-        for repetition in range(repetitions):
-            for runner in (*runners, SPARK):
-                output = Path(folder) / "output"
+        for repetition in range(1, repetitions + 1):
+            for runner, flags in runners.items():
                 before = cluster.cpu_seconds()
-                if runner == SPARK:
-                    told = run_spark(case, output)
-                else:
-                    told = run(case, runners[runner], output)
-                if runner.startswith("Flink"):
+                told = run(case, flags, Path(folder) / "output")
+                if runner != "local":
                     cluster.await_idle()
                     told |= of_last_job(cluster) | cpu_seconds(before, cluster.cpu_seconds())
+                outputs.add(tuple(told.pop("hashes")))
                 figures.setdefault(runner, []).append(told)
-                console.print(
-                    f"{repetition + 1} of {repetitions}: {runner}: {told['wall_seconds']:.1f} s"
-                )
-    ours = [one for runner, ones in figures.items() if runner != SPARK for one in ones]
-    hashes = {tuple(one.pop("hashes")) for one in ours}
-    sums = {one.pop("sums") for ones in figures.values() for one in ones}
-    if len(hashes) > 1 or len(sums) > 1:
-        raise SystemExit("the outputs differ")
-    raw = report.circumstances(started) | {
-        "flink": version,
-        "trades": trades,
-        "files": files,
-        "shards": shards,
-        "repetitions": repetitions,
-        "figures": figures,
-    }
-    report.save(results, "flink", raw, markdown(raw, list(table_rows(figures))))
+                seconds = f"{told['wall_seconds']:.1f} s"
+                console.print(f"{repetition} of {repetitions}: {runner}: {seconds}")
+            if len(outputs) > 1:
+                raise SystemExit("the outputs differ")
+            raw = report.circumstances(started) | {
+                "flink": version,
+                "trades": trades,
+                "files": files,
+                "shards": shards,
+                "repetitions": repetition,
+                "figures": figures,
+            }
+            report.save(results, "flink", raw, markdown(raw, list(table_rows(figures))))
     console.print(f"written to {results / 'flink.md'}")
 
 

@@ -15,12 +15,15 @@ import pyarrow as pa
 
 
 class ArrowTableCoder(beam.coders.Coder):
-    """Encodes a `pa.Table` as a compressed IPC stream; not deterministic, hence not for keys."""
+    """Encodes a `pa.Table` as an IPC stream; not deterministic, hence not for keys.
+
+    Tables of many rows are compressed.
+    """
 
     def encode(self, value: pa.Table) -> bytes:
         """The stream's bytes."""
         sink = pa.BufferOutputStream()
-        write_stream(sink, value, _COMPRESSED)
+        write_stream(sink, value, _COMPRESSED if value.num_rows >= _FEW_ROWS else None)
         return sink.getvalue().to_pybytes()
 
     def decode(self, encoded: bytes) -> pa.Table:
@@ -39,6 +42,7 @@ class ArrowTableCoder(beam.coders.Coder):
 # A dictionary with fewer values than a sixteenth of the rows costs less than reducing it.
 _SMALL = 16
 # Trades take a third of their bytes; higher levels take more time and save nothing more.
+_FEW_ROWS = 1000  # of fewer, each buffer's own price is more than its bytes save
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 _MAX_TIMES = 4
 

@@ -122,6 +122,14 @@ class TestArrowTableCoder:
         assert len(ArrowTableCoder().encode(part)) < 3000
         assert there_and_back(part).to_pylist() == part.to_pylist()
 
+    @pytest.mark.parametrize("rows", [1, 999, 1000, 30_000])
+    def test_many_rows_are_compressed(self, rows: int) -> None:
+        numbers = np.arange(rows)
+        table = pa.table({"id": numbers, "price": numbers % 7})
+        data = ArrowTableCoder().encode(table)
+        assert ArrowTableCoder().decode(data).equals(table)
+        assert (len(data) < table.nbytes / 2) == (rows >= 1000)
+
     def test_beam_knows_it(self) -> None:
         assert isinstance(beam.coders.registry.get_coder(pa.Table), ArrowTableCoder)
         assert not ArrowTableCoder().is_deterministic()
