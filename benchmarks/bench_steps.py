@@ -63,6 +63,7 @@ STEPS = (
     Step("narrow", ("transforms.shuffle:narrow",)),
     Step("hash of the key", ("transforms.columnar.partition:shard_numbers",)),
     Step("split by shard", ("transforms.shuffle:split_by_shard",)),
+    Step("shared dictionaries", ("io.arrow.shared:SharedDictionaries.encode",)),
     Step("dictionaries of batches", ("transforms.shuffle:decode_large", "io.arrow.stream:compact")),
     Step("write the spill", ("transforms.shuffle:spill",), _bytes_spilled),
     Step("read the spill", ("transforms.shuffle:load_batches",), _bytes_loaded),
