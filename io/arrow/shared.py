@@ -12,10 +12,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MAX_VALUES = 1 << 16
+MAX_VALUES = 1 << 17
 """Of a shared dictionary: with more of them, finding one's values there would take too long."""
 
-ROWS_PER_VALUE = 4
+ROWS_PER_VALUE = 2
 """A dictionary that is shared has at least so many rows for each value."""
 
 
@@ -63,15 +63,18 @@ class SharedDictionaries:
                 return None
             places = pc.index_in(values, value_set=known)
             if places.null_count:
-                new = values.filter(places.is_null()).unique()
+                missing = values.filter(places.is_null())
+                new = missing.unique()
                 has_others = len(known) > 0 and 2 * len(new) > len(values)
-                known = pa.concat_arrays([known, new])
-                if has_others or len(known) > MAX_VALUES:
+                if has_others or len(known) + len(new) > MAX_VALUES:
                     # Each file has values of its own, or there are too many: nothing is saved.
                     self._known[name] = None
                     return None
-                self._known[name] = known
-                places = pc.index_in(values, value_set=known)
+                behind = pc.add(
+                    pc.index_in(missing, value_set=new), pa.scalar(len(known), pa.int32())
+                )
+                places = pc.replace_with_mask(places, places.is_null(), behind)
+                known = self._known[name] = pa.concat_arrays([known, new])
         return encoded(places.take(array.indices), known)
 
 

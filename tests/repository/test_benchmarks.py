@@ -1,5 +1,6 @@
 """The benchmarks, in small: all contenders run, and agree."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ledgerbeam.synthetic.trades import write_trades
+
+TRADE_DATE = datetime.date(2026, 11, 20)
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,6 +56,36 @@ def test_all_ways_to_do_loans_agree(tmp_path: Path) -> None:
     for contender in ("plain loop", "row-wise Beam", "DuckDB, totals of lines"):
         assert f"| {contender} " in table
     assert (tmp_path / "loans.png").stat().st_size > 10_000
+
+
+def trades(folder: Path) -> list[str]:
+    """The flags of a small day of delivery marking."""
+    write_trades(str(folder / "trades"), 20_000, files=2, trade_date=TRADE_DATE)
+    return [f"--trades={folder}/trades/*.parquet", f"--trade-date={TRADE_DATE}"]
+
+
+@pytest.mark.slow
+def test_steps_add_up_to_the_whole_run(tmp_path: Path) -> None:
+    benchmark("bench_steps.py", tmp_path, "delivery_marking", *trades(tmp_path))
+    steps = json.loads((tmp_path / "delivery_marking.json").read_text())["steps"]
+    seconds = {step["step"]: step["cpu_seconds"] for step in steps}
+    whole = seconds.pop("all")
+    assert sum(seconds.values()) == pytest.approx(whole)
+    assert {"read and decode Parquet", "rule", "encode Parquet"} < seconds.keys()
+    (spilled,) = [step["bytes"] for step in steps if step["step"] == "write the spill"]
+    assert spilled > 20_000 * 20
+
+
+@pytest.mark.slow
+def test_two_versions_are_compared_byte_by_byte(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / ".venv").symlink_to(Path(sys.prefix))
+    flags = ["itself", str(root), str(root), "--repetitions=2", "delivery_marking"]
+    benchmark("bench_versions.py", tmp_path, *flags, *trades(tmp_path))
+    raw = json.loads((tmp_path / "itself.json").read_text())
+    assert raw["same_bytes"] is True
+    assert [len(entry["cpu_seconds"]) for entry in raw["entries"]] == [2, 2]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ledgerbeam.io.arrow.shared import encoded
 from ledgerbeam.io.arrow.stream import compact_array, join
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.utf8_words import sort_strings
@@ -199,7 +200,27 @@ def _starts(count: int, numbers: npt.NDArray[np.int64], rows: Components) -> npt
 
 def tidy(table: pa.Table) -> pa.Table:
     """The same rows in one chunk, with dictionaries that are sorted and have no unused values."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            column = _with_common_dictionary(table.column(index))
+            table = table.set_column(index, field.name, column)
     return _sort_dictionaries(table.unify_dictionaries().combine_chunks())
+
+
+def _with_common_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.DictionaryArray:
+    """The column in one chunk if all chunks have the very same dictionary, else unchanged.
+
+    Arrow would look up the values of each chunk's dictionary.
+    """
+    dictionaries = [chunk.dictionary for chunk in column.chunks]
+    places = {
+        (None if each.buffers()[-1] is None else each.buffers()[-1].address, each.offset, len(each))
+        for each in dictionaries
+    }
+    if len(dictionaries) < 2 or len(places) > 1:
+        return column
+    indices = pa.concat_arrays([chunk.indices for chunk in column.chunks])
+    return encoded(indices, dictionaries[0])
 
 
 def component_starts(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Where the CPU seconds of a run go, step by step.
 
-    python benchmarks/steps.py delivery_marking --trades='trades/*' --trade-date=2026-11-20
+    python benchmarks/bench_steps.py delivery_marking --trades='trades/*' --trade-date=2026-11-20
 
 It runs a shipped workload in this process and measures the time of each thread (user and system)
 in the functions below, each without those that it calls. What is left is Beam, Python's imports
@@ -8,6 +8,7 @@ and everything that isn't listed. Bytes are those that a step hands on, where it
 run takes a few hundredths of a second more than others.
 """
 
+import argparse
 import functools
 import importlib
 import resource
@@ -17,7 +18,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import report
+
+HERE = Path(__file__).resolve().parent
 
 
 class Step(NamedTuple):
@@ -56,6 +63,7 @@ STEPS = (
     Step("narrow", ("transforms.shuffle:narrow",)),
     Step("hash of the key", ("transforms.columnar.partition:shard_numbers",)),
     Step("split by shard", ("transforms.shuffle:split_by_shard",)),
+    Step("shared dictionaries", ("io.arrow.shared:SharedDictionaries.encode",)),
     Step("dictionaries of batches", ("transforms.shuffle:decode_large", "io.arrow.stream:compact")),
     Step("write the spill", ("transforms.shuffle:spill",), _bytes_spilled),
     Step("read the spill", ("transforms.shuffle:load_batches",), _bytes_loaded),
@@ -161,8 +169,9 @@ class _Clock:
             yield item
 
 
-def measure(module: str, arguments: list[str]) -> None:
-    """Run a workload, and print its steps."""
+def measure(module: str, arguments: list[str], results: Path) -> None:
+    """Run a workload, and write its steps to a folder."""
+    started = datetime.now().astimezone()
     clock = _Clock()
     steps = (*STEPS, *PARTS.get(module, ()))
     for step in steps:
@@ -187,17 +196,29 @@ def measure(module: str, arguments: list[str]) -> None:
     whole = _cpu_seconds()
     if status:
         sys.exit(status)
-    print("| step | cpu s | MB |")
-    print("| --- | ---: | ---: |")
-    for step in steps:
-        if step.name in clock.seconds:
-            size = clock.bytes[step.name]
-            shown = f"{size / 1e6:,.0f}" if size else ""
-            print(f"| {step.name} | {clock.seconds[step.name]:.2f} | {shown} |")
     rest = whole - imported - sum(clock.seconds.values())
-    print(f"| Beam, and what isn't listed | {rest:.2f} | |")
-    print(f"| imports | {imported:.2f} | |")
-    print(f"| all | {whole:.2f} | |")
+    found: list[tuple[str, float, int]] = [
+        (step.name, clock.seconds[step.name], clock.bytes[step.name])
+        for step in steps
+        if step.name in clock.seconds
+    ]
+    found += [("Beam, and what isn't listed", rest, 0), ("imports", imported, 0), ("all", whole, 0)]
+    raw = report.circumstances(started) | {
+        "steps": [dict(zip(("step", "cpu_seconds", "bytes"), row, strict=True)) for row in found]
+    }
+    rows = [[name, f"{cpu:.2f}", f"{size / 1e6:,.0f}" if size else ""] for name, cpu, size in found]
+    page = [
+        f"# CPU seconds by step: {module}",
+        "",
+        f"Measured on {raw['started']} by `{raw['command']}`.",
+        "",
+        f"- Machine: {raw['machine']}",
+        "- Each step is without those that it calls; user and system time of its threads.",
+        "",
+        *report.table(["step", "cpu s", "MB"], rows),
+    ]
+    report.save(results, module, raw, "\n".join(page) + "\n")
+    print("\n".join(page))
 
 
 def _cpu_seconds() -> float:
@@ -206,4 +227,8 @@ def _cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("module", help="of the workload, such as delivery_marking")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "steps")
+    given, others = parser.parse_known_args()
+    measure(given.module, others, given.results)
