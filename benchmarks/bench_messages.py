@@ -1,6 +1,6 @@
 """Messages to the future on PostgreSQL, beside raw SQL, and beside River and other peers.
 
-    python benchmarks/bench_messages.py --messages 20000 --cold 10000000 --repetitions 3
+    python benchmarks/bench_messages.py --messages 10000 --cold 1000000 --repetitions 3
 
 Each step is measured in messages a second, and in microseconds of CPU of client and server for
 each, which hold on a busy machine. The server is the tests' own, which doesn't wait for a disk:
@@ -461,9 +461,9 @@ def markdown(raw: dict[str, Any]) -> str:
 
 
 def main(
-    messages: Annotated[int, typer.Option(min=1, help="of each step")] = 20_000,
-    cold: Annotated[int, typer.Option(min=1, help="messages that wait for next year")] = 10_000_000,
-    late: Annotated[int, typer.Option(min=2, help="messages whose lateness is taken")] = 100,
+    messages: Annotated[int, typer.Option(min=1, help="of each step")] = 10_000,
+    cold: Annotated[int, typer.Option(min=1, help="messages that wait for next year")] = 1_000_000,
+    late: Annotated[int, typer.Option(min=2, help="messages whose lateness is taken")] = 60,
     a_second: Annotated[int, typer.Option(min=1, help="messages that are due a second")] = 6_000,
     repetitions: Annotated[int, typer.Option(min=1, help="of each step")] = 3,
     results: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,

@@ -243,7 +243,7 @@ class BucketRows(ABC):
             & (PARKED.c.bucket == bucket)
             & PARKED.c.dead_at.is_(None)
         )
-        any_waits = sa.exists().where(waits).correlate(None)
+        any_waits = sa.exists().where(waits)
         self._move = PROGRESS.update().where(mine).values(position=sa.bindparam("to"))
         self._next = (
             sa.select(STREAM, is_parked.label("is_parked"), any_waits.label("any_waits"))

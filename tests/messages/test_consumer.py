@@ -46,7 +46,7 @@ def test_statements_of_a_consumer_are_planned_for_all_of_its_steps(postgres_bank
         for _ in range(20):
             buckets.step(0, 0, 0, 1)
         with database.begin("plans") as connection:
-            # The driver prepares after five, and PostgreSQL compares five plans before it keeps one.
+            # The driver prepares after five, and PostgreSQL keeps a plan after five of its own.
             plans = connection.exec_driver_sql(
                 "SELECT custom_plans, generic_plans FROM pg_prepared_statements "
                 "WHERE statement LIKE '%%FROM ledgerbeam_stream%%'"
