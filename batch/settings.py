@@ -112,6 +112,19 @@ def server_of(url: str | None) -> str | None:
     return found if found.startswith(("http://", "https://")) else None
 
 
+def names_registry(given: str | None) -> bool:
+    """Whether a registry is named, by a command's flag or by the environment.
+
+    Args:
+        given: what the flag says; None for nothing.
+
+    Raises:
+        ParameterError: the configuration of environments isn't right.
+    """
+    found = given or os.environ.get(REGISTRY) or chosen_environment().registry
+    return bool(found) and server_of(given) is None
+
+
 def whoami(role: str = "") -> str:
     """`user@host`, or `role@host` if there is a role, for the signature of events."""
     try:

@@ -115,9 +115,8 @@ def parse_arguments(
         values = read_parameters(params, parameters_type) | values
     if environment.output:
         values.setdefault("output", environment.output)
-    given = {flag.partition("=")[0] for flag in beam_flags}
-    beam_flags += [flag for flag in environment.flags if flag.partition("=")[0] not in given]
-    _check_beam_flags(parameters_type, beam_flags)
+    own_flags = [*map(flag_of, fields), "--json", "--plan", "--registry", "--params"]
+    beam_flags = checked_beam_flags(beam_flags, own_flags)
     _read_date_words(process_type, values, now())
     try:
         parameters = parameters_type.model_validate(values)
@@ -192,22 +191,32 @@ class _Parser(argparse.ArgumentParser):
         raise ParameterError(f"{message}: see --help")
 
 
-def _check_beam_flags(parameters_type: type[Parameters], flags: Sequence[str]) -> None:
-    """Reject misspelt flags, which Beam would silently ignore.
+def checked_beam_flags(given: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Flags for Beam, with those of the chosen environment that aren't given.
 
-    With the local runner, every unknown flag is a mistake. Other runners have flags that only their
-    own job server knows, so with those only flags that resemble ours are rejected.
+    Beam would silently ignore misspelt flags. With the local runner, every unknown flag is a
+    mistake. Other runners have flags that only their own job server knows, so with those only flags
+    that resemble the command's own are rejected.
+
+    Args:
+        given: flags that aren't the command's own.
+        own: the command's own flags.
+
+    Raises:
+        ParameterError: a flag is unknown.
     """
-    own = ("--json", "--plan", "--registry", "--params")
-    ours = [*map(flag_of, parameters_type.model_fields), *own]
+    names = {flag.partition("=")[0] for flag in given}
+    of_environment = chosen_environment().flags
+    flags = [*given, *(flag for flag in of_environment if flag.partition("=")[0] not in names)]
     is_local = runner_of(flags).lower() in LOCAL_RUNNERS
     for flag in _unknown_to_beam(flags) if flags else ():
         name = flag.partition("=")[0]
-        similar = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
+        similar = difflib.get_close_matches(name, own, 1, cutoff=0.8)
         if similar:
             raise ParameterError(f"unknown flag {name}: did you mean {similar[0]}?", parameter=name)
         if is_local:
             raise ParameterError(f"unknown flag or value {flag}: see --help", parameter=flag)
+    return flags
 
 
 def _unknown_to_beam(flags: Sequence[str]) -> list[str]:

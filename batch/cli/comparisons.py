@@ -2,7 +2,7 @@
 
 import time
 from importlib.metadata import entry_points
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,11 @@ from ledgerbeam.batch import interrupts
 from ledgerbeam.batch.cli.verbs import RUN_HELP, Json, Registry, open_runs
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.plain_text import print_line
+from ledgerbeam.batch.settings import names_registry, server_of
 from ledgerbeam.io.errors import ParameterError
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.model.run import RunRecord
 
 app = typer.Typer(help="Comparisons")
 
@@ -21,8 +25,12 @@ _MESSAGES = "LEDGERBEAM_MESSAGES"
 AS_COMPARE = "as in ledgerbeam compare"
 
 
-@app.command()
+_WITH_BEAM_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_WITH_BEAM_FLAGS)
 def shadow(
+    context: typer.Context,
     subject: Annotated[
         str,
         typer.Argument(
@@ -77,15 +85,24 @@ def shadow(
     """Execute a candidate on a run's input, without effects; exit status 5 if results differ.
 
     Results go to a folder of their own. What a handler writes is rolled back, and what it sends is
-    only captured.
+    only captured. If the run is on record, or a registry is named, the comparison is put on record
+    there. Any other flag goes to Beam, for instance --runner=FlinkRunner.
     """
     interrupts.catch()
+    from ledgerbeam.batch.cli.arguments import checked_beam_flags
     from ledgerbeam.batch.cli.summary import print_summary
     from ledgerbeam.io.commit.amounts import totals_json
 
     shadows = _load("shadows")
+    own_flags = [name for option in context.command.params for name in option.opts]
+    beam_flags = checked_beam_flags(context.args, own_flags)
+    is_recorded = names_registry(registry)
     if first is None and end is None:
-        plan = shadows.plan_process(_published(subject, registry), rule, definition, output)
+        published, run = _published(subject, registry)
+        is_recorded |= run is not None and server_of(registry) is None
+        plan = shadows.plan_process(published, rule, definition, output)
+        if run is not None:
+            plan = plan._replace(reason=f"{plan.reason}, run {run.id}")
     else:
         since, until = shadows.check_time(first, "--from"), shadows.check_time(end, "--to")
         for flag, value in (("--database", database), ("--output", output)):
@@ -101,7 +118,8 @@ def shadow(
         "known": known,
     }
     began = time.monotonic()
-    found = shadows.compare_shadow(plan, candidate_python, baseline, flags)
+    where = (registry or "") if is_recorded else None
+    found = shadows.compare_shadow(plan, candidate_python, baseline, flags, beam_flags, where)
     seconds = time.monotonic() - began
     manifest = found.manifest
     if as_json:
@@ -138,15 +156,16 @@ def differences(
         print_table(table.columns, table.rows)
 
 
-def _published(subject: str, registry: str | None) -> str:
-    """The URI of a published instance: it itself, or that of a run."""
+def _published(subject: str, registry: str | None) -> "tuple[str, RunRecord | None]":
+    """The URI of a published instance: it itself, or that of a run, and that run."""
     from ledgerbeam.io.commit.attempts import find_manifest
     from ledgerbeam.io.storage import uris
 
     if find_manifest(uris.absolute(subject)) is not None:
-        return subject.rstrip("/")
+        return subject.rstrip("/"), None
     with open_runs(registry) as runs:
-        return runs.get(subject).run.uri
+        run = runs.get(subject).run
+    return run.uri, run
 
 
 def _load(name: str) -> Any:

@@ -39,6 +39,7 @@ class Candidate(BaseModel):
         database: of the messages.
         first: messages posted from this moment on, in microseconds.
         end: and before this one.
+        beam_flags: for Beam, of a process.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Candidate(BaseModel):
     database: str = ""
     first: int = 0
     end: int = 0
+    beam_flags: tuple[str, ...] = ()
 
 
 def execute(candidate: Candidate, python: str = "") -> str:
@@ -103,7 +105,7 @@ def _execute_here(candidate: Candidate) -> str:
     manifest = load_manifest(candidate.of)
     kind = definition_of(candidate.definition, manifest.attempt.process)
     process = shadow_of(candidate.of, kind, candidate.output, candidate.rule)
-    run(process)
+    run(process, candidate.beam_flags)
     # As it was named, and not where that is on this machine: it is part of the comparison's name.
     return f"{candidate.output}/{process.name}/{process.instance}"
 

@@ -2,7 +2,7 @@
 
 import datetime
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from ledgerbeam.batch.define.process import instance_uri
 from ledgerbeam.batch.model.rules import RULE
 from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.records import Manifest, damaged_record
-from ledgerbeam.io.errors import ParameterError, TooManyRejectionsError
+from ledgerbeam.io.errors import ParameterError, TooManyRejectionsError, UserError
 from ledgerbeam.io.storage import uris
 from ledgerbeam.pipelines.comparison.candidate import Candidate, definition_of, execute
 from ledgerbeam.pipelines.comparison.compare import Compare, CompareParameters
@@ -34,6 +34,7 @@ class ShadowPlan(NamedTuple):
         columns: the flags of the comparison that say what its columns are.
         folder: of all that is written.
         date: of the comparison.
+        reason: of the comparison, for the record.
     """
 
     before: str | Candidate
@@ -42,6 +43,7 @@ class ShadowPlan(NamedTuple):
     columns: Mapping[str, str]
     folder: str
     date: datetime.date
+    reason: str
 
 
 class ShadowResult(NamedTuple):
@@ -90,7 +92,8 @@ def plan_process(of: str, rule: int | None, definition: str, output: str | None)
     again = Candidate(of=of, output=uris.join(folder, "baseline"), definition=definition)
     changed = {"output": uris.join(folder, "candidate"), "rule": rule}
     candidate = again.model_copy(update=changed)
-    return ShadowPlan(of, again, candidate, columns, folder, process.business_date)
+    reason = f"shadow of {uris.absolute(of)}"
+    return ShadowPlan(of, again, candidate, columns, folder, process.business_date, reason)
 
 
 def plan_handler(
@@ -133,13 +136,18 @@ def plan_handler(
     newest = max(handler.rules, default=None) if rule is None else rule
     changed = {"output": uris.join(output, "candidate.parquet"), "rule": newest}
     columns = {"keys": "message_id,number", "customer": "customer"}
-    return ShadowPlan(
-        present, again, present.model_copy(update=changed), columns, output, end.date()
-    )
+    candidate = present.model_copy(update=changed)
+    reason = f"shadow of {handler.name}"
+    return ShadowPlan(present, again, candidate, columns, output, end.date(), reason)
 
 
 def compare_shadow(
-    plan: ShadowPlan, python: str, has_baseline: bool, flags: Mapping[str, str]
+    plan: ShadowPlan,
+    python: str,
+    has_baseline: bool,
+    flags: Mapping[str, str],
+    beam_flags: Sequence[str] = (),
+    registry: str | None = None,
 ) -> ShadowResult:
     """Execute what a plan needs, and compare.
 
@@ -148,42 +156,64 @@ def compare_shadow(
         python: the candidate's interpreter; empty for this one.
         has_baseline: whether the present results are first compared with their repetition.
         flags: of the comparison, in place of those of the plan.
+        beam_flags: for Beam, of all that is executed.
+        registry: where the comparison is put on record, empty for where the environment says; None
+            for nowhere.
 
     Raises:
         UserError: something can't be executed or compared.
     """
-    before = plan.before if isinstance(plan.before, str) else execute(plan.before)
+
+    def made(candidate: Candidate, python: str = "") -> str:
+        return execute(candidate.model_copy(update={"beam_flags": tuple(beam_flags)}), python)
+
+    before = plan.before if isinstance(plan.before, str) else made(plan.before)
     noise = ""
     if has_baseline:
-        repeated = execute(plan.again)
+        repeated = made(plan.again)
         # Beside what was repeated, so that the folder itself has one comparison.
-        noise = _compared(plan, f"{plan.folder}/baseline", before, repeated, flags).uri
-    after = execute(plan.candidate, python)
-    return _compared(plan, plan.folder, before, after, {**flags, "baseline": noise})
+        baseline = _comparison(plan, f"{plan.folder}/baseline", before, repeated, flags)
+        noise = _compared(baseline, flags, beam_flags, None).uri
+    after = made(plan.candidate, python)
+    definition = _comparison(plan, plan.folder, before, after, {**flags, "baseline": noise})
+    return _compared(definition, flags, beam_flags, registry)
 
 
-def _compared(
+def _comparison(
     plan: ShadowPlan, output: str, before: str, after: str, flags: Mapping[str, str]
-) -> ShadowResult:
+) -> Compare:
     given = {name: value for name, value in flags.items() if value}
     sides = {"before": before, "after": after}
-    fixed = {"business_date": plan.date, "output": output}
+    fixed = {"business_date": plan.date, "output": output, "reason": plan.reason}
     # Results that are empty on both sides agree.
     values = {"ignore": RULE, "min_rows": 0, **plan.columns, **given, **sides, **fixed}
     try:
-        definition = Compare(CompareParameters.model_validate(values))
+        return Compare(CompareParameters.model_validate(values))
     except ValidationError as error:
         raise parameter_error(error, CompareParameters.model_fields) from error
+
+
+def _compared(
+    definition: Compare, flags: Mapping[str, str], beam_flags: Sequence[str], registry: str | None
+) -> ShadowResult:
     try:
-        return ShadowResult(definition, run(definition))
-    except TooManyRejectionsError as error:
-        if "keys" in given:
+        if registry is None:
+            return ShadowResult(definition, run(definition, beam_flags))
+        # This imports a database client, which a shadow that isn't recorded doesn't need.
+        from ledgerbeam.batch.runs.foreground import run_recorded
+
+        run_recorded(definition, beam_flags, registry)
+        return ShadowResult(definition, load_manifest(instance_uri(definition)))
+    except UserError as error:
+        is_rejected = TooManyRejectionsError.code in (error.code, getattr(error, "cause", None))
+        if flags.get("keys") or not is_rejected:
             raise
+        keys = definition.parameters.keys
         raise ParameterError(
-            f"--keys: {values['keys']} doesn't tell the rows of results apart: name the columns "
-            f"that do, of {', '.join(definition.columns.before)}",
+            f"--keys: {keys} doesn't tell the rows of results apart: name the columns that do, of "
+            f"{', '.join(definition.columns.before)}",
             parameter="--keys",
-            value=values["keys"],
+            value=keys,
         ) from error
 
 

@@ -16,6 +16,7 @@ from tests.support.json_lines import lines_of
 from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.messages.books.verify import verify
 from ledgerbeam.messages.consumer.consumers import declare_consumer, work_of
+from ledgerbeam.messages.consumer.progress import BucketLostError
 from ledgerbeam.messages.consumer.removal import Removal, removals, remove_consumer
 from ledgerbeam.messages.define.handler import Work
 from ledgerbeam.messages.store.leases import Leases
@@ -157,7 +158,12 @@ def test_a_step_that_is_under_way_is_finished_first(fresh_postgres: Bank) -> Non
 
     handler = bank.handler(then=then)()
     send(bank, "a")
-    step = threading.Thread(target=bank.consume, args=(handler,))
+
+    def consume() -> None:
+        with pytest.raises(BucketLostError):  # by its next step
+            bank.consume(handler)
+
+    step = threading.Thread(target=consume)
     step.start()
     assert begun.wait(60)
     found: list[Removal] = []
@@ -215,5 +221,5 @@ def test_a_process_of_a_removed_consumer_ends_and_says_why(
         removed(bank, "idle", force=True)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.splitlines()[-1].startswith("error: consumer idle was removed: ")
+    assert errors.splitlines()[-1].startswith("ledgerbeam: consumer idle was removed: ")
     assert bank.rows("SELECT * FROM ledgerbeam_member") == []

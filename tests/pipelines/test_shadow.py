@@ -290,3 +290,35 @@ def test_the_input_of_a_customer_is_that_of_the_run(tmp_path: Path) -> None:
     os.utime(tmp_path / "late.parquet", ns=(1, 1))
     with pytest.raises(InputChangedError, match="has changed since"):
         list(of_customer(found.uri, "C3", where))
+
+
+def test_a_shadow_is_on_record_and_takes_flags_of_beam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEDGERBEAM_STATE", str(tmp_path / "state"))
+    of = published(FeesEach, tmp_path)
+    where = f"--definition={FeesEach.__module__}:{FeesEach.__name__}"
+    registry = f"--registry=sqlite:///{tmp_path}/runs.db"
+    flags = [of, where, "--rule=2", f"--output={tmp_path}/tried", registry]
+    done = command("shadow", *flags, "--runner=FnApiRunner", "--json")
+    assert done.returncode == Exit.DIFFERENT, done.stderr
+    (told,) = lines_of(done.stdout)
+    (run_,) = lines_of(command("list", registry, "--json").stdout)
+    assert (run_["process"], run_["status"]) == ("compare", "SUCCESS")
+    (shown, *_) = lines_of(command("get", str(run_["id"]), registry, "--json").stdout)
+    assert (shown["uri"], shown["reason"]) == (told["published"], f"shadow of {of}")
+    candidate = load_manifest(f"{tmp_path}/tried/candidate/fees-each/2026-11-20")
+    assert candidate.attempt.plan["shadow"]["of"] == of
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--runer=FlinkRunner", "unknown flag or value --runer=FlinkRunner: see --help"),
+        ("--candidate-pyton=python3", "did you mean --candidate-python?"),
+    ],
+)
+def test_misspelt_flags_are_refused(tmp_path: Path, flag: str, message: str) -> None:
+    done = command("shadow", str(tmp_path), flag)
+    assert done.returncode == Exit.USAGE
+    assert message in done.stderr
