@@ -21,7 +21,9 @@ for name in ("at-once", "waiting"):
         def work():
             at = time.time()
             number = get_current_context()["dag_run"].conf["number"]
-            Path("FOLDER/begun", str(number)).write_text(str(at))
+            new = Path("FOLDER/begun", f"{number}.new")
+            new.write_text(str(at))
+            new.rename(new.with_suffix(""))
 
         work()
 
@@ -45,8 +47,8 @@ def start(programs: Path) -> Start:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-            "AIRFLOW__API_AUTH__JWT_SECRET": "measured-on-loopback-and-nowhere-else",
-            "AIRFLOW__API__SECRET_KEY": "measured-on-loopback-and-nowhere-else",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "measured on loopback and nowhere else, so that it may stand here as it is",
+            "AIRFLOW__API__SECRET_KEY": "measured on loopback and nowhere else, so that it may stand here as it is",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         }
         airflow = str(programs / "airflow")
