@@ -98,8 +98,8 @@ def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, An
 def delays(running: Running, folder: Path, numbers: Sequence[int]) -> list[float]:
     """Seconds from the answer to a call until the work begins that it has asked for.
 
-    Work that hasn't begun after `GIVEN_UP` seconds is counted as that; it was lost, or failed before
-    it began.
+    Work that hasn't begun after `GIVEN_UP` seconds is counted as that: it was lost, or has failed
+    before it began.
     """
     found = []
     for number in numbers:

@@ -1,5 +1,6 @@
 """Airflow 3: API server, scheduler with LocalExecutor, DAG processor, and a DAG of one task."""
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def start(programs: Path) -> Start:
 
     @contextmanager
     def running(database: str, folder: Path) -> Iterator[Running]:
-        port = free_port()
+        port, secret = free_port(), secrets.token_hex(64)
         (folder / "dags").mkdir()
         (folder / "dags" / "numbered.py").write_text(_DAGS.replace("FOLDER", str(folder)))
         environment = {
@@ -47,8 +48,8 @@ def start(programs: Path) -> Start:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-            "AIRFLOW__API_AUTH__JWT_SECRET": "measured on loopback and nowhere else, so that it may stand here as it is",
-            "AIRFLOW__API__SECRET_KEY": "measured on loopback and nowhere else, so that it may stand here as it is",
+            "AIRFLOW__API_AUTH__JWTsecret": secret,
+            "AIRFLOW__API_secret_KEY": secret,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         }
         airflow = str(programs / "airflow")
