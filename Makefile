@@ -44,7 +44,7 @@ PAGES += docs benchmarks dags examples rules tests
 .PHONY: test test-slow correctness fuzz fuzz-api crash-pairs nemesis signals matrix
 .PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
-.PHONY: bench bench-pages bench-loans bench-flink bench-messages bench-service
+.PHONY: bench bench-lists bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -164,8 +164,11 @@ bench-messages: $(VENV)/dev.stamp $(CACHE)/peers/stamp ## measure messages again
 bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure Flink against the local runner
 	$(BIN)/python benchmarks/bench_flink.py
 
-bench-service: $(VENV)/dev.stamp ## measure the service on PostgreSQL: accepting, starting, idling
+bench-service: $(VENV)/dev.stamp $(CACHE)/bench-airflow/stamp $(CACHE)/bench-prefect/stamp ## measure the service beside Airflow and Prefect, on PostgreSQL
 	$(BIN)/python benchmarks/bench_service.py
+
+bench-lists: $(VENV)/dev.stamp ## measure lists and pages in front of a million runs
+	$(BIN)/python benchmarks/bench_lists.py
 
 ## Housekeeping
 
@@ -211,6 +214,17 @@ $(CACHE)/axe-$(AXE)/axe.min.js:
 $(CACHE)/airflow/stamp: dags/constraints.txt
 	$(PYTHON) -m venv $(CACHE)/airflow
 	$(CACHE)/airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow
+	@touch $@
+
+$(CACHE)/bench-airflow/stamp: dags/constraints.txt
+	$(PYTHON) -m venv $(CACHE)/bench-airflow
+	$(CACHE)/bench-airflow/bin/pip install --quiet --constraint dags/constraints.txt apache-airflow \
+		asyncpg==0.32.0 psycopg2-binary==2.9.13
+	@touch $@
+
+$(CACHE)/bench-prefect/stamp: benchmarks/orchestrators/prefect.txt
+	$(PYTHON) -m venv $(CACHE)/bench-prefect
+	$(CACHE)/bench-prefect/bin/pip install --quiet --requirement benchmarks/orchestrators/prefect.txt
 	@touch $@
 
 $(CACHE)/dataflow/stamp: pyproject.toml tests/engines/dataflow/constraints.txt

@@ -124,7 +124,7 @@ def calls(runs: int) -> dict[str, str]:
     from ledgerbeam.service.store.reading import cursor_of
 
     of_run, of_request, of_audit = cursor_of(some), cursor_of(middle), cursor_of(2 * middle)
-    lists = {
+    return {
         "tonight": "/",
         "runs": "/runs",
         "runs, from the middle": f"/runs?cursor={of_run}",
@@ -169,7 +169,6 @@ def calls(runs: int) -> dict[str, str]:
         "kinds": "/v1/kinds",
         "metrics": "/metrics",
     }
-    return lists
 
 
 @contextmanager

@@ -112,8 +112,8 @@ def verify(connection: sa.Connection, head: str = "") -> AuditChain:
         raise _mismatch(f"none of {number:,} entries has the hash {head}")
     for source, columns in _SOURCES.items():
         lost = sa.select(columns[0]).where(~_unmarked(source), ~_has_link(source))
-        if (sequence := connection.scalar(lost.limit(1))) is not None:
-            raise _mismatch(f"{source} {sequence} was sealed, and its hash was removed")
+        if (of_lost := connection.scalar(lost.limit(1))) is not None:
+            raise _mismatch(f"{source} {of_lost} was sealed, and its hash was removed")
     unsealed = sum(
         connection.scalar(sa.select(sa.func.count(columns[0])).where(~_has_link(source))) or 0
         for source, columns in _SOURCES.items()

@@ -1,5 +1,6 @@
 """Airflow 3: API server, scheduler with LocalExecutor, DAG processor, and a DAG of one task."""
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ for name in ("at-once", "waiting"):
         def work():
             at = time.time()
             number = get_current_context()["dag_run"].conf["number"]
-            Path("FOLDER/begun", str(number)).write_text(str(at))
+            new = Path("FOLDER/begun", f"{number}.new")
+            new.write_text(str(at))
+            new.rename(new.with_suffix(""))
 
         work()
 
@@ -34,7 +37,7 @@ def start(programs: Path) -> Start:
 
     @contextmanager
     def running(database: str, folder: Path) -> Iterator[Running]:
-        port = free_port()
+        port, secret = free_port(), secrets.token_hex(64)
         (folder / "dags").mkdir()
         (folder / "dags" / "numbered.py").write_text(_DAGS.replace("FOLDER", str(folder)))
         environment = {
@@ -45,8 +48,8 @@ def start(programs: Path) -> Start:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-            "AIRFLOW__API_AUTH__JWT_SECRET": "measured-on-loopback-and-nowhere-else",
-            "AIRFLOW__API__SECRET_KEY": "measured-on-loopback-and-nowhere-else",
+            "AIRFLOW__API_AUTH__JWTsecret": secret,
+            "AIRFLOW__API_secret_KEY": secret,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         }
         airflow = str(programs / "airflow")

@@ -41,7 +41,9 @@ class AtOnce(lb.KeyedProcess[Numbered]):
     def execute(self, component: lb.Component) -> Iterator[lb.Record]:
         at = time.time()
         output = Path(self.parameters.output)
-        (output.parent / "begun" / output.name).write_text(str(at))
+        begun = output.parent / "begun" / output.name
+        begun.with_suffix(".new").write_text(str(at))
+        begun.with_suffix(".new").rename(begun)
         yield {"at": at}
 
 

@@ -17,7 +17,9 @@ from prefect import flow, task
 @task
 def work(number: int):
     at = time.time()
-    Path("FOLDER/begun", str(number)).write_text(str(at))
+    new = Path("FOLDER/begun", f"{number}.new")
+    new.write_text(str(at))
+    new.rename(new.with_suffix(""))
 
 
 @flow

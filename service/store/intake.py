@@ -230,7 +230,7 @@ def _store(
     """Store new requests, each with its audit entry."""
     if not asked:
         return []
-    new = [
+    new: list[dict[str, Any]] = [
         {
             "id": str(uuid.uuid4()),
             "kind": one.submission.kind,
@@ -279,7 +279,7 @@ def _accept(
     connection: sa.Connection, asked: Sequence[Asked]
 ) -> list[tuple[RequestRecord, bool] | UserError]:
     """Store what isn't known by its key; all keys are different."""
-    known = {}
+    known: dict[tuple[str, str | None], sa.Row[Any]] = {}
     # In one order everywhere, so that no two wait for each other.
     for one in sorted((one for one in asked if one.key), key=lambda one: (one.who, one.key)):
         assert one.key is not None

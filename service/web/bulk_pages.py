@@ -24,7 +24,7 @@ from ledgerbeam.service.bulk import (
     TargetState,
 )
 from ledgerbeam.service.errors import BadRequestError
-from ledgerbeam.service.model import RequestState, Role
+from ledgerbeam.service.model import Principal, RequestState, Role
 from ledgerbeam.service.web import bulk
 from ledgerbeam.service.web.render import Form, is_refresh, page_of
 from ledgerbeam.service.web.requests import Reason
@@ -176,7 +176,7 @@ def action(
         chosen=chosen,
         targets=targets.items,
         following=following,
-        verbs=_verbs(found, may_approve=bulk.may(caller, Role.APPROVER, found)),
+        verbs=_verbs(found, caller),
     )
 
 
@@ -216,15 +216,16 @@ def _ask(act: Act, chosen: Mapping[str, Any], why: str) -> BulkAsk:
         raise BadRequestError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _verbs(found: BulkRecord, *, may_approve: bool) -> Sequence[tuple[str, str]]:
-    """What can be done with an action now, and what comes of it."""
+def _verbs(found: BulkRecord, caller: Principal) -> Sequence[tuple[str, str]]:
+    """What a caller can do with an action now, and what comes of it."""
     verbs = []
-    if found.state is BulkState.WAITING and may_approve:
+    if found.state is BulkState.WAITING and bulk.may(caller, Role.APPROVER, found):
         verbs = [
             ("approve", "It is carried out; whoever has asked for it can't approve it."),
             ("refuse", "Nothing is done."),
         ]
-    if found.ended_at is None:
+    may_end = found.requester == caller.name or bulk.may(caller, Role.OPERATOR, found)
+    if found.ended_at is None and may_end:
         verbs.append(("cancel", "It ends where it has got to; what it has done stays done."))
     return verbs
 

@@ -170,6 +170,7 @@ def queue_list(request: Request, front: AFront, caller: Caller) -> Response:
         "queues.html",
         queues=[(q, front.intake.waiting(q.kind, 5) if q.queued else []) for q in queues],
         running=running,
+        operates=any(caller.may(Role.OPERATOR, q.kind) for q in queues),
         now=front.now(),
     )
 
@@ -323,6 +324,7 @@ def _list(
         items=page.items,
         following=following,
         kinds=kinds,
+        operates=any(caller.may(Role.OPERATOR, kind) for kind in kinds),
         chosen=chosen,
         **values,
     )

@@ -113,3 +113,22 @@ def test_messages_are_measured_beside_raw_sql_and_peers(tmp_path: Path) -> None:
     for peer, size in {"River": 500, "graphile-worker": 500, "Procrastinate": 25}.items():
         assert [one[0] for one in figures[f"{peer}: scheduled"]] == [size]
         assert [len(late) for late in lateness[peer].values()] == [10]
+
+
+@pytest.mark.slow
+def test_lists_are_asked_for_in_front_of_many_runs(tmp_path: Path) -> None:
+    benchmark("bench_lists.py", tmp_path, "--runs=3000", "--times=2")
+    figures = json.loads((tmp_path / "lists.json").read_text())["figures"]
+    assert set(figures) == {"postgresql", "sqlite"}
+    assert all(len(one["milliseconds and CPU"]) > 40 for one in figures.values())
+    assert "| runs of a retired kind |" in (tmp_path / "lists.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_service_accepts_begins_and_idles(tmp_path: Path) -> None:
+    size = ("--submissions=40", "--rounds=1", "--works=1", "--idle=4")
+    benchmark("bench_service.py", tmp_path, "--contenders=ledgerbeam", *size)
+    raw = json.loads((tmp_path / "service.json").read_text())["figures"]["ledgerbeam"]
+    assert len(raw["seconds until work begins"]) == 1
+    assert raw["accepted a second"][0] > 0
+    assert "| accepted a second |" in (tmp_path / "service.md").read_text()

@@ -1,7 +1,7 @@
 """Whatever an address of the page or a field of its forms says, it is no bug of the service."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -27,7 +27,7 @@ from ledgerbeam.service.web.render import TEMPLATES
 ROUTES: list[Any] = [
     route
     for part in pages.PARTS
-    for route in part.routes
+    for route in cast(list[Any], part.routes)
     # Whoever signs out isn't there any more for the next case.
     if route.path != "/sign-out"
 ]

@@ -62,6 +62,8 @@ class Night:
             "runs": "/runs",
             "requests": "/requests",
             "queues": "/queues",
+            "bulk": "/bulk",
+            "bulk-dry-run": "/bulk/new?of=runs&verb=retry&status=FAILURE",
             "audit": "/audit",
             "form": "/kinds/counting/new",
             "run": f"/runs/{self.runs['late']}",

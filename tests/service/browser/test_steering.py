@@ -278,3 +278,39 @@ def test_keys_are_enough(page: Page, place: Place, submitted: Callable[..., RunR
     until_status(page, RunStatus.PAUSED)
     assert place.runs.registry.events(run.id)[-1].why == "by keys"
     place.runs.resume(run.id)
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["followed", "without scripts"])
+def test_runs_that_failed_are_retried_together(
+    service: Service,
+    place: Place,
+    new_page: NewPage,
+    submitted: Callable[..., RunRecord],
+    axe: Callable[[Page], list[str]],
+    scripts: bool,
+) -> None:
+    run = submitted("fail-A7")
+    with service.client() as client:
+        assert client.wait(run.id).run.status is RunStatus.FAILURE
+    place.unset("fail-A7")
+    page = new_page(service.server, java_script_enabled=scripts)
+    page.goto("/runs?kind=counting&status=FAILURE")
+    page.get_by_role("link", name="retry runs…").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Retry runs")
+    expect(page.get_by_role("link", name=run.name, exact=True)).to_be_visible()
+    if scripts:
+        assert axe(page) == []
+    page.get_by_label("Reason, for the record of each").fill("the account is there now")
+    page.locator("button.do").click()
+    page.wait_for_url("**/bulk/*-*")
+    state = page.locator("#live dd .status").first
+    if scripts:
+        expect(state).to_have_text("DONE")
+        assert axe(page) == []
+    else:
+        until(lambda: page.reload() and state.inner_text() == "DONE", "the action's end")
+    expect(page.get_by_role("row").filter(has_text=run.name)).to_contain_text("request ")
+    with service.client() as client:
+        until(lambda: client.get(run.id).run.status is RunStatus.SUCCESS, "the run's success")
+    whys = [event.why for event in place.runs.registry.events(run.id)]
+    assert "the account is there now" in whys
