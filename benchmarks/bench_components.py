@@ -1,9 +1,10 @@
-"""What the framework costs a component: as many components as rows, executed one by one.
+"""What the framework costs a component, and what a second core gains, executed one by one.
 
     python benchmarks/bench_components.py --components 1000000 --repetitions 3
 
-Whole processes, Parquet to Parquet, taking turns: the framework, the same loop in a bare Beam
-pipeline, and a plain Python script. Results are compared row by row.
+Whole processes, Parquet to Parquet, as many components as rows, taking turns: the framework on all
+cores and on one, the same loop in a bare Beam pipeline, and a plain Python script. Results are
+compared row by row.
 """
 
 import os
@@ -16,22 +17,24 @@ import pyarrow.dataset as ds
 import report
 import typer
 from cases import TRADE_DATE, generated
+from measure import on_one_core
 from rich.console import Console
 from turns import Figures, medians, take_turns
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE / "components"
-CONTENDERS = ("ledgerbeam", "bare-beam", "plain-loop")
+CONTENDERS = ("ledgerbeam", "ledgerbeam-one-core", "bare-beam", "plain-loop")
 NAME = "components"
 
 
 def command_of(contender: str, pattern: str, output: Path) -> list[str]:
     """What runs a contender."""
-    if contender == "ledgerbeam":
+    if contender.startswith("ledgerbeam"):
         script = str(SCRIPTS / "net_position.py")
         flags = [f"--trades={pattern}", f"--business-date={TRADE_DATE}", f"--output={output}"]
         columns = "--columns=_=client_code,_=symbol,_=price"
-        return [sys.executable, script, *flags, columns, "--json"]
+        cores = on_one_core() if contender.endswith("-one-core") else []
+        return [*cores, sys.executable, script, *flags, columns, "--json"]
     script = str(SCRIPTS / f"{contender.replace('-', '_')}.py")
     return [sys.executable, script, pattern, str(output)]
 

@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 import report
 import typer
 from cases import TRADE_DATE, Case, generated, small_generated, small_given
-from measure import measure
+from measure import measure, on_one_core
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -45,6 +45,7 @@ OURS = {
     # As a run on record, with a launcher that watches over it.
     "ledgerbeam-recorded": ["--rule=vectorised", "--registry=sqlite:///{output}.db"],
     "ledgerbeam-per-component": ["--rule=per-component"],
+    "ledgerbeam-per-component-one-core": ["--rule=per-component"],
 }
 SCRIPTS = {
     "bare-beam": "bare_beam.py",
@@ -160,6 +161,7 @@ def _run(
     """Run a contender once; its result, or None where it has none."""
     if name in OURS:
         command = [
+            *(on_one_core() if name.endswith("-one-core") else ()),
             *(sys.executable, "-m", "ledgerbeam.pipelines.delivery_marking"),
             *(*case.ours, f"--trade-date={TRADE_DATE}", f"--output={output}"),
             *(flag.format(output=output) for flag in OURS[name]),

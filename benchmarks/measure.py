@@ -52,6 +52,11 @@ class Measurement(NamedTuple):
     errors: str
 
 
+def on_one_core() -> list[str]:
+    """What stands in front of a command that is to run on one core."""
+    return ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+
+
 def measure(
     command: Sequence[str],
     *,

@@ -97,3 +97,35 @@ def _ask_psutil(pid: int) -> _Seen | None:
         return _Seen(started, process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return None
+
+
+def available_cores() -> int:
+    """How many cores this process may keep busy: as its affinity and its control groups allow."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    return max(min([cores, *_core_quotas()]), 1)
+
+
+def _core_quotas() -> list[int]:
+    """Cores that control groups allow, rounded down, from this process's group up."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers:
+            continue  # version 1, where the mount must be known; there the affinity alone counts
+        # In a container the mount may begin at the container's own group.
+        group = Path("/sys/fs/cgroup") / path.lstrip("/")
+        for folder in (group, *group.parents):
+            try:
+                quota, period = (folder / "cpu.max").read_text().split()
+            except (OSError, ValueError):
+                continue
+            if quota.isdecimal():
+                found.append(int(quota) // int(period))
+    return found

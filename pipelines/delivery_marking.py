@@ -201,6 +201,11 @@ class DeliveryMarking(KeyedProcess[DeliveryParameters]):
             ),
         )
 
+    @property
+    def holds_interpreter(self) -> bool:
+        """Whether the rule runs as plain Python."""
+        return self.parameters.rule is Rule.PER_COMPONENT
+
     def bind(self, present: Iterable[str]) -> None:
         """Take note of the trades' columns; refuse parameters that need missing ones."""
         found = set(present)

@@ -26,7 +26,7 @@ from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prep
 from ledgerbeam.batch.interrupts import interruption_in
 from ledgerbeam.batch.model.outcomes import outcomes_of
 from ledgerbeam.batch.rollouts.planning import declare_rollout, note_rollout, planned_rules
-from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline
+from ledgerbeam.batch.runners.beam import make_pipeline, name_job, run_pipeline, works_in_process
 from ledgerbeam.batch.runners.failures import memory_refused
 from ledgerbeam.batch.runners.jobs import runner_job
 from ledgerbeam.batch.runners.names import labels_of_job, name_of_job
@@ -136,7 +136,9 @@ def run(
         started(attempt, "" if job is None else name)
         failpoint("run: started")
         stack.enter_context(watch(attempt, len(committed), spill))
-        context = AttemptContext(attempt, committed, retried, spill, chosen)
+        context = AttemptContext(
+            attempt, committed, retried, spill, chosen, works_in_process(pipeline)
+        )
         batch = prepared.build(context, stack)
         name_job(pipeline, name, labels_of_job(attempt))
         with traces.span("pipeline"):

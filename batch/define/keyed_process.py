@@ -435,6 +435,17 @@ class KeyedProcess(BatchProcess[P]):
             return executes_each_by(cls.__name__, cls.rules)
         return is_overridden(cls, KeyedProcess, "execute")
 
+    @property
+    def holds_interpreter(self) -> bool:
+        """Whether executing is plain Python, of which one thread of a process runs at a time.
+
+        Then other cores get processes of their own on the local runner, where input is large. By
+        default it is so where components execute one by one. A definition whose
+        `execute_components` is plain Python says so by `True`; one whose `execute` has to stay in
+        one process, or waits most of the time, says `False`.
+        """
+        return self.executes_each()
+
     def execution(self, rule: int | None) -> Callable[[Any], Any]:
         """What is called to execute: a rule, or the one way that there is where there are none."""
         if rule is not None:

@@ -101,8 +101,8 @@ class BatchProcess(ABC, Generic[P]):
             by default one row of any age.
         failure_event: type of the event that lists the failed components of a run that was
             published in spite of them.
-        parallelism: calls in flight over the whole run; None for two per
-            worker process, in the worker's own threads.
+        parallelism: calls in flight over the whole run; None for two per worker process, in the
+            worker's own threads, or for one per core where other processes execute beside it.
         rate: components that may begin a second over the whole run, or a `Ramp` to that; None for
             no limit. What somebody has set for a run counts in its place.
         results_expire_after: how long results are kept; None to keep them for ever.

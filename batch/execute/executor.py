@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 
 from ledgerbeam.batch.define.process import BatchProcess, Record, RetryMode
+from ledgerbeam.batch.execute.executions import ShardControl
 from ledgerbeam.batch.execute.rows import rows_of_text, text_of
-from ledgerbeam.batch.execute.worker_control import WorkerControl
 from ledgerbeam.batch.model.outcomes import Outcome, decisions, grouped, outcomes_of
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.io.commit.attempts import Attempt
@@ -31,9 +31,6 @@ from ledgerbeam.transforms.concurrency.executor import (
 )
 from ledgerbeam.transforms.concurrency.retry import Failure, RetryAfter
 from ledgerbeam.transforms.concurrency.rows import ended, rows_table
-
-IN_FLIGHT = 2
-"""Shards that a worker process executes side by side, in threads."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +116,7 @@ def _status_of(failure: Failure) -> ComponentStatus:
 def shard_executor(
     process: BatchProcess[Any],
     attempt: Attempt,
-    worker_control: WorkerControl,
+    worker_control: ShardControl,
     shard: int,
     earlier: EarlierOutcomes,
     max_failures: int,
@@ -145,7 +142,7 @@ def shard_executor(
         shard,
         worker_control,
         max_failures,
-        own_threads=IN_FLIGHT,
+        own_threads=worker_control.own_threads(),
         pooled=pooled,
         once=once,
     )

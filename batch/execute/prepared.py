@@ -20,6 +20,7 @@ class AttemptContext(NamedTuple):
         committed: markers of shards that earlier attempts on the same input have committed.
         retried: those of `committed` whose failed components are tried again.
         chosen: names of the components that alone are tried again; None for all that failed.
+        in_process: whether the runner does all of its work in this process.
         spill_directory: the folder where batches are spilled; None if they go through GroupByKey.
     """
 
@@ -28,6 +29,7 @@ class AttemptContext(NamedTuple):
     retried: tuple[ShardCommit, ...] = ()
     spill_directory: str | None = None
     chosen: frozenset[str] | None = None
+    in_process: bool = False
 
     @property
     def kept(self) -> tuple[ShardCommit, ...]:

@@ -27,11 +27,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from ledgerbeam.batch import logs
 from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.execute.executions import Executions, Snapshot
 from ledgerbeam.io.commit import control_log
-from ledgerbeam.io.commit.control_log import Executing, Heartbeat, Hold, Steering
+from ledgerbeam.io.commit.control_log import Heartbeat, Hold, Steering
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.io.machine import host_name
 from ledgerbeam.io.shared import SharedByKey
@@ -40,11 +41,11 @@ from ledgerbeam.transforms.concurrency.throttle import Limits, Ramp, Throttle
 
 _log = logging.getLogger(__name__)
 
+IN_FLIGHT = 2
+"""Shards that a worker process executes side by side, in threads."""
+
 MAX_EXECUTING = 100
 """How many components a heartbeat names at most."""
-
-MAX_ERROR_LENGTH = 500
-"""How many characters of an error a heartbeat holds at most."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,39 @@ class Periods:
 PERIODS = Periods()
 
 
-class WorkerControl:
+class Steered(Protocol):
+    """A throttle, of this process or of one that executes for it."""
+
+    def set(self, limits: Limits) -> None:
+        """Replace the limits."""
+
+    def hold(self, seconds: float) -> None:
+        """Admit nothing for so long."""
+
+    def cancel(self) -> None:
+        """Admit nothing from now on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where a shard is executed: in this process, or in one that executes for it.
+
+    Attributes:
+        throttle: admits its components.
+        snapshot: gives what the other process executes; nothing for this process.
+    """
+
+    throttle: Steered
+    snapshot: Callable[[], Snapshot]
+
+
+class WorkerControl(Executions):
     """Makes this process obey the limits, pauses and cancellation of an attempt's run.
 
     Attributes:
         throttle: admits components or pages within this process's share of the limits. It is
             closed until the control log has been read for the first time.
+        own_slot: where shards are executed in this process, if others execute beside it.
         attempt_uri: the attempt's folder.
     """
 
@@ -91,8 +119,10 @@ class WorkerControl:
             periods: the intervals of polls and heartbeats.
             now: returns the present time in UTC.
         """
+        super().__init__()
         self.throttle = Throttle()
         self.throttle.set(Limits(paused=True))
+        self.own_slot = Slot(self.throttle, Snapshot)
         self._run_uri = run_uri
         self._attempt = attempt
         self.attempt_uri = uris.join(run_uri, f"attempt-{attempt}")
@@ -102,13 +132,11 @@ class WorkerControl:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._telling = threading.Lock()
-        self._executing: dict[object, Executing] = {}
-        self._waiting: dict[tuple[int, str], Executing] = {}
-        self._tracked: dict[object, tuple[int, Callable[[], str | None]]] = {}
+        self._slots: list[Slot] = []
         self._done: dict[str, int] = {}
         self._steering: Steering | None = None
         self._workers = [worker]
-        self._applied: tuple[Steering | None, list[str], bool] | None = None
+        self._applied: tuple[Steering | None, list[str], bool, list[Slot]] | None = None
         self._read_at = float("-inf")
         self._stable_at = time.monotonic() + periods.beat + periods.poll
         self._heartbeat_uri: str | None = None
@@ -126,55 +154,6 @@ class WorkerControl:
         """The steering that was read last; None before the first read."""
         return self._steering
 
-    @contextmanager
-    def executing(
-        self, shard: int, component: str, tries: int = 1, error: str | None = None
-    ) -> Iterator[None]:
-        """Report a component while it is executed; see `Executing`."""
-        token = object()
-        if error is not None:
-            error = error[:MAX_ERROR_LENGTH]
-        # Not validated, since this runs once per component; readers of heartbeats validate them.
-        reported = Executing.model_construct(
-            shard=shard, component=component, tries=tries, error=error
-        )
-        with self._lock:
-            self._waiting.pop((shard, component), None)
-            self._executing[token] = reported
-        try:
-            with logs.executing(lambda: component):
-                yield
-        finally:
-            with self._lock:
-                del self._executing[token]
-
-    @contextmanager
-    def tracking(self, shard: int, component: Callable[[], str | None]) -> Iterator[None]:
-        """Report in each heartbeat the component that is being executed at that moment.
-
-        Args:
-            shard: the number of the components' shard.
-            component: returns the name of the component that is being executed, or None; called
-                in another thread.
-        """
-        token = object()
-        with self._lock:
-            self._tracked[token] = (shard, component)
-        try:
-            with logs.executing(component):
-                yield
-        finally:
-            with self._lock:
-                del self._tracked[token]
-
-    def waiting(self, shard: int, component: str, tries: int, error: str) -> None:
-        """Report a component that has failed and waits for its next try."""
-        reported = Executing.model_construct(
-            shard=shard, component=component, tries=tries, error=error[:MAX_ERROR_LENGTH]
-        )
-        with self._lock:
-            self._waiting[shard, component] = reported
-
     def slice_size(self, count: int) -> int:
         """How many of `count` components to execute in one call, to keep a rate evenly."""
         if self.throttle.is_open or self._steering is None:
@@ -190,7 +169,8 @@ class WorkerControl:
         now = self._now()
         steering = self._steering
         told = 0.0 if steering is None or steering.hold is None else steering.hold.left(now)
-        self.throttle.hold(seconds)
+        for throttle in self._throttles:
+            throttle.hold(seconds)
         # Of many calls that fail at once, one tells.
         if seconds - told > self._periods.poll and not self.canceled:
             self._try("hold the run", lambda: self._tell_hold(seconds, now))
@@ -203,6 +183,37 @@ class WorkerControl:
                 why = f"a component has asked for {seconds:g} s in which nothing begins"
                 before = control_log.steer(self._run_uri, now, self._worker, why, hold=hold)
             self._take(before)
+
+    @contextmanager
+    def sharing(self, slot: Slot) -> Iterator[None]:
+        """A shard is executed in that slot inside of the `with` block.
+
+        Slots that execute side by side share what this process may do, to the last component: where
+        it may have fewer in flight than there are slots, some wait until others have ended.
+        """
+        self._change_slots(lambda: self._slots.append(slot))
+        steering = self._steering
+        hold = None if steering is None else steering.hold
+        if hold is not None and (left := hold.left(self._now())):
+            slot.throttle.hold(left)
+        try:
+            yield
+        finally:
+            self._change_slots(lambda: self._slots.remove(slot))
+
+    def own_threads(self) -> int:
+        """Two, or one where other processes execute beside this one."""
+        return 1 if {*self._slots} - {self.own_slot} else IN_FLIGHT
+
+    def _change_slots(self, change: Callable[[], None]) -> None:
+        with self._lock:
+            change()
+        self._apply()
+
+    @property
+    def _throttles(self) -> list[Steered]:
+        of_slots = [slot.throttle for slot in self._slots if slot.throttle is not self.throttle]
+        return [self.throttle, *of_slots]
 
     def count(self, done: Mapping[str, int]) -> None:
         """Add to the number of components that are done and whose shard is not yet committed.
@@ -259,17 +270,16 @@ class WorkerControl:
             if self._steering is None or steering.number > self._steering.number:
                 self._steering = steering
         if steering.hold is not None and (left := steering.hold.left(self._now())):
-            self.throttle.hold(left)
+            for throttle in self._throttles:
+                throttle.hold(left)
 
     def _beat(self) -> None:
         now = self._now()
         with self._lock:
-            executing = [*self._executing.values()]
-            for shard, component in self._tracked.values():
-                if (name := component()) is not None:
-                    executing.append(Executing(shard=shard, component=name))
+            snapshots = [self.snapshot(), *(slot.snapshot() for slot in self._slots)]
+            executing = [each for snapshot in snapshots for each in snapshot.executing]
             in_flight = len(executing)
-            executing += self._waiting.values()
+            executing += [each for snapshot in snapshots for each in snapshot.waiting]
             done = {status: number for status, number in self._done.items() if number}
         heartbeat = Heartbeat(
             worker=self._worker,
@@ -297,7 +307,8 @@ class WorkerControl:
         with self._lock:
             steering, workers, now = self._steering, self._workers, time.monotonic()
             if steering is not None and steering.cancels(self._attempt):
-                self.throttle.cancel()
+                for throttle in self._throttles:
+                    throttle.cancel()
                 return
             cut_off = now - self._read_at > self._periods.lease
             if steering is None or cut_off:
@@ -305,7 +316,7 @@ class WorkerControl:
             else:
                 changing = steering.limits_flow and now < self._stable_at
                 closed = changing or steering.state == "pause"
-            if self._applied == (steering, workers, closed):
+            if self._applied == (steering, workers, closed, self._slots):
                 return
             if cut_off and steering is not None:
                 _log.warning(
@@ -314,8 +325,12 @@ class WorkerControl:
                     self._run_uri,
                     self._periods.lease,
                 )
-            self._applied = (steering, workers, closed)
-            self.throttle.set(self._share(steering or Steering(), workers, closed))
+            self._applied = (steering, workers, closed, [*self._slots])
+            limits = self._share(steering or Steering(), workers, closed)
+            slots = dict.fromkeys(self._slots or [self.own_slot])
+            throttles = [slot.throttle for slot in slots]
+            for throttle, share in zip(throttles, limits.split(len(throttles)), strict=True):
+                throttle.set(share)
 
     def _share(self, steering: Steering, workers: list[str], closed: bool) -> Limits:
         parallelism = steering.parallelism

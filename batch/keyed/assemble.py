@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import is_overridden
-from ledgerbeam.batch.execute.executor import IN_FLIGHT
+from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
 from ledgerbeam.batch.keyed.plan import Plan, row_totals
 from ledgerbeam.io.arrow.spill import Batch, batch_bytes, load_batch
 from ledgerbeam.io.datasets.readers import ROW_LOCATION
@@ -39,7 +39,7 @@ def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]])
     process = plan.process
     size = sum(batch_bytes(batch) for _, batch in batches)
     memory = memory_limit()
-    limit = plan.memory_limit or _memory_per_shard(memory)
+    limit = bytes_per_shard(plan, memory)
     if size > limit:
         raise ShardTooLargeError(
             f"shard {shard} of {plan.shards} has {size >> 20} MiB, and {limit >> 20} MiB fit into "
@@ -82,11 +82,13 @@ def _as_asked(components: Components, with_locations: bool) -> Components:
     return components._replace(table=components.table.drop_columns(ROW_LOCATION))
 
 
-def _memory_per_shard(memory: MemoryLimit) -> int:
+def bytes_per_shard(plan: Plan, memory: MemoryLimit) -> int:
     """Bytes that a shard's batches may have: sorting and writing take about five times as much.
 
     The limit is never above 2 GiB, the most text that one Arrow array can hold.
     """
+    if plan.memory_limit:
+        return plan.memory_limit
     free = memory.size - (memory.taken or PROGRAM_BYTES)
     return min(max(free // (_TIMES * IN_FLIGHT), 0), 2**31 - 1)
 

@@ -14,7 +14,7 @@ grouping and executing.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,8 +28,10 @@ from apache_beam.pvalue import AsList, TaggedOutput
 from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.define.money import check_money
 from ledgerbeam.batch.execute import worker_control
-from ledgerbeam.batch.execute.executor import IN_FLIGHT
+from ledgerbeam.batch.execute.executions import ShardControl
+from ledgerbeam.batch.execute.helpers import Helpers, helpers_of
 from ledgerbeam.batch.execute.reduce import Finish
+from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
 from ledgerbeam.batch.keyed.assemble import assemble_shard, rejected_totals
 from ledgerbeam.batch.keyed.notes import CollectNotes
 from ledgerbeam.batch.keyed.plan import Plan, SplitSummary, row_totals
@@ -37,12 +39,13 @@ from ledgerbeam.batch.keyed.publish import Publish
 from ledgerbeam.batch.keyed.rejects import RejectionLimit, rejected_table
 from ledgerbeam.batch.keyed.shard import execute_shard
 from ledgerbeam.batch.model.outcomes import outcomes_table
-from ledgerbeam.io.arrow.spill import Batch
+from ledgerbeam.io.arrow.spill import Batch, batch_bytes
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import FileRecord, ShardCommit
 from ledgerbeam.io.datasets.inputs import Split
 from ledgerbeam.io.datasets.readers import Check, SplitRows, is_of
 from ledgerbeam.io.datasets.rejections import LineCounts, RowLocator
+from ledgerbeam.io.secrets import remember_all
 from ledgerbeam.transforms.columnar.hashing import hash_distinct
 from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
@@ -60,9 +63,18 @@ class KeyedBatch(beam.PTransform):
     Outputs one `Manifest`. It is applied to the root of a pipeline.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, helpers: Helpers | None = None, key: str = "") -> None:
+        """Make the transform.
+
+        Args:
+            plan: what is run.
+            helpers: the processes that execute shards beside this one, if there are any.
+            key: under which they are open.
+        """
         super().__init__()
         self._plan = plan
+        self._key = key
+        self._in_flight = IN_FLIGHT if helpers is None else helpers.in_flight
 
     def expand(self, root: Any) -> beam.PCollection:
         """Build the graph that the module's docstring shows."""
@@ -89,10 +101,11 @@ class KeyedBatch(beam.PTransform):
             # There is at least one split, and so a note.
             | "CollectNotes" >> beam.CombineGlobally(CollectNotes()).without_defaults()
         )
+        execute = DoInFlight(ExecuteShard(CommitShard(plan), self._key), self._in_flight)
         commits = (
             read.rows
             | "GroupByShard" >> beam.GroupByKey()
-            | "ExecuteShards" >> beam.ParDo(DoInFlight(ExecuteShard(plan), IN_FLIGHT), *line_counts)
+            | "ExecuteShards" >> beam.ParDo(execute, *line_counts)
             | "CountCommitted" >> beam.Map(count_committed)
         )
         reports = commits | "Finish" >> Finish(
@@ -207,46 +220,39 @@ class CutRows:
         yield TaggedOutput(NOTES, summary)
 
 
-class ExecuteShard:
+@dataclass(frozen=True)
+class CommitShard:
     """Sorts a shard's rows into components, executes them, and commits the result."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    plan: Plan
 
-    def setup(self) -> None:
-        """Set up the worker's log and acquire its worker control."""
-        attempt = self._plan.context.attempt
+    def begin(self) -> None:
+        """Set up the log of a process that executes shards, and have secrets redacted in it."""
+        attempt = self.plan.context.attempt
         logs.configure_worker(attempt.record.run, attempt.record.number)
-        self._worker_control = worker_control.acquire(attempt.instance_uri, attempt.record.number)
-
-    def teardown(self) -> None:
-        """Release the worker control."""
-        worker_control.release(self._worker_control)
+        remember_all(self.plan.process.parameters)
 
     def __call__(
-        self, element: tuple[int, Iterable[tuple[int, Batch]]], line_counts: LineCounts = ()
-    ) -> list[ShardCommit]:
-        """Execute and commit a shard, and return its marker in a list.
+        self,
+        control: ShardControl,
+        shard: int,
+        batches: Sequence[tuple[int, Batch]],
+        line_counts: LineCounts,
+    ) -> ShardCommit:
+        """Execute and commit a shard, and return its marker.
 
         Raises:
             UserError: the shard is larger than the memory limit, can't be written, or too many
                 of its components fail.
         """
-        with traces.span("shard", shard=element[0]):
-            return self._execute(element, line_counts)
-
-    def _execute(
-        self, element: tuple[int, Iterable[tuple[int, Batch]]], line_counts: LineCounts
-    ) -> list[ShardCommit]:
-        plan = self._plan
-        shard, batches = element
-        assembled = assemble_shard(plan, shard, list(batches))
+        plan = self.plan
+        assembled = assemble_shard(plan, shard, batches)
         earlier = next((commit for commit in plan.context.retried if commit.shard == shard), None)
         places = RowLocator(plan.all_splits, line_counts)
         done = execute_shard(
             plan.process,
             plan.context.attempt,
-            self._worker_control,
+            control,
             shard,
             assembled.components,
             places,
@@ -263,7 +269,38 @@ class ExecuteShard:
             outcomes=outcomes_table(done.outcomes) if done.outcomes else None,
             rejects=rejected,
         )
-        return [commit_part(plan.context.attempt, shard, part)]
+        return commit_part(plan.context.attempt, shard, part)
+
+
+class ExecuteShard:
+    """Has a shard executed and committed, in this process or in one of its helpers."""
+
+    def __init__(self, task: CommitShard, helpers: str) -> None:
+        self._task = task
+        self._key = helpers
+
+    def setup(self) -> None:
+        """Set up the worker's log and acquire its worker control."""
+        self._task.begin()
+        attempt = self._task.plan.context.attempt
+        self._control = worker_control.acquire(attempt.instance_uri, attempt.record.number)
+        self._helpers = helpers_of(self._key)
+
+    def teardown(self) -> None:
+        """Release the worker control."""
+        worker_control.release(self._control)
+
+    def __call__(
+        self, element: tuple[int, Iterable[tuple[int, Batch]]], line_counts: LineCounts = ()
+    ) -> list[ShardCommit]:
+        """The marker of a shard, in a list; errors are those of `CommitShard`."""
+        shard, batches = element[0], list(element[1])
+        with traces.span("shard", shard=shard):
+            if self._helpers is None:
+                return [self._task(self._control, shard, batches, line_counts)]
+            size = sum(batch_bytes(batch) for _, batch in batches)
+            arguments = (batches, [*line_counts])
+            return [self._helpers.execute(self._control, shard, size, arguments)]
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import FileParameters, KeyedProcess, Lookup, RowInput
 from ledgerbeam.batch.execute.prepared import AttemptContext, Partitioning, Prepared
+from ledgerbeam.batch.keyed.beside import helpers_for
 from ledgerbeam.batch.keyed.pipeline import KeyedBatch
 from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.io.datasets.inputs import (
@@ -69,7 +70,10 @@ def prepare_keyed(process: KeyedProcess[Any]) -> Prepared:
         # The columns that the first attempt found count, even if today's code asks for more.
         process.bind(context.attempt.record.plan.get("columns", ()))
         plan = Plan(process, _in_snapshots(splits, stack), context)
-        return KeyedBatch(plan)
+        helpers = helpers_for(plan, estimated)
+        if helpers is None:
+            return KeyedBatch(plan)
+        return KeyedBatch(plan, helpers, stack.enter_context(helpers.open()))
 
     parameters = process.parameters
     asked = parameters.shards if isinstance(parameters, FileParameters) else None

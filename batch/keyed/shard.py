@@ -11,8 +11,8 @@ import pyarrow as pa
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import FailureLimit, Record, is_overridden
 from ledgerbeam.batch.define.results import Results, joined, replaced
+from ledgerbeam.batch.execute.executions import ShardControl
 from ledgerbeam.batch.execute.executor import EarlierOutcomes, shard_executor
-from ledgerbeam.batch.execute.worker_control import WorkerControl
 from ledgerbeam.batch.keyed.by_rule import RuledShard, execute_by_rules
 from ledgerbeam.batch.keyed.plan import row_totals
 from ledgerbeam.batch.keyed.rejects import with_row_locations
@@ -52,7 +52,7 @@ class ShardResult(NamedTuple):
 def execute_shard(
     process: KeyedProcess[Any],
     attempt: Attempt,
-    worker_control: WorkerControl,
+    worker_control: ShardControl,
     shard: int,
     components: Components,
     places: RowLocator,
@@ -174,7 +174,7 @@ def _execute_each(
     """Results and outcomes of a process with `execute`."""
     results = process.results
     assert results is not None
-    units = list(components.each(process.key))
+    units = components.each(process.key)
     executed = executor.execute_each(units, call, names, results)
     now = earlier.outcomes_now(executed, names)
     table = with_key(components, process.key, executed)

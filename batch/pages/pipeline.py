@@ -27,9 +27,9 @@ from apache_beam.pvalue import AsList
 from ledgerbeam.batch import logs, traces
 from ledgerbeam.batch.define.page_process import MAX_CONNECTIONS, PageProcess, SqlPages
 from ledgerbeam.batch.execute import worker_control
-from ledgerbeam.batch.execute.executor import IN_FLIGHT
 from ledgerbeam.batch.execute.prepared import AttemptContext
 from ledgerbeam.batch.execute.reduce import Finish
+from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
 from ledgerbeam.batch.model.outcomes import outcomes_table
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.batch.pages.fetch import CursorFetcher, FetchedPage, SqlFetcher

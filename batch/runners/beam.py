@@ -95,6 +95,12 @@ def local_runner(options: PipelineOptions) -> FnApiRunner:
     return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
+def works_in_process(pipeline: beam.Pipeline) -> bool:
+    """Whether a pipeline's runner does all of its work in this process."""
+    mode = pipeline.options.view_as(DirectOptions).direct_running_mode
+    return isinstance(pipeline.runner, FnApiRunner) and mode != "multi_processing"
+
+
 def name_job(pipeline: beam.Pipeline, name: str, labels: Sequence[str]) -> None:
     """Set the name of a pipeline's job, and add labels to those that it has."""
     options = pipeline.options.view_as(GoogleCloudOptions)

@@ -31,9 +31,18 @@ def test_all_contenders_agree(tmp_path: Path) -> None:
     benchmark("bench_delivery.py", tmp_path, "--trades=20000", "--files=2", "--repetitions=1")
     assert json.loads((tmp_path / "delivery-marking.json").read_text())
     table = (tmp_path / "delivery-marking.md").read_text()
-    for contender in ("ledgerbeam-per-component", "duckdb", "polars", "pandas", "rowwise-beam"):
+    ours = ("ledgerbeam-per-component", "ledgerbeam-per-component-one-core")
+    for contender in (*ours, "duckdb", "polars", "pandas", "rowwise-beam"):
         assert f"| {contender} " in table
     assert (tmp_path / "delivery-marking.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_components_agree_on_one_core_and_on_all(tmp_path: Path) -> None:
+    benchmark("bench_components.py", tmp_path, "--components=2000", "--repetitions=1")
+    table = (tmp_path / "components.md").read_text()
+    for contender in ("ledgerbeam", "ledgerbeam-one-core", "bare-beam", "plain-loop"):
+        assert f"| {contender} |" in table
 
 
 @pytest.mark.slow

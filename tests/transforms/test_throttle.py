@@ -24,6 +24,30 @@ class Clock:
         return self.seconds
 
 
+@given(
+    parallelism=st.none() | st.integers(1, 50),
+    rate=st.none()
+    | st.floats(0.1, 1e6)
+    | st.builds(Ramp, st.just(1.0), st.floats(1, 9), st.just(5.0)),
+    number=st.integers(1, 40),
+)
+def test_parts_of_limits_admit_together_what_the_whole_does(
+    parallelism: int | None, rate: float | Ramp | None, number: int
+) -> None:
+    parts = Limits(parallelism, rate).split(number)
+    admitting = [part for part in parts if not part.paused]
+    assert len(parts) == number
+    assert admitting
+    if parallelism is not None:
+        assert sum(part.parallelism or 0 for part in admitting) == parallelism
+    rates = [r.to_rate if isinstance(r, Ramp) else r for r in (part.rate for part in admitting)]
+    if rate is None:
+        assert set(rates) == {None}
+    else:
+        whole = rate.to_rate if isinstance(rate, Ramp) else rate
+        assert sum(r or 0 for r in rates) == pytest.approx(whole)
+
+
 class Simulated(Throttle):
     """Waits by moving its clock, so that one thread sees all that happens, and at once."""
 

@@ -98,6 +98,26 @@ class Limits:
         if isinstance(self.rate, int | float) and not self.rate > 0:
             raise ValueError(f"rate must be more than 0, not {self.rate}")
 
+    def split(self, number: int) -> "list[Limits]":
+        """Limits of so many throttles that together admit what these limits do.
+
+        Where fewer may be in flight than there are throttles, those at the end admit nothing.
+        """
+        if self == NO_LIMITS or self.paused:
+            return [self] * number
+        admitting = number if self.parallelism is None else min(number, self.parallelism)
+        rate = self.rate
+        if isinstance(rate, Ramp):
+            rate = Ramp(rate.from_rate / admitting, rate.to_rate / admitting, rate.seconds)
+        elif rate is not None:
+            rate = rate / admitting
+        each, left = divmod(self.parallelism or 0, admitting)
+        shares = [
+            Limits(None if self.parallelism is None else each + (place < left), rate)
+            for place in range(admitting)
+        ]
+        return shares + [Limits(paused=True)] * (number - admitting)
+
 
 NO_LIMITS = Limits()
 

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.execute.executions import Snapshot
 from ledgerbeam.batch.execute.worker_control import (
     MAX_EXECUTING,
     Periods,
+    Slot,
     WorkerControl,
     acquire,
     release,
@@ -96,6 +98,62 @@ def busy(worker_control: WorkerControl, threads: int) -> Iterator[None]:
         finally:
             ended.set()
             worker_control.throttle.cancel()
+
+
+class Elsewhere(throttle.Throttle):
+    """A throttle of another process that executes for this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slot = Slot(self, lambda: Snapshot((Executing(shard=7, component="there"),)))
+        self.set(Limits(paused=True))
+
+
+class TestSlots:
+    """Shards that are executed side by side, in this process and in others."""
+
+    def test_they_share_what_the_process_may_do(self, run: str) -> None:
+        change(run, parallelism=5, rate=10.0)
+        one, two = Elsewhere(), Elsewhere()
+        with governing(run) as own:
+            until(lambda: own.throttle.limits == Limits(5, 10.0))
+            with own.sharing(own.own_slot), own.sharing(one.slot):
+                assert [own.throttle.limits, one.limits] == [Limits(3, 5.0), Limits(2, 5.0)]
+                assert own.own_threads() == 1
+                with own.sharing(two.slot):
+                    limits = [own.throttle.limits, one.limits, two.limits]
+                    assert [each.parallelism for each in limits] == [2, 2, 1]
+                change(run, parallelism=None, rate=None)
+                until(lambda: own.throttle.is_open and one.is_open)
+
+    def test_with_fewer_than_slots_some_wait_for_the_others(self, run: str) -> None:
+        change(run, parallelism=1)
+        one, two = Elsewhere(), Elsewhere()
+        with governing(run) as own, own.sharing(one.slot):
+            until(lambda: one.limits == Limits(1))
+            with own.sharing(two.slot), ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(two.acquire)
+                own._slots.remove(one.slot)
+                own._apply()
+                waiting.result(30)
+                own._slots.append(one.slot)
+
+    def test_a_hold_and_a_cancellation_reach_all(self, run: str) -> None:
+        one, two = Elsewhere(), Elsewhere()
+        with governing(run) as own, own.sharing(one.slot):
+            until(lambda: one.is_open)
+            own.hold(3600)
+            assert not one.is_open
+            with own.sharing(two.slot):
+                assert not two.is_open
+                change(run, state="cancel")
+                until(lambda: own.canceled and one.canceled and two.canceled)
+
+    def test_a_heartbeat_has_what_they_execute(self, run: str) -> None:
+        with governing(run) as own, own.sharing(Elsewhere().slot):
+            until(lambda: any(beat.executing for beat in heartbeats(own.attempt_uri, utc_now())))
+            (beat,) = heartbeats(own.attempt_uri, utc_now())
+            assert [(e.shard, e.component) for e in beat.executing] == [(7, "there")]
 
 
 class TestControl:
