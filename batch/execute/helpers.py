@@ -333,7 +333,9 @@ class Helpers:
                 _log.warning("shards are executed by one process less: %s", error)
                 return
             self._started.append(helper)
-            helper.send("load", pickled, levels)
+            # It is read once Beam is imported there, and this process has other things to do.
+            load = ("load", pickled, levels)
+            threading.Thread(target=helper.send, args=load, name="load", daemon=True).start()
 
     def _wait_for_slot(self, size: int) -> _Helper | None:
         with self._changed:
