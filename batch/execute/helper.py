@@ -214,7 +214,10 @@ def main(descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
     keep_freed_memory()
     collect_garbage_rarely()
-    helper = _Helper(Connection(descriptor))
+    connection = Connection(descriptor)
+    # A process that is forked here must not hold the socket open.
+    os.register_at_fork(after_in_child=connection.close)
+    helper = _Helper(connection)
     with contextlib.suppress(EOFError, OSError):
         _, pickled, levels = helper._connection.recv()
         with _forwarded(helper.send, levels):

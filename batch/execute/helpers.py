@@ -47,6 +47,7 @@ BUSY = 0.8
 """How much of a core this process then must have kept busy: components that wait need no core."""
 
 _EXIT_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from ledgerbeam.batch.execute.helper import main; main(int(sys.argv[1]))"
@@ -76,7 +77,13 @@ class _Helper:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(other.fileno()), json.dumps(sys.path)],
+                [
+                    sys.executable,
+                    "-c",
+                    _PROGRAM,
+                    str(other.fileno()),
+                    json.dumps([*map(str, sys.path)]),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
             )
@@ -88,14 +95,19 @@ class _Helper:
         self._helpers = helpers
         self._connection = Connection(os.dup(self._socket.fileno()))
         self._sending = threading.Lock()
+        self._answering = threading.Lock()
+        self._lost: AttemptLostError | None = None
         self._snapshot = Snapshot()
         self._answer: Future[Any] = Future()
         threading.Thread(target=self._receive, name="helper", daemon=True).start()
 
     def execute(self, control: WorkerControl, shard: int, arguments: tuple[Any, ...]) -> Any:
         """Have a shard executed, and wait for the result."""
-        self._answer, self.control = Future(), control
-        self._snapshot = Snapshot()
+        with self._answering:
+            if self._lost is not None:
+                raise self._lost
+            self._answer = Future()
+        self.control, self._snapshot = control, Snapshot()
         with control.sharing(self.slot):
             self.send("shard", shard, arguments)
             return self._answer.result()
@@ -121,18 +133,27 @@ class _Helper:
             self._socket.shutdown(socket.SHUT_WR)
 
     def _receive(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                kind, *rest = self._connection.recv()
-                getattr(self, f"_on_{kind}")(*rest)
+        try:
+            # Processes that it has forked may hold the socket open when it is gone.
+            while self._connection.poll(_POLL_SECONDS) or self.process.poll() is None:
+                if self._connection.poll():
+                    kind, *rest = self._connection.recv()
+                    getattr(self, f"_on_{kind}")(*rest)
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            _log.exception("what a process that executes shards has sent can't be read")
+            self.process.kill()
         self._connection.close()
         self._socket.close()
         self._helpers.ended(self)
 
     def lose(self, error: AttemptLostError) -> None:
         """What it executes has no result."""
-        if not self._answer.done():
-            self._answer.set_exception(error)
+        with self._answering:
+            self._lost = error
+            if not self._answer.done():
+                self._answer.set_exception(error)
 
     def _on_ready(self) -> None:
         self._helpers.ready(self)
@@ -153,10 +174,12 @@ class _Helper:
         logging.getLogger(record.name).handle(record)
 
     def _on_out(self, text: str) -> None:
-        sys.stdout.write(text)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(text)
 
     def _on_err(self, text: str) -> None:
-        sys.stderr.write(text)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -272,7 +295,11 @@ class Helpers:
 
     def ended(self, helper: _Helper) -> None:
         """A helper has ended: a loss, unless it was to."""
-        code = helper.process.wait()
+        try:
+            code = helper.process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it has closed the socket itself
+            helper.process.kill()
+            code = helper.process.wait()
         with self._changed:
             if helper not in self._started:
                 return
@@ -306,7 +333,9 @@ class Helpers:
                 _log.warning("shards are executed by one process less: %s", error)
                 return
             self._started.append(helper)
-            helper.send("load", pickled, levels)
+            # It is read once Beam is imported there, and this process has other things to do.
+            load = ("load", pickled, levels)
+            threading.Thread(target=helper.send, args=load, name="load", daemon=True).start()
 
     def _wait_for_slot(self, size: int) -> _Helper | None:
         with self._changed:

@@ -1,5 +1,8 @@
 """Whether the shards of a keyed process are executed by several processes, and by how many."""
 
+import os
+import sys
+
 from ledgerbeam.batch.define.process import RetryMode
 from ledgerbeam.batch.execute.helpers import Helpers
 from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
@@ -31,7 +34,9 @@ def helpers_for(plan: Plan, rows: int) -> Helpers | None:
     process, context = plan.process, plan.context
     is_limited = process.parallelism is not None or process.rate is not None
     if (
-        not context.in_process
+        os.name != "posix"
+        or not sys.executable
+        or not context.in_process
         or context.spill_directory is None
         or not process.holds_interpreter
         or is_limited

@@ -27,6 +27,8 @@ from ledgerbeam.io.commit.published import read_part
 from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import AttemptLostError, BugError, CanceledError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -132,6 +132,7 @@ class TestSlots:
         with governing(run) as own, own.sharing(one.slot):
             until(lambda: one.limits == Limits(1))
             with own.sharing(two.slot), ThreadPoolExecutor(1) as pool:
+                assert two.limits.paused
                 waiting = pool.submit(two.acquire)
                 own._slots.remove(one.slot)
                 own._apply()
