@@ -49,10 +49,6 @@ def _bytes_spilled(spilled: Any) -> int:
     return sum(batch.length for _, batch in spilled)
 
 
-def _bytes_loaded(tables: Any) -> int:
-    return sum(table.nbytes for table in tables)
-
-
 STEPS = (
     Step("read and decode Parquet", ("io.datasets.readers:_read_parquet",), _bytes_of_block),
     Step("types and contract", ("io.datasets.readers:conform",)),
@@ -66,7 +62,7 @@ STEPS = (
     Step("shared dictionaries", ("io.arrow.shared:SharedDictionaries.encode",)),
     Step("dictionaries of batches", ("transforms.shuffle:decode_large", "io.arrow.stream:compact")),
     Step("write the spill", ("transforms.shuffle:spill",), _bytes_spilled),
-    Step("read the spill", ("transforms.shuffle:load_batches",), _bytes_loaded),
+    Step("read the spill", ("transforms.shuffle:load_batches",)),
     Step("join batches", ("transforms.shuffle:join", "transforms.shuffle:encode_dictionaries")),
     Step(
         "sort into components",

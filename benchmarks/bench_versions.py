@@ -67,10 +67,11 @@ def _run(root: Path, module: str, arguments: list[str]) -> tuple[list[str], dict
         if found.exit_code != 0:
             sys.exit(f"{root}: {found.errors.strip() or found.output.strip()}")
         (manifest,) = Path(output).glob("*/*/manifest.json")
-        shards = json.loads(manifest.read_text())["shards"]
-    digests = [
-        file["sha256"] for shard in shards for file in (shard["part"], *shard["tables"].values())
+        published = json.loads(manifest.read_text())
+    parts = [
+        file for each in published["shards"] for file in (each["part"], *each["tables"].values())
     ]
+    digests = [file["sha256"] for file in (*parts, *published["reports"])]
     return digests, {
         "wall_seconds": found.wall_seconds,
         "cpu_seconds": found.cpu_seconds,

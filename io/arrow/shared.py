@@ -5,6 +5,7 @@ written, read and encoded once a batch, where there are few of them among all.
 """
 
 import functools
+import os
 import threading
 import uuid
 from typing import NamedTuple
@@ -83,7 +84,12 @@ def encoded(indices: pa.Int32Array, dictionary: pa.StringArray) -> pa.Dictionary
     return pa.DictionaryArray.from_arrays(indices, dictionary, safe=False)
 
 
-@functools.lru_cache(maxsize=8)
 def shared_dictionaries(directory: str) -> SharedDictionaries:
     """Those of this process for batches in a folder."""
+    # A forked process has its own from then on: two that grow apart can't have one owner.
+    return _of_process(directory, os.getpid())
+
+
+@functools.lru_cache(maxsize=8)
+def _of_process(_directory: str, _pid: int) -> SharedDictionaries:
     return SharedDictionaries()

@@ -100,9 +100,10 @@ class TermsColumns:
             self.escrow_payment[at].tolist(),
             self.others[at].tolist(),
         )
-        return [
-            Terms(*values, *others, self.calendar) for *values, others in zip(*columns, strict=True)
+        rows: list[list[Any]] = [
+            [*values, *others, self.calendar] for *values, others in zip(*columns, strict=True)
         ]
+        return [Terms(*row) for row in rows]
 
     def after(self, at: Integers, days: Dates) -> Dates:
         """The regular due date that follows each of these."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from hypothesis import strategies as st
 from tests.support.harness import pipeline
 
 from ledgerbeam.io.arrow import spill
-from ledgerbeam.io.arrow.shared import MAX_VALUES, ROWS_PER_VALUE, SharedDictionaries
+from ledgerbeam.io.arrow.shared import (
+    MAX_VALUES,
+    ROWS_PER_VALUE,
+    SharedDictionaries,
+    shared_dictionaries,
+)
 from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch, load_batches
 from ledgerbeam.io.arrow.stream import ArrowTableCoder, compact, join
 from ledgerbeam.io.errors import UserError
@@ -158,6 +164,10 @@ def folders(parent: Path) -> list[str]:
     return [str(path) for path in parent.glob("spill-*")]
 
 
+def owner_of(folder: str) -> str:
+    return shared_dictionaries(folder).owner
+
+
 def encode_text(table: pa.Table) -> pa.Table:
     return table.set_column(0, "text", table.column("text").dictionary_encode())
 
@@ -245,6 +255,14 @@ class TestSpill:
             assert rows.column("text").to_pylist() == table.column("text").to_pylist()
             kept.append(found.columns)
         assert kept == [("text",), (), ()]
+
+    def test_a_forked_process_has_dictionaries_of_its_own(self) -> None:
+        ours = shared_dictionaries("folder")
+        assert shared_dictionaries("folder") is ours
+        assert shared_dictionaries("other") is not ours
+        with get_context("fork").Pool(1) as pool:
+            theirs = pool.apply(owner_of, ("folder",))
+        assert theirs != ours.owner
 
     def test_too_many_values_are_not_shared(self) -> None:
         values = [f"{number:06}" for number in range(MAX_VALUES + 1)]

@@ -29,6 +29,7 @@ from ledgerbeam.batch.execute.prepared import AttemptContext
 from ledgerbeam.batch.keyed.pipeline import KeyedBatch
 from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.batch.runners.beam import local_runner
+from ledgerbeam.io.arrow.shared import Shared
 from ledgerbeam.io.arrow.spill import spill
 from ledgerbeam.io.commit.attempts import load_manifest, start_attempt
 from ledgerbeam.io.commit.published import read_part, read_published
@@ -429,9 +430,9 @@ class TestSameBytes:
     ) -> None:
         folders: list[str] = []
 
-        def noted(folder: str, pieces: Any) -> Any:
+        def noted(folder: str, pieces: Any, shared: Shared) -> Any:
             folders.append(folder)
-            return spill(folder, pieces)
+            return spill(folder, pieces, shared)
 
         monkeypatch.setattr("ledgerbeam.transforms.shuffle.spill", noted)
         trades = variant(tmp_path, BASE, 4)

@@ -1,5 +1,7 @@
 """Where the money of transactions is: the vectorised rules, and what plain ones say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_transactions_are_rejected_as_each_by_itself(portfolio: list[Loan]) -> N
     ],
 )
 def test_what_makes_a_transaction_one_that_is_rejected(
-    change: dict[str, object], is_rejected: bool
+    change: dict[str, Any], is_rejected: bool
 ) -> None:
     terms, opening = mortgage()
     row = Transaction(7, TransactionKind.PAYMENT, day(3), day(3), 100)._replace(**change)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ledgerbeam.transforms.columnar.components import SortedRows, sort_components, without
+from ledgerbeam.transforms.columnar.components import SortedRows, sort_components, tidy, without
 from ledgerbeam.transforms.columnar.hashing import (
     hash_array,
     hash_column,
@@ -404,6 +404,35 @@ class TestSortStrings:
     @pytest.mark.parametrize("values", [["a", "a"], ["x", "a12345678b", "a12345678c"], ["", "\0"]])
     def test_what_does_not_is_left_to_others(self, values: list[str]) -> None:
         assert sort_strings(pa.array(values)) is None
+
+
+class TestTidy:
+    @pytest.mark.parametrize("lengths", [[3], [3, 0, 2], [0, 0], [1, 1, 1]])
+    def test_chunks_of_one_dictionary_and_of_several_come_out_alike(
+        self, lengths: list[int]
+    ) -> None:
+        dictionary = pa.array(["b", "unused", "a"])
+        codes = [pa.array([0, None, 2][:length], pa.int32()) for length in lengths]
+        one = [pa.DictionaryArray.from_arrays(each, dictionary) for each in codes]
+        several = [
+            pa.DictionaryArray.from_arrays(each, pa.array(dictionary.to_pylist())) for each in codes
+        ]
+        (tidied,), (expected,) = (
+            tidy(pa.table({"text": pa.chunked_array(chunks)})).column("text").chunks
+            for chunks in (one, several)
+        )
+        assert tidied.equals(expected)
+        assert tidied.dictionary.to_pylist() == sorted({*tidied.to_pylist()} - {None})
+        assert tidied.to_pylist() == [value for each in one for value in each.to_pylist()]
+
+    def test_slices_of_a_dictionary_are_different_ones(self) -> None:
+        dictionary = pa.array(["a", "b", "c"])
+        chunks = [
+            pa.DictionaryArray.from_arrays(pa.array([1], pa.int32()), dictionary.slice(start, 2))
+            for start in (0, 1)
+        ]
+        (tidied,) = tidy(pa.table({"text": pa.chunked_array(chunks)})).column("text").chunks
+        assert tidied.to_pylist() == ["b", "c"]
 
 
 # Beam pickles functions by the name of their module, and so finds the very same objects here.

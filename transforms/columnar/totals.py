@@ -106,7 +106,7 @@ def sums_by_currency(table: pa.Table, amount: str, currency: str) -> dict[str, i
         # Zeros in place of other rows: taking the rows out costs several times as much.
         of_code = whole if len(used) == 1 else np.where(numbers == number, whole, 0)
         shift = 0 if scale is None else scale - places
-        if shift > 0:
+        if scale is not None and shift > 0:
             _check_decimals(amount, of_code, scale, code)
         name = f"{amount}_{code}"
         # Whole minor units, each of them and therefore their sum.
