@@ -44,7 +44,7 @@ PAGES += docs benchmarks dags examples rules tests
 .PHONY: test test-slow correctness fuzz fuzz-api crash-pairs nemesis signals matrix
 .PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
-.PHONY: bench bench-lists bench-pages bench-loans bench-flink bench-messages bench-service
+.PHONY: bench bench-compare bench-lists bench-pages bench-loans bench-flink bench-messages bench-service
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -151,6 +151,9 @@ mutants: $(VENV)/dev.stamp ## change rules and see whether tests notice: make mu
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
 	$(BIN)/python benchmarks/bench_components.py
+
+bench-compare: $(VENV)/dev.stamp ## measure a comparison of two instances against DuckDB
+	$(BIN)/python benchmarks/bench_compare.py
 
 bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a plain loop
 	$(BIN)/python benchmarks/bench_pages.py

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import duckdb
 
-COMPARED = ("client_code", "symbol", "side", "quantity", "price", "trade_date", "currency")
-COMPARED += ("delivery_quantity",)
+COMPARED = (
+    *("client_code", "symbol", "side", "quantity", "price", "trade_date", "currency"),
+    "delivery_quantity",
+)
 
 
 def main(before: str, after: str, output: Path) -> None:

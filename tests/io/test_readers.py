@@ -385,3 +385,28 @@ def test_an_input_that_has_to_be_right_as_a_whole_names_the_row_that_is_not(
     with pytest.raises(InputError, match="side 'X' is none of B, S") as raised:
         readers.read_whole(str(path), contract)
     assert raised.value.attributes == {"file": str(path), "row": 4 if suffix == "csv" else 3}
+
+
+@pytest.mark.parametrize("other", ["repeating", "unique", "missing"])
+def test_texts_that_repeat_come_encoded_where_that_is_asked_for(other: str, tmp_path: Path) -> None:
+    repeating = ["  padded", None, "b"] * 2_000
+    others = {
+        "repeating": repeating,
+        "unique": [f"R{row:08d}" for row in range(6_000)],
+        "missing": [None] * 6_000,
+    }
+    numbers = list(range(6_000))
+    for name, texts in (("1", repeating), ("2", others[other])):
+        own = {"id": numbers, "text": pa.array(texts, None if other == "missing" else pa.string())}
+        pq.write_table(pa.table(own), tmp_path / f"{name}.parquet")
+    contract = Contract((Column("id", pa.int64()),), keeps_dictionaries=True)
+    read = []
+    for asked in (contract, Contract(contract.columns)):
+        input_ = plan_input(f"{tmp_path}/*.parquet", asked)
+        parts = [rows.table for split in input_.splits for rows in readers.read_split(split)]
+        read.append(pa.concat_tables(parts))
+    kept, plain = (table.column("text") for table in read)
+    assert pa.types.is_dictionary(kept.type) == (other != "unique")
+    assert plain.type == pa.string()
+    assert kept.cast(pa.string()).equals(plain)
+    assert plain.to_pylist() == [*repeating, *others[other]]
