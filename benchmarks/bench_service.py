@@ -82,7 +82,8 @@ def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, An
                 calls = [running.waiting(number) for number in numbers]
                 before = cpu_of_all(running, server)
                 rates.append(size.submissions / running.ask(calls, size.connections))
-                spent.append((cpu_of_all(running, server) - before) / size.submissions * 1000)
+                took = spent_since(before, cpu_of_all(running, server))
+                spent.append(took / size.submissions * 1000)
             time.sleep(size.idle / 4)  # until they wait in their queue
             beside = delays(running, folder, range(-size.works, 0))
     return {
@@ -140,11 +141,16 @@ def idling(
     }
 
 
-def cpu_of_all(running: Running, server: "PostgresServer") -> float:
-    """Seconds of CPU that a contender, the database's server and this client have used."""
+def cpu_of_all(running: Running, server: "PostgresServer") -> dict[int, float]:
+    """Seconds of CPU by process, of a contender, the database's server and this client."""
     postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
     everybody = [*running.tree(), postmaster, *postmaster.children(), psutil.Process()]
-    return sum(map(cpu, everybody))
+    return {process.pid: cpu(process) for process in everybody}
+
+
+def spent_since(before: Mapping[int, float], now: Mapping[int, float]) -> float:
+    """Seconds of CPU between two looks; what ended between them isn't known any more."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
 
 
 def cpu(process: psutil.Process) -> float:

@@ -4,6 +4,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from orchestrators.contenders import Call, Running, Start, call, free_port, started, until
@@ -76,7 +77,7 @@ def start(programs: Path) -> Start:
             headers = {"Authorization": f"Bearer {token['access_token']}"}
             for name in ("at-once", "waiting"):
                 path = f"/api/v2/dags/{name}"
-                until(lambda path=path: call(port, "GET", path, headers), f"the DAG {name}")
+                until(partial(call, port, "GET", path, headers), f"the DAG {name}")
 
             def asked(name: str, number: int) -> Call:
                 body = {"logical_date": None, "conf": {"number": number}}

@@ -4,6 +4,7 @@ import datetime
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from orchestrators.contenders import Call, Running, call, free_port, started, until
@@ -90,7 +91,7 @@ def start(database: str, folder: Path) -> Iterator[Running]:
 
     with started(parts, environment, folder) as processes:
         for kind in ("at-once", "waiting"):
-            until(lambda kind=kind: call(port, "GET", f"/v1/kinds/{kind}"), f"the kind {kind}")
+            until(partial(call, port, "GET", f"/v1/kinds/{kind}"), f"the kind {kind}")
         held = {"held": True, "why": "measured"}
         call(port, "PATCH", "/v1/queues/waiting", body=held)
         yield Running(

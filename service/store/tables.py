@@ -106,6 +106,7 @@ request = sa.Table(
     sa.Index(None, "state", "sequence"),
     sa.Index(None, "kind", "sequence"),
     sa.Index(None, "kind", "state", "sequence"),
+    sa.Index(None, "kind", "requester", "sequence"),
     sa.Index(None, "requester", "sequence"),
     sa.Index(None, "requester", "state", "sequence"),
     sa.Index(None, "run_id"),

@@ -21,6 +21,7 @@ from ledgerbeam.service.page.timeline import duration
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"
 TEMPLATES = _FOLDER / "templates"
+_LONGEST_WHY = 2000
 _NUMBERS = ("int", "uint", "float", "double", "decimal")
 """How names of Arrow's types of numbers begin."""
 
@@ -78,6 +79,8 @@ async def _form(request: Request) -> dict[str, str]:
         raise BadRequestError("a form is sent as application/x-www-form-urlencoded")
     body = (await request.body()).decode("utf-8", "replace")
     sent = dict(parse_qsl(body, keep_blank_values=True))
+    if len(sent.get("why", "")) > _LONGEST_WHY:
+        raise BadRequestError(f"why: a reason has {_LONGEST_WHY:,} characters at most")
     # Who signs in has no session yet, and gives a key that another site doesn't know.
     is_own = hmac.compare_digest(sent.pop("csrf", ""), _token(request))
     if not is_own and request.url.path != "/sign-in":

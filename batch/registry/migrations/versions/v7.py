@@ -42,6 +42,7 @@ _INDEXES = {
     "request": (
         ("kind", "sequence"),
         ("kind", "state", "sequence"),
+        ("kind", "requester", "sequence"),
         ("requester", "state", "sequence"),
     ),
     "audit": (("kind", "sequence"),),
