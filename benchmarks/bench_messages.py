@@ -170,9 +170,9 @@ class Bench:
             connection.exec_driver_sql(f"""
                 INSERT INTO ledgerbeam_message
                     (topic, lane, bucket, version, due, customer, key, payload)
-                SELECT 1, n % {LANES}, n % {BUCKETS}, 1, {to_microseconds(next_year)} + n,
-                    'P' || n % {PAYERS}, 'R' || n,
-                    '{{"request":' || n || ',"payer":"P' || n % {PAYERS} || '"}}'
+                SELECT 1, n %% {LANES}, n %% {BUCKETS}, 1, {to_microseconds(next_year)} + n,
+                    'P' || n %% {PAYERS}, 'R' || n,
+                    '{{"request":' || n || ',"payer":"P' || n %% {PAYERS} || '"}}'
                 FROM generate_series(1, {cold}) AS n""")
 
     def repetition(self, count: int, label: str = "") -> None:
@@ -337,9 +337,9 @@ def server_cpu(server: psutil.Process) -> float:
     own = server.cpu_times()
     total = own.user + own.system + own.children_user + own.children_system
     for process in server.children():
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
+        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            # In nanoseconds; the times of psutil are ticks of 10 milliseconds.
+            total += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
     return float(total)
 
 
