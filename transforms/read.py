@@ -206,10 +206,8 @@ class _ReadGroup:
                 found.append(TaggedOutput(LINE_COUNTS, (split.index, line_count)))
 
         splits = (self.splits[position] for position in group)
-        for output in self.function((split, batches(split)) for split in splits):
-            yield output
-            while found:
-                yield found.pop()
+        yield from self.function((split, batches(split)) for split in splits)
+        # They are written by the same step, so only once the function has found them few enough.
         yield from found
 
     def _rejected(self, split: Split, batch: int, rows: pa.Table) -> RejectedRows:

@@ -41,8 +41,9 @@ class ArrowTableCoder(beam.coders.Coder):
 
 # A dictionary with fewer values than a sixteenth of the rows costs less than reducing it.
 _SMALL = 16
+# For fewer rows, the time that each buffer takes is worth more than the bytes that it saves.
+_FEW_ROWS = 1000
 # Trades take a third of their bytes; higher levels take more time and save nothing more.
-_FEW_ROWS = 1000  # of fewer, each buffer's own price is more than its bytes save
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 _MAX_TIMES = 4
 

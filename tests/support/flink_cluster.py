@@ -194,7 +194,8 @@ def install_workers(folder: Path) -> None:
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     ended = times.children_user + times.children_system
-    return times.user + times.system + ended + sum(map(_cpu_seconds, process.children()))
+    own: float = times.user + times.system + ended
+    return own + sum(map(_cpu_seconds, process.children()))
 
 
 def _free_ports(count: int) -> list[int]:

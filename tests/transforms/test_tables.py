@@ -2,9 +2,10 @@
 
 import datetime
 from collections import defaultdict
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from tests.support.harness import pipeline as local_pipeline
 
 from ledgerbeam.io.commit.published import read_published
+from ledgerbeam.io.datasets import readers
 from ledgerbeam.io.datasets.contract import Column, Contract
+from ledgerbeam.io.datasets.inputs import plan_input
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms import PublishTables, ReadTables, ShuffleByKey
+from ledgerbeam.transforms.read import ReadSplits, SplitBatches
 
 MONEY = pa.decimal128(18, 2)
 PAYMENTS = Contract(
@@ -60,7 +64,36 @@ def each(components: Components) -> list[list[Row]]:
     return [rows[start:end] for start, end in components.bounds()]
 
 
+class Written:
+    """Rejected rows that have reached the step behind reading."""
+
+    tables: ClassVar[list[Any]] = []
+
+
+def refuse_the_second_batch(read: Iterator[SplitBatches]) -> Iterator[pa.Table]:
+    for _, batches in read:
+        for number, rows in enumerate(batches):
+            if number:
+                raise ValueError("too many rows are wrong")
+            yield rows.table
+
+
 class TestRead:
+    def test_no_rejected_row_leaves_before_its_input_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who reads may find that they are too many, and write them to the same place."""
+        monkeypatch.setattr(readers, "ROWS_PER_SPLIT", 2)
+        Written.tables.clear()
+        (tmp_path / "a.csv").write_text("account,id,amount\n" + "A,1,2.50\nB,x,1\n" * 4)
+        splits = plan_input(f"{tmp_path}/a.csv", PAYMENTS).splits
+        pipeline = local_pipeline()
+        read = pipeline | ReadSplits(splits, refuse_the_second_batch)
+        _ = read.rejected | "Write" >> beam.Map(lambda found: Written.tables.append(found))
+        with pytest.raises(ValueError, match="too many"):
+            pipeline.run()
+        assert not Written.tables
+
     def test_rows_that_break_the_contract_are_the_second_output(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("account,id,amount\nA,1,2.50\n\nB,x,1\nC,3,1.234\n")
         (tmp_path / "b.csv").write_text("account,id,amount\nD,4,-1.00\n")
