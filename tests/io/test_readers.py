@@ -390,7 +390,7 @@ def test_an_input_that_has_to_be_right_as_a_whole_names_the_row_that_is_not(
 @pytest.mark.parametrize("other", ["repeating", "unique", "missing"])
 def test_texts_that_repeat_come_encoded_where_that_is_asked_for(other: str, tmp_path: Path) -> None:
     repeating = ["  padded", None, "b"] * 2_000
-    others = {
+    others: dict[str, list[str | None]] = {
         "repeating": repeating,
         "unique": [f"R{row:08d}" for row in range(6_000)],
         "missing": [None] * 6_000,
