@@ -13,13 +13,17 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import psutil
 import typer
-from bench_service import KIND, ROOT, service
+from orchestrators.contenders import call, free_port, started, until
+
+ROOT = Path(__file__).resolve().parents[1]
+KIND = "delivery-marking"
 
 
 async def followed(
@@ -80,7 +84,11 @@ def main(
         day = datetime(2026, 11, 20, tzinfo=UTC).date()
         write_trades(f"{folder}/trades", 1000, files=1, format="parquet", trade_date=day, seed=7)
         registry = server.create_database()
-        with service(registry, folder / "state") as (url, processes):
+        port = free_port()
+        command = (sys.executable, "-m", "ledgerbeam.service.commands", "serve", f"--port={port}")
+        places = {"LEDGERBEAM_REGISTRY": registry, "LEDGERBEAM_STATE": f"{folder}/state"}
+        with started({"front-end": command}, places, folder) as (front,):
+            until(partial(call, port, "GET", "/readyz"), "the front end")
             parameters = {
                 "trades": f"{folder}/trades/*.parquet",
                 "trade_date": "2026-11-20",
@@ -88,8 +96,9 @@ def main(
             }
             with Runs(Settings(registry, folder / "state", 30)) as runs:
                 run = runs.record(KIND, parameters)[0]
-            front = processes["serve"]
-            figures = asyncio.run(followed(url, run.id, streams, front, seconds))
+            url = f"http://localhost:{port}"
+            process = psutil.Process(front.pid)
+            figures = asyncio.run(followed(url, run.id, streams, process, seconds))
     load = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     print(json.dumps({**figures, **load}, indent=2))
 
