@@ -156,8 +156,6 @@ run = sa.Table(
     sa.Index(None, "process", "submitted_at", "id"),
     sa.Index(None, "process", "status", "submitted_at", "id"),
     sa.Index(None, "status", "submitted_at", "id"),
-    # For beginnings of ids, whatever the order of words is in the database's language.
-    sa.Index("ix_run_id", "id", postgresql_ops={"id": "text_pattern_ops"}).ddl_if("postgresql"),
 )
 
 attempt = sa.Table(
@@ -230,7 +228,7 @@ audit_link = sa.Table(
 
 @functools.cache
 def whole_metadata() -> sa.MetaData:
-    """The tables with their partial indexes too.
+    """The tables with their partial indexes too, and those of one dialect.
 
     To define one imports both dialects, of which a registry is read by one.
     """
@@ -248,4 +246,7 @@ def whole_metadata() -> sa.MetaData:
     ):
         where = sa.text(condition)
         sa.Index(name, column, unique=is_unique, sqlite_where=where, postgresql_where=where)
+    # For beginnings of ids, whatever the order of words is in the database's language.
+    beginnings = sa.Index("ix_run_id", run.c.id, postgresql_ops={"id": "text_pattern_ops"})
+    beginnings.ddl_if("postgresql")
     return metadata
