@@ -417,7 +417,10 @@ def _plan_file(
         schema = metadata.schema.to_arrow_schema()
         _check_unique(file.uri, file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
-        types |= dict.fromkeys(_repeating_texts(metadata, schema), ENCODED)
+        try:
+            types |= dict.fromkeys(_repeating_texts(metadata, schema), ENCODED)
+        except UnicodeDecodeError as error:  # of the name of a column
+            raise damaged(file.uri, "Parquet", error) from error
         ranges = _row_group_ranges(metadata, rows_per_split)
         rows = metadata.num_rows
     elif kind == "avro":
