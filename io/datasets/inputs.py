@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ledgerbeam.io.arrow.parquet import repeating_texts
 from ledgerbeam.io.commit.attempts import find_manifest
 from ledgerbeam.io.commit.published import check_files, instance_of, published_parts
 from ledgerbeam.io.datasets.avro import avro_columns, avro_type, open_avro
@@ -418,7 +419,7 @@ def _plan_file(
         _check_unique(file.uri, file.uri, schema.names)
         types = dict(zip(schema.names, schema.types, strict=True))
         try:
-            types |= dict.fromkeys(_repeating_texts(metadata, schema), ENCODED)
+            types |= dict.fromkeys(repeating_texts(metadata, schema), ENCODED)
         except UnicodeDecodeError as error:  # of the name of a column
             raise damaged(file.uri, "Parquet", error) from error
         ranges = _row_group_ranges(metadata, rows_per_split)
@@ -497,23 +498,6 @@ def read_parquet_footer(uri: str, source: pa.NativeFile, **options: Any) -> pq.P
         return pq.ParquetFile(source, **options)
     except (ValueError, OSError) as error:
         raise damaged(uri, "Parquet", error) from error
-
-
-def _repeating_texts(metadata: pq.FileMetaData, schema: pa.Schema) -> list[str]:
-    """The columns of text whose values take less of the file than the rows' references to them."""
-    if not metadata.num_row_groups:
-        return []
-    group = metadata.row_group(0)
-    chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
-    found = []
-    for field in schema:
-        chunk = chunks.get(field.name)
-        if field.type != pa.string() or chunk is None or not chunk.has_dictionary_page:
-            continue
-        of_values = chunk.data_page_offset - (chunk.dictionary_page_offset or 0)
-        if 2 * of_values < chunk.total_compressed_size:
-            found.append(field.name)
-    return found
 
 
 def _row_group_ranges(metadata: pq.FileMetaData, rows_per_split: int) -> list[_Range]:
