@@ -20,6 +20,9 @@ FLINK := 1.19.1
 AXE := 4.14.1
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 
+# Each of the suites' thousands of processes would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What tests of other engines need is fetched once, and kept here.
 CACHE := .cache
 
