@@ -145,8 +145,8 @@ class FlinkCluster:
     def _start_pool(self) -> None:
         path = os.pathsep.join([str(HOME / "workers" / "bin"), os.environ["PATH"]])
         pool = [
-            *(str(HOME / "workers" / "bin" / "python"), "-m"),
-            "apache_beam.runners.worker.worker_pool_main",
+            *(str(HOME / "workers" / "bin" / "python"), "-P"),
+            str(ROOT / "tests" / "support" / "flink_pool.py"),
             f"--service_port={self._pool_port}",
         ]
         # It starts each worker as `python`.
