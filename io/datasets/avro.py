@@ -151,9 +151,11 @@ def _blocks(
 
 def _number(source: pa.NativeFile, read: bytes) -> tuple[int, bytes]:
     """A number of variable length whose first byte has been read, and its bytes."""
-    while read and read[-1] & 0x80 and len(read) < 10:
-        read += bytes(source.read(1))
-    if not read or read[-1] & 0x80:
+    more = read
+    while more and more[-1] & 0x80 and len(read) < 10:
+        more = bytes(source.read(1))
+        read += more
+    if not more or more[-1] & 0x80:
         raise EOFError("a block has no length")
     return sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(read)), read
 

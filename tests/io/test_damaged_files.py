@@ -136,6 +136,14 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
             read(file)
 
 
+@pytest.mark.parametrize("begun", [b"\x80", b"\x02\xff\xff"])
+def test_an_avro_file_that_ends_within_a_number_is_refused(tmp_path: Path, begun: bytes) -> None:
+    file = tmp_path / "t.avro"
+    file.write_bytes(files_to_damage(tmp_path)["t.avro"] + begun)
+    with pytest.raises(UserError, match=r"t\.avro: damaged or truncated"):
+        read(file)
+
+
 @pytest.mark.parametrize("name", ["t.parquet", "t.avro", "t.csv.gz", "t.csv.zst"])
 def test_files_that_are_something_else(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(csv_bytes(50))
