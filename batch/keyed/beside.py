@@ -12,8 +12,11 @@ from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.io.machine import available_cores
 from ledgerbeam.io.memory import memory_limit
 
-ROWS_AT_ONCE = 600_000
-"""Rows from which on helpers are started before any row is read: less may take no second."""
+ROWS_AT_ONCE = 2_000_000
+"""Rows from which on helpers are started before any row is read.
+
+Of a million, cheap functions gain nothing by a helper, which takes a second to start.
+"""
 
 HELPER_BYTES = 512 << 20
 """Memory that a helper takes, with a shard of plain Python objects."""
