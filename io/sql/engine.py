@@ -70,7 +70,7 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
         ) from None
     except ValueError as error:
         raise DatabaseError(
-            f"{shown(parsed)}: {error}: correct what stands behind the ? of the database's URL",
+            f"{shown(parsed)}: {error}: correct the database's URL, or what stands behind its ?",
             database=shown(parsed),
         ) from None
     if dialect == "postgresql":
@@ -79,17 +79,18 @@ def open_engine(url: str, max_connections: int = 1) -> sa.Engine:
 
 
 def create_engine(url: sa.URL, **settings: Any) -> sa.Engine:
-    """SQLAlchemy's engine, of a URL whose options the driver knows.
+    """SQLAlchemy's engine, of a URL whose parts and options the driver knows.
 
     Raises:
-        ValueError: an option behind the URL's ? is unknown, comes twice, or has a wrong value.
+        ValueError: SQLite's URL names a host; an option behind the URL's ? is unknown, comes twice,
+            or has a wrong value.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", SAWarning)
             return sa.create_engine(url, **settings)
-    except (SAWarning, TypeError) as error:
-        raise ValueError(str(error).partition(";")[0]) from None
+    except (ArgumentError, SAWarning, TypeError) as error:
+        raise ValueError(re.split(r"[;\n]", str(error))[0]) from None
 
 
 def read_url(url: str) -> sa.URL:

@@ -335,8 +335,14 @@ def test_a_file_that_is_locked_is_told_as_such(
 
 @pytest.mark.parametrize("options", ["timeout=abc", "timeout=5&timeout=6", "time=5"])
 def test_an_option_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, options: str) -> None:
-    with pytest.raises(DatabaseError, match=r"behind the \?"):
+    with pytest.raises(DatabaseError, match=r"behind its \?"):
         open_engine(f"{sqlite_url(tmp_path)}?{options}")
+
+
+def test_a_url_of_sqlite_with_a_host_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="Invalid SQLite URL") as caught:
+        open_engine(sqlite_url(tmp_path).replace(":///", "://host/"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
