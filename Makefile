@@ -86,7 +86,7 @@ correctness: $(VENV)/dev.stamp ## published examples, and 100,000 random loans b
 
 fuzz: export LEDGERBEAM_FUZZ_CASES = $(FUZZ_CASES)
 fuzz: $(VENV)/dev.stamp ## change files, records and command lines by chance: 20,000 cases
-	$(BIN)/pytest tests/fuzz -m 'slow or not slow'
+	$(BIN)/pytest tests/fuzz -m 'slow or not slow' --timeout=3600
 
 fuzz-api: export LEDGERBEAM_API_CASES = $(API_CASES)
 fuzz-api: $(VENV)/dev.stamp ## call the whole REST API with anything: 10,000 calls

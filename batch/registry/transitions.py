@@ -32,6 +32,8 @@ def lock_run(connection: sa.Connection, run_id: str) -> sa.Row[Any]:
     )
     try:
         row = connection.execute(query).one_or_none()
+        if row is not None and not isinstance(row.run_number, int):  # SQLite takes any value
+            raise TypeError("run_number is no whole number")
     except DAMAGE as error:
         raise damaged("run", run_id, error) from error
     if row is None:

@@ -43,6 +43,7 @@ class TestDamage:
         [
             ("run", "launcher_started_at", "no time"),
             ("run", "next_kind", "no kind"),
+            ("run", "run_number", ""),
             ("attempt", "lease_until", "no time"),
         ],
     )
