@@ -116,11 +116,13 @@ def test_rules_are_one_or_two_with_a_rollout() -> None:
     check_rules("D", {}, None)
     check_rules("D", {1: print}, None)
     check_rules("D", {1: print, 2: print}, rollout)
+    check_rules("D", {32_767: print}, None)
     for rules, given_rollout, message in (
         ({1: print, 2: print}, None, "rollout is missing"),
         ({1: print}, rollout, "rules has 1: give two"),
         ({1: print, 2: print, 3: print}, rollout, "rules has 3: keep the present one"),
         ({0: print}, None, "rules has 0"),
+        ({32_768: print}, None, "rules has 32768"),
         ({1: "print"}, None, "rules has 1: 'print'"),
     ):
         with pytest.raises(DefinitionError, match=message):
