@@ -248,7 +248,7 @@ def find_runs(
         lambda: connection.scalars(
             keys.order_by(run.c.submitted_at.desc(), run.c.id.desc()).limit(limit)
         ).all(),
-        lambda key: _find_runs(connection, run.c.id == key),
+        lambda key: _find_runs(connection, run.c.id == _text(key)),
         "run",
         skip_damaged,
     )
@@ -276,7 +276,7 @@ def _find_runs(
     attempts: dict[str, list[RunAttempt]] = defaultdict(list)
     for row in connection.execute(
         sa.select(attempt)
-        .where(attempt.c.run_id.in_([row["id"] for row in rows]))
+        .where(attempt.c.run_id.in_([_text(row["id"]) for row in rows]))
         .order_by(attempt.c.run_id, attempt.c.number)
     ).mappings():
         facts: dict[str, Any] = dict(row)
@@ -284,6 +284,13 @@ def _find_runs(
     return [
         RunRecord.model_validate({**row, "attempts": tuple(attempts[row["id"]])}) for row in rows
     ]
+
+
+def _text(id_: object) -> str:
+    """An id as it is; SQLite takes any value for one, and the driver fails at what isn't text."""
+    if not isinstance(id_, str):
+        raise TypeError("its id is no text")
+    return id_
 
 
 def find_successor(connection: sa.Connection, run_id: str) -> str | None:

@@ -70,3 +70,16 @@ class TestDamage:
             with pytest.raises(DatabaseError, match="don't fit together: restore it") as raised:
                 registry.move(run.id, RunStatus.PAUSED, who="ada@bank", at=NOON)
             assert "\n" not in str(raised.value)
+
+    def test_an_id_that_is_no_text_is_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "registry.db"
+        with Registry.open(f"sqlite:///{file}") as registry:
+            gone, kept = submitted(registry), submitted(registry, business_date="2026-11-21")
+            with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+                connection.execute("UPDATE run SET id = x'ff' WHERE id = ?", (gone.id,))
+            assert [run.id for run in registry.open_runs()] == [kept.id]
+            assert "damaged in the registry: its id is no text" in caplog.text
+            with pytest.raises(DatabaseError, match="its id is no text"):
+                registry.runs()
