@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self, overload
 import numpy as np
 import pyarrow as pa
 
-from ledgerbeam.rules.arrays import Flags, Integers
+from ledgerbeam.rules.arrays import Flags, Integers, array_of
 
 _NONE: Mapping[str, Any] = {}
 
@@ -32,8 +32,7 @@ class Components(NamedTuple):
         """The column as one array."""
         if name not in self.table.column_names:
             raise NoColumnError(_no_column("the components' rows", name, self.table.column_names))
-        column = self.table.column(name)
-        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        return array_of(self.table.column(name))
 
     def values(self, name: str) -> list[Any]:
         """The column as Python values, for rules written in plain Python.

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.rules.arrays import Flags, Integers
+from ledgerbeam.rules.arrays import Flags, Integers, array_of
 from ledgerbeam.rules.currency import minor_units, scaled
 
 
@@ -168,8 +168,7 @@ def unscaled(
 
     Nulls are not held.
     """
-    if isinstance(amounts, pa.ChunkedArray):
-        amounts = amounts.chunk(0) if amounts.num_chunks == 1 else amounts.combine_chunks()
+    amounts = array_of(amounts)
     words = np.frombuffer(amounts.buffers()[1] or b"", np.int64).reshape(-1, 2)
     words = words[amounts.offset : amounts.offset + len(amounts)]
     low = words[:, 0].copy()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ledgerbeam.rules.arrays import Dates, Flags, Integers, Objects
+from ledgerbeam.rules.arrays import Dates, Flags, Integers, Objects, array_of
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.loans.columns import (
     AMOUNT,
@@ -23,7 +23,6 @@ from ledgerbeam.rules.loans.columns import (
     PERCENT,
     RATE_CHANGE,
     amounts_of,
-    array_of,
     as_decimals,
     coded,
     dates_of,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from ledgerbeam.rules.arrays import Dates, Integers
+from ledgerbeam.rules.arrays import Dates, Integers, array_of
 from ledgerbeam.rules.loans.loan import BASE_SCALE, RATE_SCALE
 from ledgerbeam.rules.money import AMOUNT_DIGITS, decimals, units
 
@@ -84,11 +84,6 @@ def as_decimals(amounts: Integers, places: Integers, type_: pa.Decimal128Type) -
             f"--decimals={places.max()}"
         )
     return decimals(amounts * 10**shift if shift.any() else amounts, type_)
-
-
-def array_of(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.rules.arrays import Dates, Flags, Integers, Objects
+from ledgerbeam.rules.arrays import Dates, Flags, Integers, Objects, array_of
 from ledgerbeam.rules.calendar.business_days import BusinessCalendar
 from ledgerbeam.rules.currency import minor_units
 from ledgerbeam.rules.loans.columns import (
     AMOUNT,
     amounts_of,
-    array_of,
     coded,
     dates_of,
     integers_of,

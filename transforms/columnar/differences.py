@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.rules.arrays import Flags
+from ledgerbeam.rules.arrays import Flags, array_of
 from ledgerbeam.rules.components import Components
 
 _WIDEST = 38
@@ -66,14 +66,14 @@ class Sides(NamedTuple):
         is_there = partners >= 0
         if is_there.any():
             # A row without a partner is compared with any other one, and left out afterwards.
-            after = _one_array(self.after_rows.column(column)).take(pa.array(partners.clip(0)))
-            found[keys] = is_there & _differ(_one_array(self.before_rows.column(column)), after)
+            after = array_of(self.after_rows.column(column)).take(pa.array(partners.clip(0)))
+            found[keys] = is_there & _differ(array_of(self.before_rows.column(column)), after)
         return found
 
     def values(self, column: str) -> pa.Array:
         """`(keys,)`: the value of the second side, or of the first where there is no second."""
         sides = _comparable(
-            _one_array(self.before_rows.column(column)), _one_array(self.after_rows.column(column))
+            array_of(self.before_rows.column(column)), array_of(self.after_rows.column(column))
         )
         rows = np.where(self.after >= 0, self.after + len(sides[0]), self.before)
         return pa.concat_arrays(sides).take(pa.array(rows))
@@ -129,7 +129,7 @@ def names_of_columns(differing: Mapping[str, Flags], keys: int) -> pa.Dictionary
 
 def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Values as text, as people read them, with the dictionary that they have; null stays null."""
-    column = _one_array(column)
+    column = array_of(column)
     if column.type == pa.dictionary(pa.int32(), pa.string()):
         return column
     return _plain(column).cast(pa.string())
@@ -142,7 +142,7 @@ def _numbers(components: Components) -> npt.NDArray[np.int64]:
 
 def _taken(rows: pa.Table, column: str, numbers: npt.NDArray[np.int64]) -> pa.Array:
     """The values of rows, null where a number is -1."""
-    return _plain(_one_array(rows.column(column)).take(pa.array(numbers, mask=numbers < 0)))
+    return _plain(array_of(rows.column(column)).take(pa.array(numbers, mask=numbers < 0)))
 
 
 def _differ(before: pa.Array, after: pa.Array) -> Flags:
@@ -192,9 +192,3 @@ def _widest(type_: pa.DataType) -> pa.DataType:
 def _plain(array: pa.Array) -> pa.Array:
     """The array without a dictionary."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(column, pa.Array):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

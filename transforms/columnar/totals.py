@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from ledgerbeam.rules.arrays import Integers, Objects
+from ledgerbeam.rules.arrays import Integers, Objects, array_of
 from ledgerbeam.rules.currency import WIDE, minor_units, scaled
 from ledgerbeam.rules.money import more_decimals, unscaled
 from ledgerbeam.transforms.columnar.hashing import hash_rows, order_independent
@@ -92,9 +92,7 @@ def sums_by_currency(table: pa.Table, amount: str, currency: str) -> dict[str, i
     if not len(amounts):
         return {}
     numbers, names = _codes(table.column(currency))
-    whole = _whole_numbers(
-        amounts.chunk(0) if amounts.num_chunks == 1 else amounts.combine_chunks()
-    )
+    whole = _whole_numbers(array_of(amounts))
     scale = amounts.type.scale if pa.types.is_decimal(amounts.type) else None
     sums: dict[str, int] = {}
     used = [n for n, count in enumerate(np.bincount(numbers, minlength=len(names))) if count]
