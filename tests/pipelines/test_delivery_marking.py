@@ -21,6 +21,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.support.harness import started_by_hand
 from tests.support.reading import instance_uri
 
 from ledgerbeam.batch.attempt.run import run
@@ -31,9 +32,9 @@ from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.batch.runners.beam import local_runner
 from ledgerbeam.io.arrow.shared import Shared
 from ledgerbeam.io.arrow.spill import spill
-from ledgerbeam.io.commit.attempts import load_manifest, start_attempt
+from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.published import read_part, read_published
-from ledgerbeam.io.commit.records import AttemptRecord, Manifest
+from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.datasets.inputs import plan_input
 from ledgerbeam.io.errors import ShardTooLargeError, UserError
 from ledgerbeam.pipelines.delivery_marking import DeliveryMarking, DeliveryParameters
@@ -158,18 +159,7 @@ def run_by_hand(
     """Run with a plan that no flag gives."""
     parameters = definition.parameters
     planned = plan_input(parameters.trades, definition.inputs[0].contract, **splitting)
-    record = AttemptRecord(
-        process=definition.name,
-        instance=str(DAY),
-        number=1,
-        started_at=datetime.datetime(2026, 11, 20, 18, tzinfo=datetime.UTC),
-        code_version="by hand",
-        parameters=parameters.model_dump(mode="json"),
-        inputs=list(planned.files),
-        shards=parameters.shards or 1,
-        fingerprint="by hand",
-    )
-    attempt = start_attempt(f"{parameters.output}/{definition.name}/{DAY}", record)
+    attempt = started_by_hand(definition, planned.files, parameters.shards or 1)
     spill = None if spill_directory is None else str(spill_directory)
     plan = Plan(
         definition,

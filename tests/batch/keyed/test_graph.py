@@ -11,14 +11,13 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.harness import pipeline
+from tests.support.harness import pipeline, started_by_hand
 
 from ledgerbeam.batch.attempt.kinds import kind_of
 from ledgerbeam.batch.execute.prepared import AttemptContext
 from ledgerbeam.batch.keyed.notes import CollectNotes, Note
 from ledgerbeam.batch.keyed.plan import SplitSummary
-from ledgerbeam.io.commit.attempts import start_attempt
-from ledgerbeam.io.commit.records import AttemptRecord, FileRecord
+from ledgerbeam.io.commit.records import FileRecord
 from ledgerbeam.io.datasets.inputs import Split
 from ledgerbeam.io.datasets.rejections import RowLocator, splits_to_count
 from ledgerbeam.io.storage.base import FileInfo
@@ -38,18 +37,7 @@ class Graph:
             DeliveryParameters(trades=trades, trade_date=DAY, output=str(folder), shards=2)
         )
         prepared = kind_of(process).prepare(process)
-        draft = AttemptRecord(
-            process=process.name,
-            instance=process.instance,
-            number=1,
-            started_at=datetime.datetime(2026, 11, 20, 18, tzinfo=datetime.UTC),
-            code_version="by hand",
-            parameters=process.parameters.model_dump(mode="json"),
-            inputs=prepared.files,
-            shards=2,
-            fingerprint="by hand",
-        )
-        attempt = start_attempt(f"{folder}/{process.name}/{DAY}", draft)
+        attempt = started_by_hand(process, prepared.files, 2)
         made = beam.Pipeline(pipeline().runner)
         with ExitStack() as stack:
             _ = made | "process" >> prepared.build(AttemptContext(attempt), stack)

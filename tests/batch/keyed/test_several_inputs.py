@@ -1,6 +1,5 @@
 """Several inputs that are grouped by one key, against a plain join."""
 
-import datetime
 from collections import defaultdict
 from contextlib import ExitStack
 from decimal import Decimal
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.support.harness import pipeline
+from tests.support.harness import pipeline, started_by_hand
 from tests.support.outstanding_runs import (
     DAY_BEFORE,
     Row,
@@ -28,11 +27,10 @@ from tests.support.reading import instance_uri
 from ledgerbeam.batch.attempt.kinds import kind_of
 from ledgerbeam.batch.attempt.run import run
 from ledgerbeam.batch.attempt.verify import verify
-from ledgerbeam.batch.define.process import instance_uri as uri_of
 from ledgerbeam.batch.execute.prepared import AttemptContext
-from ledgerbeam.io.commit.attempts import find_manifest, start_attempt
+from ledgerbeam.io.commit.attempts import find_manifest
 from ledgerbeam.io.commit.published import read_part
-from ledgerbeam.io.commit.records import AttemptRecord, Manifest
+from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import UserError
 
 
@@ -243,19 +241,7 @@ class TestTwoInputs:
 def run_without_spilling(process: Outstanding) -> Manifest:
     """As on a runner whose workers share no disk: tables go through GroupByKey."""
     prepared = kind_of(process).prepare(process)
-    cut = prepared.partition()
-    draft = AttemptRecord(
-        process=process.name,
-        instance=process.instance,
-        number=1,
-        started_at=datetime.datetime(2026, 11, 20, 18, tzinfo=datetime.UTC),
-        code_version="by hand",
-        parameters=process.parameters.model_dump(mode="json"),
-        inputs=prepared.files,
-        shards=cut.shards,
-        fingerprint="by hand",
-    )
-    attempt = start_attempt(uri_of(process), draft)
+    attempt = started_by_hand(process, prepared.files, prepared.partition().shards)
     with ExitStack() as stack, pipeline() as made:
         _ = made | prepared.build(AttemptContext(attempt), stack)
     manifest = find_manifest(attempt.instance_uri)
