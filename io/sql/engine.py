@@ -84,11 +84,15 @@ def create_engine(url: sa.URL, **settings: Any) -> sa.Engine:
     Raises:
         ValueError: SQLite's URL names a host; an option behind the URL's ? is unknown, comes twice,
             or has a wrong value.
+        NoSuchModuleError: SQLAlchemy knows no such dialect or driver.
+        ImportError: the driver isn't installed.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", SAWarning)
             return sa.create_engine(url, **settings)
+    except NoSuchModuleError:
+        raise  # a kind of ArgumentError, but what is missing is a driver
     except (ArgumentError, SAWarning, TypeError) as error:
         raise ValueError(re.split(r"[;\n]", str(error))[0]) from None
 
