@@ -82,7 +82,8 @@ class Settings:
             )
         return cls(url, state, lease, os.environ.get(TRACEPARENT, ""))
 
-    def environment_of_workers(self) -> dict[str, str]:
+    @staticmethod
+    def environment_of_workers() -> dict[str, str]:
         """This process's environment without the registry's URL."""
         return {name: value for name, value in os.environ.items() if name != REGISTRY}
 

@@ -9,6 +9,8 @@ def test_the_pipeline() -> None:
         assert_that(pipeline | RunProcess(process), equal_to([…]))
 """
 
+import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
+
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.io.arrow.stream import join, narrow, widen
 from ledgerbeam.io.datasets.spreadsheet import spreadsheet_csv
 from ledgerbeam.io.errors import ControlTotalMismatchError, MixedCurrenciesError

@@ -10,6 +10,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.io.arrow.stream import join
 from ledgerbeam.rules.components import Component, Components
 from ledgerbeam.transforms.columnar.components import ComponentNames, tidy

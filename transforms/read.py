@@ -8,6 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsList, TaggedOutput
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.io.arrow.spill import spill
 from ledgerbeam.io.datasets.contract import Contract
 from ledgerbeam.io.datasets.inputs import Split, Splits, SqlSplit, plan_input

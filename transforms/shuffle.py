@@ -15,6 +15,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.io.arrow.shared import shared_dictionaries
 from ledgerbeam.io.arrow.spill import Batch, load_batches, spill
 from ledgerbeam.io.arrow.stream import decode_large, join, narrow

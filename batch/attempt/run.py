@@ -1,5 +1,7 @@
 """Running a process as a pipeline, from a command line to an exit status."""
 
+import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
+
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence

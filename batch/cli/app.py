@@ -3,6 +3,7 @@
 Every command imports what it needs when it is called, so that `list` and `get` answer at once.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -28,6 +29,7 @@ from ledgerbeam.batch.environments import FILE, NAME
 from ledgerbeam.batch.json_lines import print_record
 from ledgerbeam.batch.model.exits import Exit, exit_of
 from ledgerbeam.batch.plain_text import print_line
+from ledgerbeam.batch.settings import names_registry
 from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.synthetic.formats import LoanFormat, TradeFormat
 
@@ -104,11 +106,10 @@ def run(
 ) -> None:
     """Run WORKLOAD with its own flags, which `run WORKLOAD --help` shows; alone, list workloads."""
     interrupts.catch()
-    from ledgerbeam.batch.attempt.terminal import print_table
-    from ledgerbeam.batch.cli.module import main as run_main
-    from ledgerbeam.batch.define.workloads import descriptions, load_workload
-
     if workload is None or workload == "--json":
+        from ledgerbeam.batch.attempt.terminal import print_table
+        from ledgerbeam.batch.define.workloads import descriptions
+
         found = descriptions()
         if workload is None:
             print_table(("workload", "what it does"), found.items())
@@ -116,7 +117,7 @@ def run(
         for name, description in found.items():
             print_record("workload", {"name": name, "description": description})
         return
-    raise typer.Exit(run_main(load_workload(workload), context.args))
+    raise typer.Exit(_run(workload, context.args))
 
 
 @app.command(
@@ -133,11 +134,29 @@ def compare(
     Its other flags are those of `ledgerbeam run compare --help`.
     """
     interrupts.catch()
-    from ledgerbeam.batch.cli.module import main as run_main
-    from ledgerbeam.batch.define.workloads import load_workload
-
     arguments = [f"--before={before}", f"--after={after}", *context.args]
-    raise typer.Exit(run_main(load_workload("compare"), arguments))
+    raise typer.Exit(_run("compare", arguments))
+
+
+def _run(workload: str, arguments: list[str]) -> int:
+    """Run a workload, and give the exit status."""
+    with contextlib.ExitStack() as stack:
+        driver = None
+        if _is_recorded(arguments):
+            from ledgerbeam.batch.launch.spawn import driver_ahead
+
+            driver = stack.enter_context(driver_ahead())
+        from ledgerbeam.batch.cli.module import run_command
+        from ledgerbeam.batch.define.workloads import load_workload
+
+        return run_command(load_workload(workload), arguments, driver)
+
+
+def _is_recorded(arguments: list[str]) -> bool:
+    """Whether a workload's command line asks for a run on record."""
+    if {"--plan", "--help", "-h"}.intersection(arguments):
+        return False
+    return any(a.partition("=")[0] == "--registry" for a in arguments) or names_registry(None)
 
 
 @app.command(rich_help_panel=WORKLOADS)

@@ -1,5 +1,7 @@
 """Parsing command lines: a workload's parameters, and flags that are passed on to Beam."""
 
+import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
+
 import argparse
 import datetime
 import difflib

@@ -4,6 +4,7 @@ import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that i
 
 import importlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +31,6 @@ from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import DefinitionError, UserError, WorkloadNotFoundError
 
 
-@redacted_output()
 def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None = None) -> int:
     """Run a batch process from the command line, as the last lines of its module do.
 
@@ -46,13 +46,28 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         error, an interruption or SIGTERM, with one line on stderr. A second signal ends the process
         at once.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(process_type, sys.argv[1:] if arguments is None else arguments)
+
+
+@redacted_output()
+def run_command(
+    process_type: type[BatchProcess[Any]],
+    arguments: Sequence[str],
+    driver: "subprocess.Popen[bytes] | None" = None,
+) -> int:
+    """What `main` does.
+
+    Args:
+        process_type: the definition.
+        arguments: the command line.
+        driver: a process that was started ahead, for a run that is recorded.
+    """
     again = "the same command again goes on from what is committed"
     interrupts.begin(f"{process_type.name}: interrupted: {again}")
     # Arrow would catch signals itself, and not be interrupted while it waits for a pipe.
     pa.enable_signal_handlers(False)
     try:
-        return interrupts.end(_run(process_type, arguments))
+        return interrupts.end(_run(process_type, arguments, driver))
     except BaseException as error:
         interruption = interruption_in(error)
         if interruption is None:
@@ -63,7 +78,11 @@ def main(process_type: type[BatchProcess[Any]], arguments: Sequence[str] | None 
         return interrupts.end(interrupts.status_of(interruption))
 
 
-def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int:
+def _run(
+    process_type: type[BatchProcess[Any]],
+    arguments: Sequence[str],
+    driver: "subprocess.Popen[bytes] | None",
+) -> int:
     began, started = utc_now(), time.monotonic()
     try:
         process_type = _importable(process_type)
@@ -77,7 +96,7 @@ def _run(process_type: type[BatchProcess[Any]], arguments: Sequence[str]) -> int
             # This imports a database client, which a run without a registry doesn't need.
             from ledgerbeam.batch.runs.foreground import run_recorded
 
-            run_recorded(process, parsed.beam_flags, parsed.registry)
+            run_recorded(process, parsed.beam_flags, parsed.registry, driver)
             manifest = load_manifest(instance_uri(process))
         else:
             manifest = run(process, parsed.beam_flags)

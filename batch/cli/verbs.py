@@ -4,7 +4,7 @@ import datetime
 import itertools
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,7 @@ from ledgerbeam.batch.settings import REGISTRY, SERVER, Settings, server_of
 from ledgerbeam.io.errors import ParameterError, StorageError, WorkloadNotFoundError
 
 if TYPE_CHECKING:
+    from ledgerbeam.batch.launch.spawn import Spawn
     from ledgerbeam.batch.model.run import RunRecord
     from ledgerbeam.batch.runs.client import Runs
     from ledgerbeam.batch.runs.reading import RunView
@@ -79,8 +80,11 @@ WITH_OWN_FLAGS = {
 
 
 @contextmanager
-def open_runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
+def open_runs(
+    registry: str | None, launches: bool = False, spawn_it: "Spawn | None" = None
+) -> "Iterator[Runs]":
     """The runs of a registry, or those of a service, which has the same methods."""
+    from ledgerbeam.batch.launch.spawn import spawn
     from ledgerbeam.batch.runs.client import Runs
 
     if server := server_of(registry):
@@ -92,7 +96,7 @@ def open_runs(registry: str | None, launches: bool = False) -> "Iterator[Runs]":
         from ledgerbeam.batch.alerts.configuration import check_configuration
 
         check_configuration()
-    with Runs(Settings.from_environment(registry)) as runs:
+    with Runs(Settings.from_environment(registry), spawn_it=spawn_it or spawn) as runs:
         yield runs
 
 
@@ -159,27 +163,36 @@ def submit(
 
     With `--plan` nothing is recorded: it prints what would be done.
     """
-    from ledgerbeam.batch.cli.arguments import given_parameters, parse_arguments
     from ledgerbeam.batch.define.workloads import load_workload
 
-    try:
-        kind = load_workload(workload)
-    except WorkloadNotFoundError:
-        if server_of(registry) is None:
-            raise
-        # The service has it, and checks what it is given.
-        with open_runs(registry) as runs:
+    with ExitStack() as stack:
+        spawn_it = None
+        is_to_start = not {"--plan", "--help", "-h"}.intersection(context.args)
+        if is_to_start and server_of(registry) is None:
+            from ledgerbeam.batch.launch.ahead import launcher_ahead
+
+            # It imports what the run needs while this process does the same.
+            spawn_it = stack.enter_context(launcher_ahead(Settings.from_environment(registry)))
+        from ledgerbeam.batch.cli.arguments import given_parameters, parse_arguments
+
+        try:
+            kind = load_workload(workload)
+        except WorkloadNotFoundError:
+            if server_of(registry) is None:
+                raise
+            # The service has it, and checks what it is given.
+            runs = stack.enter_context(open_runs(registry))
             run = runs.submit(workload, given_parameters(context.args), replace=replace, why=why)
             _submitted(runs, run, as_json, watch)
-        return
-    own = "Flags of submit itself, such as --replace and --watch: ledgerbeam submit --help.\n"
-    parsed = parse_arguments(kind, context.args, more_help=own)
-    if parsed.plan:
-        from ledgerbeam.batch.cli.summary import print_plan
+            return
+        own = "Flags of submit itself, such as --replace and --watch: ledgerbeam submit --help.\n"
+        parsed = parse_arguments(kind, context.args, more_help=own)
+        if parsed.plan:
+            from ledgerbeam.batch.cli.summary import print_plan
 
-        print_plan(kind(parsed.parameters), as_json or parsed.json)
-        return
-    with open_runs(registry, launches=True) as runs:
+            print_plan(kind(parsed.parameters), as_json or parsed.json)
+            return
+        runs = stack.enter_context(open_runs(registry, launches=True, spawn_it=spawn_it))
         parameters = parsed.parameters.model_dump(mode="json")
         if not replace:
             parameters["reason"] = parameters["reason"] or why

@@ -5,6 +5,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.batch.define.process import BatchProcess
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.published import read_part

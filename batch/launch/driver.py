@@ -5,6 +5,7 @@ standard output. It starts only when the launcher has recorded it. It never sees
 """
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -84,7 +85,7 @@ def main() -> int:
     messages = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if AHEAD in sys.argv[1:]:
-        from ledgerbeam.batch.attempt import run as _  # noqa: F401 - takes a second, so now
+        importlib.import_module("ledgerbeam.batch.attempt.run")  # it takes a second, so now
     line = sys.stdin.readline()
     if not line:
         return 1  # the launcher ended before it sent a request

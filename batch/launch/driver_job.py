@@ -7,13 +7,13 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import IO
 
 from ledgerbeam.batch.launch.driver import START, AttemptMessage, AttemptRequest
 from ledgerbeam.batch.launch.job import Job, JobId, JobResult
+from ledgerbeam.batch.launch.spawn import start_driver
 from ledgerbeam.io.errors import AttemptLostError, OutOfMemoryError
 from ledgerbeam.io.machine import ProcessId
 from ledgerbeam.io.memory import KernelKills
@@ -61,7 +61,8 @@ class StartedJob(Job):
             why = f"its process did not answer within {START_SECONDS:g} s of its start"
             self._end = JobResult(lost=why, code=AttemptLostError.code)
         if not self._selector.get_map():
-            time.sleep(seconds)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
             return
         while self._selector.select(seconds):
             seconds = 0
@@ -108,26 +109,6 @@ class StartedJob(Job):
         with contextlib.suppress(BrokenPipeError):
             _pipe(self._process.stdin).write(line.encode() + b"\n")
             _pipe(self._process.stdin).flush()
-
-
-def start_driver(
-    environment: dict[str, str], folder: str = "", *, ahead: bool = False
-) -> "subprocess.Popen[bytes]":
-    """Start a driver, which waits for its request.
-
-    Args:
-        environment: that it has.
-        folder: that it works in, if that is there.
-        ahead: whether it imports Beam meanwhile, because its request isn't known yet.
-    """
-    return subprocess.Popen(
-        [sys.executable, "-m", "ledgerbeam.batch.launch.driver", *(["--ahead"] if ahead else [])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        cwd=folder if os.path.isdir(folder) else None,
-        start_new_session=True,  # a group of its own, which can be stopped as one
-    )
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

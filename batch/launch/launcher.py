@@ -79,6 +79,7 @@ class Launcher:
         run_id: str,
         now: Clock = utc_now,
         driver: "subprocess.Popen[bytes] | None" = None,
+        driver_log: str = "",
     ) -> None:
         """Make a launcher that has begun nothing.
 
@@ -88,6 +89,7 @@ class Launcher:
             run_id: of the run.
             now: the present time in UTC.
             driver: a process that was started ahead, for the first attempt that it begins.
+            driver_log: file for the log of that one, where its standard error isn't the place.
         """
         self._registry = registry
         self._settings = settings
@@ -97,6 +99,7 @@ class Launcher:
         self._id = str(ProcessId.of(os.getpid()))
         self._steering: Steering | None = None
         self._driver = driver
+        self._driver_log = driver_log
         self.was_interrupted = False
 
     def launch(self) -> RunStatus:
@@ -207,7 +210,7 @@ class Launcher:
             retry_failed=run.request[0].kind is AttemptKind.RETRY or attempt.number == 1,
             components=self._chosen(),
             folder=run.options.folder,
-            log="" if driver is None else str(self._settings.log_of(run.id)),
+            log="" if driver is None else self._driver_log,
             traceparent=os.environ.get(traces.TRACEPARENT, ""),
         )
         environment = self._settings.environment_of_workers()
@@ -460,7 +463,8 @@ def launch(run_id: str, driver: "subprocess.Popen[bytes] | None" = None) -> int:
             failpoint("launcher: begun")
             with traces.of_process("launch"):
                 traces.note(run=run_id)
-                Launcher(registry, settings, run_id, driver=driver).launch()
+                log = "" if driver is None else str(settings.log_of(run_id))
+                Launcher(registry, settings, run_id, driver=driver, driver_log=log).launch()
     except UserError as error:
         _log.error("%s", error)
         return 1

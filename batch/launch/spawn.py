@@ -1,19 +1,22 @@
-"""Starting a launcher in a process of its own: one for a run, whoever asks for it."""
+"""Starting processes: a launcher for a run, whoever asks for it, and a driver for an attempt."""
 
 import contextlib
 import datetime
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from ledgerbeam.batch.model.run import RunRecord
-from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.settings import REGISTRY, Settings
 from ledgerbeam.batch.traces import TRACEPARENT
 from ledgerbeam.io.errors import RegistryUnavailableError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.io.machine import ProcessId
+
+if TYPE_CHECKING:
+    from ledgerbeam.batch.model.run import RunRecord
+    from ledgerbeam.batch.registry.registry import Registry
 
 _LEASES_UNSEEN = 4
 _LEASES_ALIVE = 20
@@ -42,9 +45,9 @@ def spawn(settings: Settings, run_id: str) -> "subprocess.Popen[bytes]":
 
 
 def start_launcher(
-    registry: Registry,
+    registry: "Registry",
     settings: Settings,
-    run: RunRecord,
+    run: "RunRecord",
     now: datetime.datetime,
     spawn_it: Spawn = spawn,
 ) -> "subprocess.Popen[bytes] | None":
@@ -71,7 +74,41 @@ def start_launcher(
     return process
 
 
-def _is_on_its_way(run: RunRecord, now: datetime.datetime, lease_seconds: float) -> bool:
+def start_driver(
+    environment: dict[str, str], folder: str = "", *, ahead: bool = False
+) -> "subprocess.Popen[bytes]":
+    """Start a driver, which waits for its request.
+
+    Args:
+        environment: that it has.
+        folder: that it works in, if that is there.
+        ahead: whether it imports Beam meanwhile, because its request isn't known yet.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "ledgerbeam.batch.launch.driver", *(["--ahead"] if ahead else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=folder if os.path.isdir(folder) else None,
+        start_new_session=True,  # a group of its own, which can be stopped as one
+    )
+
+
+@contextlib.contextmanager
+def driver_ahead() -> Iterator["subprocess.Popen[bytes]"]:
+    """A driver that imports Beam while this process does; it is ended where nobody has used it."""
+    driver = start_driver(Settings.environment_of_workers(), ahead=True)
+    try:
+        yield driver
+    finally:
+        # That of an attempt has been waited for, or is somebody else's to stop.
+        assert driver.stdin is not None
+        if not driver.stdin.closed:
+            driver.kill()
+            driver.wait()
+
+
+def _is_on_its_way(run: "RunRecord", now: datetime.datetime, lease_seconds: float) -> bool:
     """Whether a launcher that was started may still come: to import what it needs takes time."""
     if run.launcher_started_at is None:
         return False

@@ -17,7 +17,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ledgerbeam.batch.launch.spawn import start_launcher
+from ledgerbeam.batch.clock import Clock, utc_now
+from ledgerbeam.batch.launch.spawn import Spawn, spawn, start_launcher
 from ledgerbeam.batch.model.approval import REFUSED, Act, Approval
 from ledgerbeam.batch.model.run import (
     AttemptKind,
@@ -27,6 +28,7 @@ from ledgerbeam.batch.model.run import (
 )
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.approvals import ApprovedRuns, approved, waiting_approval
+from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import (
     AlreadyPublishedError,
     IllegalMoveError,
@@ -62,6 +64,27 @@ class Runs(ApprovedRuns):
     that takes one raises `RunNotFoundError` if there is no such run, `AmbiguousRunError` if several
     ids begin so, and `RegistryUnavailableError` if the registry can't be reached.
     """
+
+    def __init__(
+        self,
+        settings: Settings,
+        who: str | None = None,
+        now: Clock = utc_now,
+        spawn_it: Spawn = spawn,
+    ) -> None:
+        """Open the registry.
+
+        Args:
+            settings: where it is.
+            who: signs events; by default `user@host`.
+            now: the present time in UTC.
+            spawn_it: starts launchers.
+
+        Raises:
+            UserError: it can't be opened.
+        """
+        super().__init__(settings, who, now)
+        self._spawn = spawn_it
 
     def submit(
         self,
@@ -502,4 +525,4 @@ class Runs(ApprovedRuns):
         self._launch(self.registry.get(record.id))
 
     def _launch(self, record: RunRecord) -> None:
-        start_launcher(self.registry, self._settings, record, self._now())
+        start_launcher(self.registry, self._settings, record, self._now(), self._spawn)

@@ -1,5 +1,6 @@
 """A pipeline module's run that is recorded, and launched from the same process."""
 
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,23 @@ from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import LeaseLostError, RunFailedError
 
 
-def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry: str) -> None:
+def run_recorded(
+    process: BatchProcess[Any],
+    beam_flags: Sequence[str],
+    registry: str,
+    driver: "subprocess.Popen[bytes] | None" = None,
+) -> None:
     """Run a process as a recorded run, launched from here.
 
     An earlier run of the instance that didn't succeed is gone on with, its failed components
     included; one that is under way is waited for, and given another launcher should its own be
     dead.
+
+    Args:
+        process: the definition with its parameters.
+        beam_flags: flags for Beam.
+        registry: URL of the database of runs.
+        driver: a process that was started ahead, for the first attempt that begins here.
 
     Raises:
         KeyboardInterrupt: it was interrupted here, and is canceled.
@@ -34,7 +46,7 @@ def run_recorded(process: BatchProcess[Any], beam_flags: Sequence[str], registry
         record, is_new = runs.record(process.name, parameters, beam_flags)
         if not is_new and record.status in (RunStatus.FAILURE, RunStatus.CANCELED):
             record = runs.reopen(record.id, AttemptKind.RETRY, "the workload was run again")
-        launcher = Launcher(runs.registry, settings, record.id)
+        launcher = Launcher(runs.registry, settings, record.id, driver=driver)
         try:
             status = launcher.launch()
         except LeaseLostError:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsList
 
+import ledgerbeam.io.arrow.coder  # noqa: F401 - how Beam hands tables on
 from ledgerbeam.io.arrow.stream import join
 from ledgerbeam.pipelines.comparison.known import EVERYTHING, KnownDifference
 from ledgerbeam.pipelines.comparison.noise import Noise

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests.support.harness import pipeline
 
 from ledgerbeam.io.arrow import spill
+from ledgerbeam.io.arrow.coder import ArrowTableCoder
 from ledgerbeam.io.arrow.shared import (
     MAX_VALUES,
     ROWS_PER_VALUE,
@@ -29,7 +30,7 @@ from ledgerbeam.io.arrow.shared import (
     shared_dictionaries,
 )
 from ledgerbeam.io.arrow.spill import SpillDirectory, SpilledBatch, load_batch, load_batches
-from ledgerbeam.io.arrow.stream import ArrowTableCoder, compact, join
+from ledgerbeam.io.arrow.stream import compact, join
 from ledgerbeam.io.errors import UserError
 
 SECONDS = 30

@@ -101,3 +101,33 @@ def test_a_command_imports_nothing_that_it_does_not_need(
     packages = {module.partition(".")[0] for module in modules}
     assert packages & (HEAVY | without) == set()
     assert not any(module.startswith("sqlalchemy.dialects.postgresql") for module in modules)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "batch.attempt.run",
+        "batch.cli.arguments",
+        "batch.cli.module",
+        "batch.execute.helper",
+        "batch.testing",
+        "pipelines.delivery_marking",
+        "service.node",
+    ],
+)
+def test_beam_is_imported_without_collecting_garbage(module: str) -> None:
+    """Collecting it among Beam's objects takes a quarter of a second, and as much at the end."""
+    code = f"import gc, ledgerbeam.{module}; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    assert printed_by(code) == "True True\n"
+
+
+@pytest.mark.parametrize("module", ["batch.launch.launcher", "batch.launch.ahead"])
+def test_a_launcher_does_without_beam(module: str) -> None:
+    assert printed_by(f"import sys, ledgerbeam.{module}; print('apache_beam' in sys.modules)") == (
+        "False\n"
+    )
+
+
+def printed_by(code: str) -> str:
+    """What a program prints."""
+    return subprocess.check_output([sys.executable, "-c", code], text=True)
