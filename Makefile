@@ -47,7 +47,7 @@ PAGES += docs benchmarks dags examples rules tests
 .PHONY: test test-slow correctness fuzz fuzz-api crash-pairs nemesis signals matrix
 .PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
-.PHONY: bench bench-compare bench-lists bench-pages bench-loans bench-flink bench-messages bench-service
+.PHONY: bench bench-compare bench-lists bench-pages bench-loans bench-flink bench-messages bench-record bench-service
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -167,7 +167,10 @@ bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, ro
 bench-messages: $(VENV)/dev.stamp $(CACHE)/peers/stamp ## measure messages against raw SQL and peers; needs Go, npm
 	$(BIN)/python benchmarks/bench_messages.py
 
-bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure Flink against the local runner
+bench-record: $(VENV)/dev.stamp ## measure what it costs that a run is on record
+	$(BIN)/python benchmarks/bench_record.py
+
+bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp $(CACHE)/spark/stamp ## measure Flink against the local runner, and Spark
 	$(BIN)/python benchmarks/bench_flink.py
 
 bench-service: $(VENV)/dev.stamp $(CACHE)/bench-airflow/stamp $(CACHE)/bench-prefect/stamp ## measure the service beside Airflow and Prefect, on PostgreSQL
@@ -248,6 +251,11 @@ $(CACHE)/flink/stamp: tests/engines/flink/pom.xml constraints.txt
 	mvn --quiet --batch-mode --file tests/engines/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
 	$(PYTHON) -m venv $(CACHE)/flink/workers
 	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
+	@touch $@
+
+$(CACHE)/spark/stamp: constraints.txt
+	$(PYTHON) -m venv $(CACHE)/spark
+	$(CACHE)/spark/bin/pip install --quiet --constraint constraints.txt pyspark==4.3.0 pyarrow
 	@touch $@
 
 $(CACHE)/kafka/stamp: tests/engines/kafka/pom.xml

@@ -141,3 +141,11 @@ def test_the_service_accepts_begins_and_idles(tmp_path: Path) -> None:
     assert len(raw["seconds until work begins"]) == 1
     assert raw["accepted a second"][0] > 0
     assert "| accepted a second |" in (tmp_path / "service.md").read_text()
+
+
+@pytest.mark.slow
+def test_runs_on_record_publish_what_the_module_does(tmp_path: Path) -> None:
+    benchmark("bench_record.py", tmp_path, "--trades=1000", "--repetitions=1")
+    table = (tmp_path / "record.md").read_text()
+    for contender in ("module", "run --registry", "submit --watch", "client, warm node"):
+        assert f"| {contender} |" in table
