@@ -1,9 +1,9 @@
 """The service, killed with -9 at two points of one night, whatever processes reach them.
 
 Points of the front end, the router, the node, the launcher and the attempt's process; and the
-database, which dies when another one does. Whatever died is started again, as by systemd, and the
-callers ask again by the same keys: no request that was accepted is lost, no run is published twice,
-and of a kind that is served in order never two run at once.
+database and the object store, which die when another one does. Whatever died is started again, as
+by systemd, and the callers ask again by the same keys: no request that was accepted is lost, no run
+is published twice, and of a kind that is served in order never two run at once.
 
 The suite tries a few pairs. `LEDGERBEAM_PAIRS=all` tries all of them, `LEDGERBEAM_PAIRS=40` so many
 by chance.
@@ -14,12 +14,20 @@ import os
 import random
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import httpx
 import pytest
 from tests.service.test_service_crashes import DAYS, check_one_at_a_time
 from tests.service.test_service_crashes import failpoints as failpoints_of_service
+from tests.support.object_stores import (
+    ENDPOINT,
+    FaultyProxy,
+    faulty_proxy,
+    google_cloud_storage,
+)
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.recorded import ACCOUNTS, TIMEOUT, NewPlace, Place
 from tests.support.service import Service, service_of
@@ -33,20 +41,33 @@ pytestmark = pytest.mark.slow
 
 PAIRS = os.environ.get("LEDGERBEAM_PAIRS")
 DATABASE = "database"
+STORE = "object store"
+OUTAGE_SECONDS = 3.0
+"""How long the object store doesn't answer."""
 OF_LAUNCHER = (
     *("submit: recorded", "spawn: recorded", "spawn: started", "launcher: begun"),
     *("launcher: claimed", "launcher: workers steered", "launcher: job started"),
     *("job: reported", "launcher: job recorded", "job: started", "run: started", "run: published"),
     *("launcher: job ended", "launcher: concluded", "launcher: end recorded"),
 )
-POINTS = (*failpoints_of_service(), *OF_LAUNCHER, DATABASE)
+POINTS = (*failpoints_of_service(), *OF_LAUNCHER, DATABASE, STORE)
 OF_SUITE = [
     ("accept: stored", "route: before commit"),
     ("take: before commit", "launcher: concluded"),
     ("work: recorded", "finish: before commit"),
     ("run: published", DATABASE),
+    ("job: started", STORE),
+    (DATABASE, STORE),
 ]
+OF_NODE = "work: launched"
 Pair = tuple[str, str]
+
+
+class Store(NamedTuple):
+    """A bucket, and the network to it."""
+
+    bucket: str
+    network: FaultyProxy
 
 
 def pairs() -> list[Pair]:
@@ -69,6 +90,16 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """An object store of its own, with a network that may fail."""
+    with google_cloud_storage() as found, pytest.MonkeyPatch.context() as patch:
+        (endpoint,) = found.env.values()
+        with faulty_proxy(endpoint) as proxy:
+            patch.setenv(ENDPOINT["gs"], proxy.url)
+            yield Store(found.bucket, proxy)
+
+
+@pytest.fixture(scope="module")
 def covered(request: pytest.FixtureRequest) -> Iterator[list[Pair]]:
     """The pairs of which both points were reached; printed at the end."""
     found: list[Pair] = []
@@ -84,11 +115,17 @@ def covered(request: pytest.FixtureRequest) -> Iterator[list[Pair]]:
 
 @pytest.mark.parametrize("pair", pairs(), ids=" and ".join)
 def test_nothing_is_lost_and_nothing_done_twice(
-    new_place: NewPlace, lease: float, server: PostgresServer, covered: list[Pair], pair: Pair
+    new_place: NewPlace,
+    lease: float,
+    server: PostgresServer,
+    request: pytest.FixtureRequest,
+    covered: list[Pair],
+    pair: Pair,
 ) -> None:
+    store = request.getfixturevalue("store") if STORE in pair else None
     place = new_place(url=server.create_database())
     with service_of(place, lease) as service:
-        night = Night(service, server, pair)
+        night = Night(service, server, store, pair)
         found = night.until_ended()
         assert [request.state for request in found] == [RequestState.SUCCESS] * 2, service.told()
         requests = httpx.get(f"{service.server}/v1/requests").json()["items"]
@@ -105,11 +142,21 @@ def test_nothing_is_lost_and_nothing_done_twice(
 class Night:
     """A service over which somebody watches, and two callers who want their runs."""
 
-    def __init__(self, service: Service, server: PostgresServer, pair: Pair) -> None:
+    def __init__(
+        self, service: Service, server: PostgresServer, store: Store | None, pair: Pair
+    ) -> None:
         self._service = service
-        self._server = server
-        self._armed = [point for point in pair if point != DATABASE]
-        self._database_is_to_die = DATABASE in pair
+        place = service.place
+        self._output = str(place.folder / "output")
+        if store is not None:
+            self._output = f"{store.bucket}/{uuid.uuid4().hex}"
+        # Where neither is a point of a process, both die with the node.
+        self._armed = [point for point in pair if point not in {DATABASE, STORE}] or [OF_NODE]
+        self._are_to_die: dict[str, Callable[[], None]] = {}
+        if DATABASE in pair:
+            self._are_to_die[DATABASE] = server.crash
+        if store is not None:
+            self._are_to_die[STORE] = lambda: store.network.go_down(OUTAGE_SECONDS)
         self._parts: dict[str, subprocess.Popen[str]] = {}
         self._asked: dict[str, str] = {}
 
@@ -127,16 +174,16 @@ class Night:
         raise AssertionError(f"not at an end: {self._asked}: {self._service.told()}")
 
     def has_reached(self, point: str) -> bool:
-        if point == DATABASE:
-            return not self._database_is_to_die
+        if point in {DATABASE, STORE}:
+            return point not in self._are_to_die
         once = f"once.{point}" if len(self._armed) > 1 else "once"
         return (self._service.place.folder / once).exists()
 
     def _keep_up(self) -> None:
         """Start what has died."""
-        if self._database_is_to_die and self.has_reached(self._armed[0]):
-            self._server.crash()
-            self._database_is_to_die = False
+        if self._are_to_die and self.has_reached(self._armed[0]):
+            while self._are_to_die:
+                self._are_to_die.popitem()[1]()
         starts: dict[str, Callable[..., subprocess.Popen[str]]] = {
             "serve": self._service.serve,
             "route": self._service.route,
@@ -156,7 +203,7 @@ class Night:
             if not self._asked:
                 httpx.patch(queue, json=serialised, timeout=60).raise_for_status()
             for day in DAYS:
-                given = place.parameters(business_date=day)
+                given = place.parameters(business_date=day, output=self._output)
                 stored = client.request("counting", given, key=f"key-{day}").id
                 assert self._asked.setdefault(day, stored) == stored
             return [client.get_request(request) for request in self._asked.values()]

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -64,7 +65,7 @@ def amazon_s3(*, accept_credentials: bool = True) -> Iterator[ObjectStore]:
 
 
 class FaultyProxy:
-    """A proxy before a store, which cuts the connection in the middle of an answer when told to.
+    """A proxy before a store, which cuts connections when told to.
 
     Attributes:
         url: where it listens.
@@ -76,6 +77,8 @@ class FaultyProxy:
         self._target = (target.hostname, target.port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._fault: tuple[bytes, int] | None = None
+        self._is_down_until = 0.0
+        self._clients: set[socket.socket] = set()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -83,6 +86,13 @@ class FaultyProxy:
     def cut_next(self, request: str, after: int) -> None:
         """Pass on only that many bytes of the next answer to a request that begins like this."""
         self._fault = (request.encode(), after)
+
+    def go_down(self, seconds: float) -> None:
+        """Cut all connections, and those that are made in the next seconds at once."""
+        self._is_down_until = time.monotonic() + seconds
+        for client in list(self._clients):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         # shutdown, since a close alone does not wake the thread in accept().
@@ -93,9 +103,19 @@ class FaultyProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._clients.add(client)
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        try:
+            if time.monotonic() < self._is_down_until:
+                client.close()
+            else:
+                self._pass_on(client)
+        finally:
+            self._clients.discard(client)
+
+    def _pass_on(self, client: socket.socket) -> None:
         requests = [b""]
         limit: int | None = None
         with client, socket.create_connection(self._target) as server, suppress(OSError):
