@@ -140,8 +140,8 @@ class Calls:
             why: for the record of each.
             key: by which the service knows the action again if it is sent twice; by default a new
                 one.
-            which: what `BulkFilter` has: `kind`, and of runs `status`, `since`, `where`, of
-                requests `state`, `requester`, `error`.
+            which: what `BulkFilter` has: `kind`, `requester`, `error`, and of runs `status`,
+                `since`, `where`, of requests `state`.
 
         Raises:
             UserError: there is no such action or filter, or it finds too many.

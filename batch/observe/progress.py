@@ -86,17 +86,20 @@ class ProgressReader:
         self._markers: dict[str, ShardCommit | Fence] = {}
 
     def commits(self) -> tuple[AttemptRecord | None, dict[int, ShardCommit]]:
-        """The last attempt, and the marker of each committed shard by the shard's number.
+        """The last attempt, and the marker of each committed shard by the shard's number, in order.
 
         What earlier attempts have committed on the same input counts. The attempt is None where
-        there was none yet.
+        there was none yet. Of an instance that has published, both are those of its manifest.
         """
+        manifest = find_manifest(self._uri)
+        if manifest is not None:
+            return manifest.attempt, {commit.shard: commit for commit in manifest.shards}
         records = attempts(self._uri)
         if not records:
             return None, {}
         last = records[-1]
         current = [r.number for r in records if r.fingerprint == last.fingerprint]
-        return last, commits(self._uri, current, self._markers)
+        return last, dict(sorted(commits(self._uri, current, self._markers).items()))
 
     def read(self, now: datetime.datetime, is_live: bool = True) -> Progress:
         """How far the run is.

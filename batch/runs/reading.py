@@ -103,11 +103,13 @@ class RunsReader:
         """
         return self.registry.find(run)
 
-    def get(self, run: str) -> RunView:
+    def get(self, run: str, failed_shards: int | None = None) -> RunView:
         """How a run stands.
 
         Args:
             run: its id, six or more characters of it, or `process/instance[/run-number]`.
+            failed_shards: at how many shards the failures are looked for; by default all that have
+                some.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -115,7 +117,13 @@ class RunsReader:
         from ledgerbeam.batch.observe.progress import ProgressReader
 
         record = self.registry.find(run)
-        return self._whole(self._view(record, ProgressReader(record.uri)))
+        return self.view(record, ProgressReader(record.uri), failed_shards)
+
+    def view(
+        self, record: RunRecord, reader: "ProgressReader", failed_shards: int | None = None
+    ) -> RunView:
+        """How a run stands, seen by a reader that has looked at it before; see `get`."""
+        return self._whole(self._view(record, reader), reader, failed_shards)
 
     def wait(
         self,
@@ -151,7 +159,7 @@ class RunsReader:
                 tracked_at = time.monotonic()
                 view = self._view(record, reader)
                 if record.status.is_final:
-                    view = self._whole(view)
+                    view = self._whole(view, reader)
                 if tracker is not None:
                     tracker(view)
             if record.status.is_final:
@@ -345,7 +353,9 @@ class RunsReader:
             )
         return record.uri
 
-    def _whole(self, view: RunView) -> RunView:
+    def _whole(
+        self, view: RunView, reader: "ProgressReader", failed_shards: int | None = None
+    ) -> RunView:
         """The view, with what isn't read each time that somebody looks."""
         if self._successor(view.run) is not None:
             return view
@@ -359,7 +369,8 @@ class RunsReader:
             return view
         from ledgerbeam.batch.observe.components import failures_of
 
-        return view._replace(failures=failures_of(view.run.uri))
+        _, commits = reader.commits()
+        return view._replace(failures=failures_of(view.run.uri, commits.values(), failed_shards))
 
     def _failure_code(self, record: RunRecord) -> str | None:
         """The code of the error by which a run has failed, where it is on record."""
