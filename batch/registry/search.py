@@ -114,59 +114,48 @@ def has_text(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]
 
 def _walks(wanted: RunFilter) -> Iterator[Walk]:
     """All that can be led by an index."""
-    known = _conditions(wanted, run.c)
+    known = _conditions(wanted)
     for led in ({"process", "status"}, {"submitted_by"}):
-        if led & known.keys():
-            yield _by_run(wanted, *(known[name] for name in sorted(led & known.keys())), led=led)
+        if led := led & known.keys():
+            yield _by_run(wanted, led, *(known[name](run.c) for name in sorted(led)))
     if wanted.error:
-        yield _by_run(wanted, run.c.error.is_not(None))
+        yield _by_run(wanted, set(), run.c.error.is_not(None))
     for pair in wanted.where.items():
         yield _by_parameter(wanted, pair)
     if not known and not wanted.where:
-        yield _by_run(wanted)
+        yield _by_run(wanted, set())
 
 
-def _conditions(wanted: RunFilter, columns: Any) -> dict[str, sa.ColumnElement[bool]]:
-    """What is asked of a run's own columns, by their names."""
-    values = {
-        "process": wanted.process,
-        "status": wanted.status,
-        "submitted_by": wanted.requester,
-    }
-    found = {name: columns[name] == value for name, value in values.items() if value is not None}
-    if wanted.error:
-        found["error"] = has_text(columns.error, wanted.error)
+def _conditions(wanted: RunFilter) -> dict[str, Callable[[Any], sa.ColumnElement[bool]]]:
+    """What is asked of a run's own columns, by their names: made for columns of any table."""
+    found: dict[str, Callable[[Any], sa.ColumnElement[bool]]] = {}
+    if (process := wanted.process) is not None:
+        found["process"] = lambda columns: columns.process == process
+    if (status := wanted.status) is not None:
+        found["status"] = lambda columns: columns.status == status
+    if (requester := wanted.requester) is not None:
+        found["submitted_by"] = lambda columns: columns.submitted_by == requester
+    if text := wanted.error:
+        found["error"] = lambda columns: has_text(columns.error, text)
     return found
 
 
-def _by_run(
-    wanted: RunFilter, *conditions: sa.ColumnElement[bool], led: Collection[str] = ()
-) -> Walk:
-    others = [name for name in _conditions(wanted, run.c) if name not in led]
+def _by_run(wanted: RunFilter, led: Collection[str], *conditions: sa.ColumnElement[bool]) -> Walk:
+    others = {name: make for name, make in _conditions(wanted).items() if name not in led}
     steps = sa.select(run.c.submitted_at, run.c.id, *(run.c[name] for name in others))
-
-    def has(reached: sa.Subquery) -> sa.ColumnElement[Any]:
-        known = _conditions(wanted, reached.c)
-        return sa.and_(*(known[name] for name in others))
-
-    asked = _parameters(wanted.where.items())
-    return Walk(steps.where(*conditions), [has, *asked] if others else asked)
+    asked = [lambda reached, make=make: make(reached.c) for make in others.values()]
+    return Walk(steps.where(*conditions), [*asked, *_parameters(wanted.where.items())])
 
 
 def _by_parameter(wanted: RunFilter, pair: tuple[str, str]) -> Walk:
     columns = run_parameter.c.submitted_at, run_parameter.c.run_id.label("id")
     steps = sa.select(*columns).where(_is_pair(pair))
     asked = _parameters(other for other in wanted.where.items() if other != pair)
-    known = _conditions(wanted, run.c)
+    known = [make(run.c) for make in _conditions(wanted).values()]
     if known:
         # As a value: a database that joins would read all runs, not knowing that few come by.
-        asked.append(
-            lambda reached: (
-                sa.select(sa.and_(*known.values()))
-                .where(run.c.id == reached.c.id)
-                .scalar_subquery()
-            )
-        )
+        of_run = sa.select(sa.and_(*known))
+        asked.append(lambda reached: of_run.where(run.c.id == reached.c.id).scalar_subquery())
     return Walk(steps, asked)
 
 

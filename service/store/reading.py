@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.batch.registry.search import has_text
 from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.service.errors import BadRequestError, KindNotFoundError, RequestNotFoundError
 from ledgerbeam.service.model import (
@@ -98,7 +99,7 @@ class RequestReader:
             kind: only those for it.
             state: only those that are in it.
             requester: only those of that requester.
-            error: only those whose error has this text in it.
+            error: only those whose error has this text in it, in the same case.
             kinds: only those for one of them, which is what the caller may see; None for all.
             limit: how many at most.
             cursor: of the page, as the one before it gives it.
@@ -113,7 +114,7 @@ class RequestReader:
             if value is not None
         ]
         if error:
-            conditions.append(request.c.error.contains(error, autoescape=True))
+            conditions.append(has_text(request.c.error, error))
         return self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
 
     def kinds(self) -> list[KindRecord]:
