@@ -6,6 +6,7 @@ Each imports what it needs when it is called: a front end does without Beam.
 import asyncio
 import contextlib
 import datetime
+import gc
 import os
 import signal
 import socket
@@ -108,6 +109,9 @@ def serve(
                 ticks += 10  # of a tenth of a second, as it counts them
                 await asyncio.sleep(1.0)
 
+    # What is imported by now stays: looked through again and again, it is half of the time in which
+    # the manifest of a large run is read.
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])
 

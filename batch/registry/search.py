@@ -114,49 +114,53 @@ def has_text(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]
 
 def _walks(wanted: RunFilter) -> Iterator[Walk]:
     """All that can be led by an index."""
-    known = _conditions(wanted)
+    known = _conditions(wanted, run)
     for led in ({"process", "status"}, {"submitted_by"}):
         if led := led & known.keys():
-            yield _by_run(wanted, led, *(known[name](run.c) for name in sorted(led)))
+            yield _by_run(wanted, led, *(known[name] for name in sorted(led)))
     if wanted.error:
         yield _by_run(wanted, set(), run.c.error.is_not(None))
     for pair in wanted.where.items():
-        yield _by_parameter(wanted, pair)
+        columns = run_parameter.c.submitted_at, run_parameter.c.run_id.label("id")
+        others = (other for other in wanted.where.items() if other != pair)
+        yield Walk(
+            sa.select(*columns).where(_is_pair(pair)),
+            [*_own(wanted, set()), *_parameters(others)],
+        )
     if not known and not wanted.where:
         yield _by_run(wanted, set())
 
 
-def _conditions(wanted: RunFilter) -> dict[str, Callable[[Any], sa.ColumnElement[bool]]]:
-    """What is asked of a run's own columns, by their names: made for columns of any table."""
-    found: dict[str, Callable[[Any], sa.ColumnElement[bool]]] = {}
-    if (process := wanted.process) is not None:
-        found["process"] = lambda columns: columns.process == process
-    if (status := wanted.status) is not None:
-        found["status"] = lambda columns: columns.status == status
-    if (requester := wanted.requester) is not None:
-        found["submitted_by"] = lambda columns: columns.submitted_by == requester
-    if text := wanted.error:
-        found["error"] = lambda columns: has_text(columns.error, text)
+def _by_run(wanted: RunFilter, led: Collection[str], *conditions: sa.ColumnElement[bool]) -> Walk:
+    steps = sa.select(run.c.submitted_at, run.c.id).where(*conditions)
+    return Walk(steps, [*_own(wanted, led), *_parameters(wanted.where.items())])
+
+
+def _conditions(wanted: RunFilter, table: sa.FromClause) -> dict[str, sa.ColumnElement[bool]]:
+    """What is asked of a run's own columns, by their names."""
+    values = {
+        "process": wanted.process,
+        "status": wanted.status,
+        "submitted_by": wanted.requester,
+    }
+    found = {name: table.c[name] == value for name, value in values.items() if value is not None}
+    if wanted.error:
+        found["error"] = has_text(table.c.error, wanted.error)
     return found
 
 
-def _by_run(wanted: RunFilter, led: Collection[str], *conditions: sa.ColumnElement[bool]) -> Walk:
-    others = {name: make for name, make in _conditions(wanted).items() if name not in led}
-    steps = sa.select(run.c.submitted_at, run.c.id, *(run.c[name] for name in others))
-    asked = [lambda reached, make=make: make(reached.c) for make in others.values()]
-    return Walk(steps.where(*conditions), [*asked, *_parameters(wanted.where.items())])
+def _own(wanted: RunFilter, led: Collection[str]) -> list[_Asked]:
+    """What is asked of the columns of a run, but for those by which the index leads.
 
-
-def _by_parameter(wanted: RunFilter, pair: tuple[str, str]) -> Walk:
-    columns = run_parameter.c.submitted_at, run_parameter.c.run_id.label("id")
-    steps = sa.select(*columns).where(_is_pair(pair))
-    asked = _parameters(other for other in wanted.where.items() if other != pair)
-    known = [make(run.c) for make in _conditions(wanted).values()]
-    if known:
-        # As a value: a database that joins would read all runs, not knowing that few come by.
-        of_run = sa.select(sa.and_(*known))
-        asked.append(lambda reached: of_run.where(run.c.id == reached.c.id).scalar_subquery())
-    return Walk(steps, asked)
+    As a value, of a row that is found by its id: where databases join, they may read all runs, not
+    knowing that few come by; and by columns that an index hasn't, they may choose another one.
+    """
+    looked = run.alias("looked")
+    rest = [made for name, made in _conditions(wanted, looked).items() if name not in led]
+    value = sa.select(sa.and_(sa.true(), *rest))
+    return (
+        [lambda reached: value.where(looked.c.id == reached.c.id).scalar_subquery()] if rest else []
+    )
 
 
 def _parameters(pairs: Iterable[tuple[str, str]]) -> list[_Asked]:

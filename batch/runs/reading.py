@@ -369,8 +369,8 @@ class RunsReader:
             return view
         from ledgerbeam.batch.observe.components import failures_of
 
-        _, commits = reader.commits()
-        return view._replace(failures=failures_of(view.run.uri, commits.values(), failed_shards))
+        found = failures_of(view.run.uri, reader.seen.values(), failed_shards)
+        return view._replace(failures=found)
 
     def _failure_code(self, record: RunRecord) -> str | None:
         """The code of the error by which a run has failed, where it is on record."""

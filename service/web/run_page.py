@@ -91,7 +91,7 @@ def overview(
         return Response(headers={"HX-Refresh": "true"})
     reader = _readers.of(record.uri)
     view = front.runs.view(record, reader, _FAILED_SHARDS)
-    grid = shard_grid(reader.commits()[1], view.progress)
+    grid = shard_grid(reader.seen, view.progress)
     manifest = _published(record) if record.status is RunStatus.SUCCESS else None
     axis = Axis.over((begun_at(record), end_of(view, now), record.must_finish_by))
     decimals = view.progress.total_decimals
