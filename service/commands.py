@@ -109,8 +109,10 @@ def serve(
                 ticks += 10  # of a tenth of a second, as it counts them
                 await asyncio.sleep(1.0)
 
-    # What is imported by now stays: looked through again and again, it is half of the time in which
-    # the manifest of a large run is read.
+    # What pages of runs need: the first one doesn't wait for it. What is imported by now stays; to
+    # look through it again and again is half of the time in which a large manifest is read.
+    import ledgerbeam.batch.observe.components  # noqa: F401
+
     gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])

@@ -18,7 +18,7 @@ from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.parameters import pair_of
 from ledgerbeam.batch.registry.schema import Prose, UtcDateTime, run, run_parameter
 
-LOOKED_AT = 5_000
+LOOKED_AT = 3_000
 """How many runs a page looks at where no index has them by all filters."""
 
 _Asked = Callable[[sa.Subquery], sa.ColumnElement[Any]]

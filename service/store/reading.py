@@ -29,10 +29,17 @@ class Page(NamedTuple):
     Attributes:
         items: its records.
         next: cursor of the part behind it; None at the end.
+        looked_back_to: when the last request was received that was looked at, in UTC, where the
+            part has fewer than were asked for although it isn't the last one.
     """
 
     items: Sequence[Any]
     next: str | None
+    looked_back_to: datetime.datetime | None = None
+
+
+LOOKED_AT = 10_000
+"""How many requests with an error a page looks at for a text."""
 
 
 def cursor_of(*place: int | str) -> str:
@@ -93,7 +100,7 @@ class RequestReader:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Requests, newest first.
+        """Requests, newest first; looked for by a text, those of the newest `LOOKED_AT` with an error.
 
         Args:
             kind: only those for it.
@@ -113,9 +120,25 @@ class RequestReader:
             )
             if value is not None
         ]
+        edge = self._edge(cursor) if error else None
         if error:
             conditions.append(has_text(request.c.error, error))
-        return self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
+        if edge is not None:
+            conditions.append(request.c.sequence >= edge.sequence)
+        page = self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
+        if edge is None or page.next is not None:
+            return page
+        return Page(page.items, cursor_of(edge.sequence), edge.received_at)
+
+    def _edge(self, cursor: str | None) -> sa.Row[Any] | None:
+        """The last request with an error that a page looks at; None where it looks at all."""
+        before = [] if cursor is None else [request.c.sequence < place_of(cursor, int)[0]]
+        found = sa.select(request.c.sequence).where(request.c.error.is_not(None), *before)
+        last = found.order_by(request.c.sequence.desc()).offset(LOOKED_AT - 1).limit(1)
+        facts = sa.select(request.c.sequence, request.c.received_at)
+        with self._database.asking() as connection:
+            query = facts.where(request.c.sequence == last.scalar_subquery())
+            return connection.execute(query).first()
 
     def kinds(self) -> list[KindRecord]:
         """What routers have published, by name."""

@@ -259,17 +259,22 @@ def _runs(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator
 def _requests(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator[Chosen]:
     wanted, fits = given.filter, STATES[given.verb]
     for state in fits if wanted.state is None else {wanted.state}.intersection(fits):
-        page = front.intake.search(
-            state=state,
-            requester=wanted.requester,
-            error=wanted.error,
-            kinds=kinds,
-            limit=MAX_TARGETS + 1,
-        )
-        for found in page.items:
-            name = f"{found.verb} by {found.requester}"
-            target = BulkTarget(id=found.id, kind=found.kind, name=name)
-            yield Chosen(target, requester=found.requester)
+        cursor, is_end = None, False
+        while not is_end:
+            page = front.intake.search(
+                state=state,
+                requester=wanted.requester,
+                error=wanted.error,
+                kinds=kinds,
+                limit=MAX_TARGETS + 1,
+                cursor=cursor,
+            )
+            for found in page.items:
+                name = f"{found.verb} by {found.requester}"
+                target = BulkTarget(id=found.id, kind=found.kind, name=name)
+                yield Chosen(target, requester=found.requester)
+            cursor = page.next
+            is_end = cursor is None
 
 
 def _queues(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator[Chosen]:

@@ -152,7 +152,10 @@ def request_list(
     )
     chosen = {"kind": kind, "state": state, "requester": requester, "error": error}
     states = list(RequestState)
-    return _list(request, front, caller, "requests.html", page, chosen, states=states)
+    back = page.looked_back_to
+    return _list(
+        request, front, caller, "requests.html", page, chosen, states=states, looked_back_to=back
+    )
 
 
 @router.get("/requests/{request_id}")
