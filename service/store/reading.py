@@ -100,7 +100,7 @@ class RequestReader:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Requests, newest first; looked for by a text, those of the newest `LOOKED_AT` with an error.
+        """Requests, newest first; by a text, of the next `LOOKED_AT` that have an error.
 
         Args:
             kind: only those for it.
