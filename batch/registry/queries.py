@@ -121,7 +121,7 @@ class RegistryReader:
         if len(found) > limit:
             return RunPage(kept, found[limit - 1].id)
         if edge is not None:
-            return RunPage(kept, edge.id, edge.submitted_at)
+            return RunPage(kept, edge.id, edge.submitted_at if len(kept) < limit else None)
         return RunPage(kept, None)
 
     def _list_missed(self) -> None:

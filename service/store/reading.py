@@ -128,7 +128,8 @@ class RequestReader:
         page = self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
         if edge is None or page.next is not None:
             return page
-        return Page(page.items, cursor_of(edge.sequence), edge.received_at)
+        is_full = len(page.items) == limit
+        return Page(page.items, cursor_of(edge.sequence), None if is_full else edge.received_at)
 
     def _edge(self, cursor: str | None) -> sa.Row[Any] | None:
         """The last request with an error that a page looks at; None where it looks at all."""

@@ -15,9 +15,8 @@ from tests.service.front_ends import KIND
 from tests.service.front_ends import local as local
 from tests.service.front_ends import registry as registry
 from tests.service.front_ends import settings as settings
-from tests.service.test_request_database import NOON
 from tests.support.json_lines import lines_of
-from tests.support.racers import end, play, start, submitted
+from tests.support.racers import NOON, end, play, start, submitted
 from typer.testing import CliRunner
 
 from ledgerbeam.batch.cli.app import app as command_line
