@@ -40,9 +40,15 @@ _AT = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%S.000000', '2024-01-01', '+' || ({}) || ' seconds')",
 }
 _PARAMETERS = {
-    "postgresql": "json_build_object('day', n)",
-    "sqlite": "json_object('day', n)",
+    "day": "n",
+    "business_date": "'day ' || (n / 1000)",
+    "currency": "CASE n % 3 WHEN 0 THEN 'EUR' WHEN 1 THEN 'JPY' ELSE 'USD' END",
+    "parity": "n % 2",
+    "output": "'/nowhere'",
+    "max_rejects": "0",
 }
+"""Each of its own number of values: a million, a thousand, three, two, one and one."""
+_JSON = {"postgresql": "json_build_object", "sqlite": "json_object"}
 _KIND = (
     "CASE WHEN n <= {retired} THEN 'retired' WHEN n % {rare} = 0 THEN 'rare' "
     "ELSE 'kind-' || (n % 20) END"
@@ -61,10 +67,15 @@ _FILL = (
     "why, detail, delivered, sealed) SELECT 3 * n, {id}, 1, {ended}, 'ada', 'status', 'EXECUTING', "
     "{status}, 3 * n - 1, '', '{{}}', true, true FROM {series}",
     "INSERT INTO run (id, instance_id, definition_id, run_number, status, last_move, parameters, "
-    "output, uri, beam_flags, reason, submitted_by, submitted_at, error, options, process) "
+    "output, uri, beam_flags, reason, submitted_by, submitted_at, error, options, process, listed) "
     "SELECT {id}, n, 1, 1, {status}, 3 * n, {parameters}, '/nowhere', "
     "'/nowhere/' || n, '[]', '', 'caller-' || (n % 7), {submitted}, "
-    "CASE WHEN n % 50 = 0 THEN 'no prices of ' || n END, '{{}}', {kind} FROM {series}",
+    "CASE WHEN n % 50 = 0 THEN 'no prices of ' || n END, '{{}}', {kind}, true FROM {series}",
+    *(
+        f"INSERT INTO run_parameter (name, value, submitted_at, run_id) SELECT '{name}', "
+        f"CAST({value} AS text), {{submitted}}, {{id}} FROM {{series}}"
+        for name, value in {**_PARAMETERS, "run_number": "1", "reason": "''"}.items()
+    ),
     "INSERT INTO attempt (run_id, number, launcher, lease_until, deadline, runner, kind, "
     "started_at, ended_at, outcome) SELECT {id}, 1, 'host:1:1', {ended}, {ended}, 'DirectRunner', "
     "'first', {started}, {ended}, {status} FROM {series}",
@@ -88,11 +99,12 @@ def fill(engine: sa.Engine, runs: int) -> None:
     """Record so many runs that have ended, by SQL."""
     dialect = engine.dialect.name
     retired, rare = max(runs // 100, 1), max(runs // 5, 2)
+    pairs = ", ".join(f"'{name}', {value}" for name, value in _PARAMETERS.items())
     words = {
         "series": _SERIES[dialect],
         "kind": _KIND.format(retired=retired, rare=rare),
         "status": _STATUS,
-        "parameters": _PARAMETERS[dialect],
+        "parameters": f"{_JSON[dialect]}({pairs})",
         "id": f"{_HEX[dialect].format('(n * 2654435761) % 4294967296', 8)} "
         "|| '-0000-4000-8000-' || "
         f"{_HEX[dialect].format('n', 12)}",
@@ -140,6 +152,29 @@ def calls(runs: int) -> dict[str, str]:
         "runs of a kind, none canceled": "/runs?kind=rare&status=CANCELED",
         "runs since a day": "/v1/runs?since=2025-01-01T00:00:00Z",
         "runs of a kind since a day": "/v1/runs?kind=kind-3&since=2025-01-01T00:00:00Z",
+        "runs of a requester": "/runs?requester=caller-3",
+        "runs of a requester of a retired kind": "/runs?requester=caller-3&kind=retired",
+        "runs of a requester that failed": "/runs?requester=caller-3&status=FAILURE",
+        "runs of nobody": "/runs?requester=nobody",
+        "runs with a parameter that one has": f"/runs?where=day={middle}",
+        "runs with one that a thousand have": f"/runs?where=business_date=day+{middle // 1000}",
+        "runs with one that all have": "/runs?where=max_rejects=0",
+        "the same, from the middle": f"/runs?where=max_rejects=0&cursor={of_run}",
+        "runs with a parameter that none has": "/runs?where=currency=CHF",
+        "runs with two parameters": f"/runs?where=currency=EUR&where=day={middle // 3 * 3}",
+        "runs with two that many have": "/runs?where=currency=EUR&where=parity=1",
+        "runs with a parameter, of a kind": "/runs?where=currency=EUR&kind=kind-3",
+        "runs with a parameter, that failed": "/runs?where=currency=EUR&status=FAILURE",
+        "runs with a parameter, that a kind never has": "/runs?where=parity=0&kind=kind-3",
+        "the same, further back": f"/runs?where=parity=0&kind=kind-3&cursor={of_run}",
+        "runs with an error": "/runs?error=prices",
+        "runs with a rare error": f"/runs?error=prices+of+{runs // 100 * 50}",
+        "runs with an error that none has": "/runs?error=disk",
+        "runs with an error, from the middle": f"/runs?error=disk&cursor={of_run}",
+        "runs with an error, of a kind": "/runs?error=prices&kind=kind-10",
+        "runs with an error, of a kind without": "/runs?error=prices&kind=kind-3",
+        "runs by all filters": "/runs?kind=kind-10&status=FAILURE&since=2025-01-01&error=prices"
+        "&requester=caller-3&where=currency=EUR",
         "run by its name": f"/v1/runs?name=kind-{middle % 20}/day-{middle}",
         "run by the beginning of its id": f"/v1/runs/{some[:10]}",
         "requests": "/requests",
@@ -183,18 +218,13 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         yield server.create_database()
 
 
-def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, Any]:
-    """Milliseconds of each call, and of what `reconcile` asks each time."""
-    from fastapi.testclient import TestClient
-
+def filled(url: str, runs: int) -> float:
+    """Make a registry of so many runs, with their kinds; gives the seconds that this took."""
     from ledgerbeam.batch.model.queue import QueuePolicy
     from ledgerbeam.batch.registry.registry import Registry
-    from ledgerbeam.batch.settings import Settings
     from ledgerbeam.service.model import KindRecord
     from ledgerbeam.service.store.dispatch import Dispatch
-    from ledgerbeam.service.web.app import create_app
 
-    found: dict[str, list[tuple[float, float]]] = {}
     with Registry.open(url) as registry:
         now = datetime.now(UTC)
         Dispatch(registry.database).publish(
@@ -213,6 +243,20 @@ def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, Any]:
         fill(engine, runs)
         seconds = time.perf_counter() - started
         engine.dispose()
+    return seconds
+
+
+def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, list[tuple[float, float]]]:
+    """Milliseconds of each call and CPU, and of what `reconcile` asks each time."""
+    from fastapi.testclient import TestClient
+
+    from ledgerbeam.batch.registry.registry import Registry
+    from ledgerbeam.batch.settings import Settings
+    from ledgerbeam.service.web.app import create_app
+
+    found: dict[str, list[tuple[float, float]]] = {}
+    with Registry.open(url) as registry:
+        now = datetime.now(UTC)
         for name, ask in (
             ("audit: what isn't sealed", registry.seal_audit),
             ("runs that go on, for the watcher", registry.open_runs),
@@ -226,7 +270,7 @@ def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, Any]:
             answer = client.get(path)
             assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
             found[name] = [milliseconds(lambda path=path: client.get(path)) for _ in range(times)]
-    return {"seconds to fill": round(seconds, 1), "milliseconds and CPU": found}
+    return found
 
 
 def milliseconds(ask: Any) -> tuple[float, float]:
@@ -278,7 +322,10 @@ def main(
     }
     for kind in databases or ["postgresql", "sqlite"]:
         with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as url:
-            raw["figures"][kind] = measured(url, Path(name), runs, times)
+            raw["figures"][kind] = {
+                "seconds to fill": round(filled(url, runs), 1),
+                "milliseconds and CPU": measured(url, Path(name), runs, times),
+            }
     raw["load after"] = os.getloadavg()[0]
     results.mkdir(parents=True, exist_ok=True)
     (results / "lists.json").write_text(json.dumps(raw, indent=1) + "\n")

@@ -61,7 +61,7 @@ class TargetState(StrEnum):
 
 
 FILTERS = {
-    BulkOf.RUNS: {"kind", "status", "since", "where"},
+    BulkOf.RUNS: {"kind", "status", "since", "where", "requester", "error"},
     BulkOf.REQUESTS: {"kind", "state", "requester", "error"},
     BulkOf.QUEUES: {"kind"},
 }
@@ -83,8 +83,8 @@ class BulkFilter(BaseModel):
         since: only runs that were submitted at that time or later.
         where: `NAME=VALUE`: only runs with that parameter.
         state: of requests.
-        requester: of requests.
-        error: a text in the error of requests.
+        requester: who has submitted the runs, or sent the requests.
+        error: a text in the error.
     """
 
     model_config = ConfigDict(extra="forbid")

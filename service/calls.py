@@ -111,6 +111,31 @@ class Calls:
         answer = self._get(f"/v1/requests/{request}", headers=headers)
         return RequestRecord.model_validate(answer.json())
 
+    def list_requests(
+        self,
+        kind: str | None = None,
+        state: RequestState | None = None,
+        requester: str | None = None,
+        error: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[RequestRecord]:
+        """Requests, newest first.
+
+        Args:
+            kind: only those for it.
+            state: only those that are in it.
+            requester: only those of that requester.
+            error: only those whose error has this text in it, in the same case.
+            limit: how many at most.
+        """
+        found: list[RequestRecord] = []
+        asked = {"kind": kind, "state": state, "requester": requester, "error": error}
+        for page in self._pages("/v1/requests", limit=min(limit, 200), **asked):
+            found += map(RequestRecord.model_validate, page)
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
     def cancel_request(self, request: str, why: str = "") -> RequestRecord:
         """Withdraw a request; where it runs, its run is canceled.
 
@@ -140,8 +165,8 @@ class Calls:
             why: for the record of each.
             key: by which the service knows the action again if it is sent twice; by default a new
                 one.
-            which: what `BulkFilter` has: `kind`, and of runs `status`, `since`, `where`, of
-                requests `state`, `requester`, `error`.
+            which: what `BulkFilter` has: `kind`, `requester`, `error`, and of runs `status`,
+                `since`, `where`, of requests `state`.
 
         Raises:
             UserError: there is no such action or filter, or it finds too many.

@@ -131,6 +131,8 @@ class Client(Calls):
         before: str | None = None,
         since: datetime.datetime | None = None,
         where: Mapping[str, str] = MappingProxyType({}),
+        requester: str | None = None,
+        error: str | None = None,
     ) -> "list[RunRecord]":
         """Runs, newest first; see `Runs.list`."""
         from ledgerbeam.service.store.reading import cursor_of
@@ -142,6 +144,8 @@ class Client(Calls):
             "limit": min(limit or 200, 200),
             "since": None if since is None else since.isoformat(),
             "where": [f"{name}={value}" for name, value in where.items()],
+            "requester": requester,
+            "error": error,
         }
         found: list[RunRecord] = []
         for page in self._pages("/v1/runs", cursor, **asked):

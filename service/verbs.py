@@ -55,8 +55,8 @@ Where = Annotated[
     typer.Option(metavar="NAME=VALUE", help="only runs with that parameter; may be repeated"),
 ]
 State = Annotated[RequestState | None, typer.Option(help="only requests that are in it")]
-Requester = Annotated[str | None, typer.Option(help="only requests of theirs")]
-Text = Annotated[str | None, typer.Option("--error", help="only requests with it in their error")]
+Requester = Annotated[str | None, typer.Option(help="only those that they have submitted")]
+Text = Annotated[str | None, typer.Option("--error", help="only those with it in their error")]
 
 _WAIT_SECONDS = 20
 
@@ -110,6 +110,8 @@ def retry(
     status: Status = None,
     since: Since = None,
     where: Where = None,
+    requester: Requester = None,
+    error: Text = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     server: Server = None,
@@ -117,6 +119,7 @@ def retry(
 ) -> None:
     """Retry all runs that are found and have ended without publishing."""
     which = {"kind": kind, "status": status, "since": since, "where": where}
+    which |= {"requester": requester, "error": error}
     _act(BulkOf.RUNS, BulkVerb.RETRY, why, which, dry_run, wait, server, as_json)
 
 

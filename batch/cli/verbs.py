@@ -247,12 +247,19 @@ def list_runs(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="only those with that parameter; may be repeated"),
     ] = None,
+    requester: Annotated[
+        str | None, typer.Option(metavar="WHO", help="only those that they have submitted")
+    ] = None,
+    error: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="only those with it in their error")
+    ] = None,
     registry: RegistryOrServer = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
     with open_runs(registry) as runs:
-        found = runs.list(process, status, limit, before, since, read_pairs(where or []))
+        pairs = read_pairs(where or [])
+        found = runs.list(process, status, limit, before, since, pairs, requester, error)
     if as_json:
         from ledgerbeam.batch.runs.body import listed
 

@@ -1,7 +1,7 @@
 """What became of each component of an instance, from its outcomes and its results."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ledgerbeam.batch.model.outcomes import FailureGroup, Outcome, decisions, grouped, outcomes_of
@@ -15,6 +15,8 @@ from ledgerbeam.io.storage import stores, uris
 from ledgerbeam.transforms.columnar.components import component_name
 
 _THREADS = 8
+_COUNTED = {ComponentStatus.FAILURE: "failed", ComponentStatus.UNKNOWN: "unknown"}
+"""The total of a shard by which components of a status are counted."""
 
 
 def components_of(
@@ -32,8 +34,11 @@ def components_of(
         ComponentNotFoundError: there is no component `after`.
     """
     is_behind = after is None
+    has_expired = stores.stat_of(uris.join(uri, EXPIRED)) is not None
     for commit in commits_of(uri):
-        for outcome in _of_shard(uri, commit, status):
+        if is_behind and status in _COUNTED and not commit.totals.get(_COUNTED[status]):
+            continue
+        for outcome in _of_shard(uri, commit, status, has_expired):
             if is_behind and status in (None, outcome.status):
                 yield outcome
             is_behind = is_behind or outcome.component == after
@@ -55,7 +60,7 @@ def unknown_component(uri: str, component: str) -> tuple[int, Outcome]:
     """
     status = ComponentStatus.UNKNOWN
     for commit in commits_of(uri):
-        for outcome in _of_shard(uri, commit, status):
+        for outcome in _of_shard(uri, commit, status, has_expired=False):
             if (outcome.component, outcome.status) == (component, status):
                 return commit.shard, outcome
     raise ComponentNotFoundError(
@@ -113,18 +118,19 @@ def check_retried(uri: str, components: Sequence[str]) -> None:
             )
 
 
-def failures_of(uri: str) -> list[FailureGroup]:
+def failures_of(
+    uri: str, commits: Iterable[ShardCommit], shards: int | None = None
+) -> list[FailureGroup]:
     """The components that failed or are unknown, by kind of error; the most frequent one first.
 
     Args:
         uri: of the instance.
+        commits: markers of its shards.
+        shards: how many shards with such components are looked at, at most; None for all.
     """
-    files = [
-        commit.outcomes
-        for commit in commits_of(uri)
-        if commit.outcomes is not None
-        and (commit.totals.get("failed") or commit.totals.get("unknown"))
-    ]
+    has_some = (c for c in commits if any(c.totals.get(name) for name in _COUNTED.values()))
+    counting = itertools.islice(has_some, shards)
+    files = [commit.outcomes for commit in counting if commit.outcomes is not None]
     with ThreadPoolExecutor(_THREADS) as pool:
         tables = pool.map(lambda file: read_part(uri, file), files)
         outcomes = itertools.chain.from_iterable(map(outcomes_of, tables))
@@ -141,11 +147,12 @@ def commits_of(uri: str) -> list[ShardCommit]:
     return [commit for _, commit in sorted(commits(uri, numbers).items())]
 
 
-def _of_shard(uri: str, commit: ShardCommit, status: ComponentStatus | None) -> list[Outcome]:
+def _of_shard(
+    uri: str, commit: ShardCommit, status: ComponentStatus | None, has_expired: bool
+) -> list[Outcome]:
     outcomes = []
     if commit.outcomes is not None:
         outcomes = outcomes_of(read_part(uri, commit.outcomes))
-    has_expired = stores.stat_of(uris.join(uri, EXPIRED)) is not None
     if status in (None, ComponentStatus.SUCCESS) and not has_expired:
         known = {outcome.component for outcome in outcomes}
         outcomes += [

@@ -78,25 +78,36 @@ class Progress(BaseModel):
 
 
 class ProgressReader:
-    """Looks at a run time after time; what can't change any more is read once."""
+    """Looks at a run time after time; what can't change any more is read once.
+
+    Attributes:
+        seen: the marker of each committed shard, by the shard's number and in that order, as the
+            last look has found them.
+    """
 
     def __init__(self, run_uri: str) -> None:
         """Look at the run of that folder."""
         self._uri = run_uri
+        self.seen: Mapping[int, ShardCommit] = {}
         self._markers: dict[str, ShardCommit | Fence] = {}
 
-    def commits(self) -> tuple[AttemptRecord | None, dict[int, ShardCommit]]:
-        """The last attempt, and the marker of each committed shard by the shard's number.
+    def _look(self) -> AttemptRecord | None:
+        """See which shards are committed; gives the last attempt, or None where there was none yet.
 
-        What earlier attempts have committed on the same input counts. The attempt is None where
-        there was none yet.
+        What earlier attempts have committed on the same input counts. Of an instance that has
+        published, both are those of its manifest.
         """
+        manifest = find_manifest(self._uri)
+        if manifest is not None:
+            self.seen = {commit.shard: commit for commit in manifest.shards}
+            return manifest.attempt
         records = attempts(self._uri)
         if not records:
-            return None, {}
+            return None
         last = records[-1]
         current = [r.number for r in records if r.fingerprint == last.fingerprint]
-        return last, commits(self._uri, current, self._markers)
+        self.seen = dict(sorted(commits(self._uri, current, self._markers).items()))
+        return last
 
     def read(self, now: datetime.datetime, is_live: bool = True) -> Progress:
         """How far the run is.
@@ -106,9 +117,10 @@ class ProgressReader:
             is_live: whether an attempt is under way; workers of one that was killed may have
                 left heartbeats.
         """
-        last, found = self.commits()
+        last = self._look()
         if last is None:
             return Progress(at=now, steering=control_log.latest(self._uri))
+        found = self.seen
         totals = Counter[str]()
         for commit in found.values():
             totals.update(commit.totals)

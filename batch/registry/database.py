@@ -176,6 +176,17 @@ class Database:
         return reason
 
 
+def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that can say what to do where the row exists; each dialect has its own."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
 def _unknown_option(place: str, reason: str) -> ParameterError:
     return ParameterError(
         f"registry {place}: {reason}: correct what stands behind the ? of its URL",

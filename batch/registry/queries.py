@@ -11,8 +11,21 @@ import sqlalchemy as sa
 from ledgerbeam.batch.model.run import RecordedEvent, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.batch.registry.parameters import (
+    UNLISTED,
+    has_parameters,
+    list_missed,
+    missing_name,
+)
 from ledgerbeam.batch.registry.schema import attempt, definition, event, instance, run
-from ledgerbeam.io.errors import AmbiguousRunError, DatabaseError, RunNotFoundError, UserError
+from ledgerbeam.batch.registry.search import ALL_RUNS, RunFilter, RunPage, best_walk
+from ledgerbeam.io.errors import (
+    AmbiguousRunError,
+    DatabaseError,
+    ParameterError,
+    RunNotFoundError,
+    UserError,
+)
 
 REPLACED = "replaced"
 """Type of the event of a run in whose place another one was submitted."""
@@ -25,6 +38,7 @@ _UNDELIVERED = sa.literal_column("NOT event.delivered", sa.Boolean)
 
 _MIN_PREFIX_LENGTH = 6
 _IDS = 500  # that one question names
+_PAGE = 1_000
 DAMAGE = (ValueError, LookupError, TypeError)
 """By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
@@ -69,40 +83,56 @@ class RegistryReader:
             return _find_by_prefix(connection, text)
 
     def runs(
-        self,
-        process: str | None = None,
-        status: RunStatus | None = None,
-        limit: int | None = None,
-        before: str | None = None,
-        since: datetime.datetime | None = None,
+        self, wanted: RunFilter = ALL_RUNS, limit: int | None = None, before: str | None = None
     ) -> list[RunRecord]:
         """Runs, newest first.
 
         Args:
-            process: only its runs.
-            status: only those that have it.
+            wanted: which ones.
             limit: at most so many.
             before: id of a run; only those submitted before it, which is the next page.
-            since: only those submitted at that time in UTC or later.
 
         Raises:
             RunNotFoundError: there is no run `before`.
+            ParameterError: none of the other runs has a parameter of that name.
         """
-        conditions: list[sa.ColumnElement[bool]] = []
-        if process is not None:
-            conditions.append(run.c.process == process)
-        if status is not None:
-            conditions.append(run.c.status == status)
-        if since is not None:
-            conditions.append(run.c.submitted_at >= since)
+        found: list[RunRecord] = []
+        while limit is None or len(found) < limit:
+            page = self.search(wanted, _PAGE if limit is None else limit - len(found), before)
+            found += page.runs
+            before = page.next
+            if before is None:
+                break
+        return found
+
+    def search(self, wanted: RunFilter, limit: int, before: str | None = None) -> RunPage:
+        """A page of runs; arguments and errors are those of `runs`."""
+        if wanted.where:
+            self._list_missed()
         with self._database.reading() as connection:
-            if before is not None:
-                last = get_run(connection, before)
-                place = sa.tuple_(
-                    sa.literal(last.submitted_at, run.c.submitted_at.type), sa.literal(last.id)
-                )
-                conditions.append(sa.tuple_(run.c.submitted_at, run.c.id) < place)
-            return find_runs(connection, *conditions, limit=limit)
+            place = None if before is None else get_run(connection, before)
+            walk = best_walk(connection, wanted, place)
+            found = find_runs(connection, run.c.id.in_(walk.ids(limit + 1)))
+            edge = walk.edge(connection) if len(found) <= limit else None
+            is_empty = before is None and edge is None and not found
+            if wanted.where and is_empty:
+                _check_names(connection, wanted)
+        kept = [each for each in found[:limit] if has_parameters(each, wanted.where)]
+        if len(found) > limit:
+            return RunPage(kept, found[limit - 1].id)
+        if edge is not None:
+            return RunPage(kept, edge.id, edge.submitted_at if len(kept) < limit else None)
+        return RunPage(kept, None)
+
+    def _list_missed(self) -> None:
+        """Have runs found by their parameters that programs of version 7 have recorded."""
+        with self._database.asking() as connection:
+            if connection.execute(sa.select(run.c.id).where(UNLISTED).limit(1)).first() is None:
+                return
+        are_left = True
+        while are_left:
+            with self._database.writing() as connection:
+                are_left = list_missed(connection)
 
     def open_runs(self) -> list[RunRecord]:
         """Runs whose status isn't final, newest first; a damaged row is logged and left out."""
@@ -173,6 +203,16 @@ class RegistryReader:
         """
         with self._database.reading() as connection:
             return _find_events(connection, _UNDELIVERED, limit=limit, skip_damaged=True)
+
+
+def _check_names(connection: sa.Connection, wanted: RunFilter) -> None:
+    """Refuse a name that no run has a parameter of, unless there are no runs in any case."""
+    name = missing_name(connection, wanted.where)
+    others = wanted._replace(where={})
+    if name is not None and find_runs(
+        connection, run.c.id.in_(best_walk(connection, others, None).ids(1))
+    ):
+        raise ParameterError(f"no run has a parameter {name}", parameter=name)
 
 
 def get_run(connection: sa.Connection, run_id: str) -> RunRecord:

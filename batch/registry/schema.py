@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome
 from ledgerbeam.batch.model.status import RunStatus
 
-HEAD = "7"
+HEAD = "8"
 """The migration that gives these tables. Kept here, so that Alembic is imported only to migrate."""
 
 
@@ -56,9 +56,12 @@ class Prose(sa.TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Escape what the database would reject."""
-        if value is None:
-            return None
-        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+        return None if value is None else storable(value)
+
+
+def storable(text: str) -> str:
+    """A text with what no database takes as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def one_of(kind: type[StrEnum]) -> sa.Enum:
@@ -147,6 +150,8 @@ run = sa.Table(
     _column("launcher_process", sa.Text, nullable=True),
     # That of its instance, for indexes.
     _column("process", Prose, server_default=""),
+    # Whether it is found by its parameters; programs of version 7 don't see to that.
+    _column("listed", sa.Boolean, server_default=sa.false()),
     sa.UniqueConstraint("instance_id", "run_number"),
     sa.ForeignKeyConstraint(
         ["id", "last_move", "status"], ["event.run_id", "event.sequence", "event.to_status"]
@@ -156,6 +161,18 @@ run = sa.Table(
     sa.Index(None, "process", "submitted_at", "id"),
     sa.Index(None, "process", "status", "submitted_at", "id"),
     sa.Index(None, "status", "submitted_at", "id"),
+    sa.Index(None, "submitted_by", "submitted_at", "id"),
+)
+
+# Without a foreign key: rows lead to runs, and who has found one reads the run itself.
+run_parameter = sa.Table(
+    "run_parameter",
+    metadata,
+    _column("name", Prose, primary_key=True),
+    _column("value", Prose, primary_key=True),
+    _column("submitted_at", UtcDateTime, primary_key=True),
+    _column("run_id", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 attempt = sa.Table(
@@ -232,20 +249,22 @@ def whole_metadata() -> sa.MetaData:
 
     To define one imports both dialects, of which a registry is read by one.
     """
-    for name, column, is_unique, condition in (
-        ("ux_attempt_live", attempt.c.run_id, True, "ended_at IS NULL"),
+    for name, columns, is_unique, condition in (
+        ("ux_attempt_live", [attempt.c.run_id], True, "ended_at IS NULL"),
         (
             "ux_event_beginning",
-            event.c.run_id,
+            [event.c.run_id],
             True,
             "follows IS NULL AND to_status IS NOT NULL",
         ),
-        ("ix_event_undelivered", event.c.sequence, False, "NOT delivered"),
-        ("ix_event_unsealed", event.c.sequence, False, "NOT sealed"),
-        ("ix_run_expiring", run.c.results_expire_at, False, "results_expired_at IS NULL"),
+        ("ix_event_undelivered", [event.c.sequence], False, "NOT delivered"),
+        ("ix_event_unsealed", [event.c.sequence], False, "NOT sealed"),
+        ("ix_run_expiring", [run.c.results_expire_at], False, "results_expired_at IS NULL"),
+        ("ix_run_error", [run.c.submitted_at, run.c.id], False, "error IS NOT NULL"),
+        ("ix_run_unlisted", [run.c.id], False, "NOT listed"),
     ):
         where = sa.text(condition)
-        sa.Index(name, column, unique=is_unique, sqlite_where=where, postgresql_where=where)
+        sa.Index(name, *columns, unique=is_unique, sqlite_where=where, postgresql_where=where)
     # For beginnings of ids, whatever the order of words is in the database's language.
     beginnings = sa.Index("ix_run_id", run.c.id, postgresql_ops={"id": "text_pattern_ops"})
     beginnings.ddl_if("postgresql")

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import RunDraft, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.registry.database import insert_into
+from ledgerbeam.batch.registry.parameters import list_parameters
 from ledgerbeam.batch.registry.queries import REPLACED, find_runs, get_run
 from ledgerbeam.batch.registry.schema import definition, event, instance, run
 from ledgerbeam.batch.registry.transitions import (
@@ -112,6 +114,7 @@ def _insert_run(
             last_move=_key_of(beginning),
         )
     )
+    list_parameters(connection, draft.id)
     return get_run(connection, draft.id)
 
 
@@ -121,7 +124,7 @@ def _record_definition(
     of_version = {"process": draft.process, "code_version": draft.code_version}
     seen = {"parameters_schema": dict(schema), "last_seen_at": draft.submitted_at}
     connection.execute(
-        _insert(connection, definition)
+        insert_into(connection, definition)
         .values(**of_version, **seen, first_seen_at=draft.submitted_at)
         .on_conflict_do_update(index_elements=list(of_version), set_=seen)
     )
@@ -132,7 +135,7 @@ def _record_definition(
 def _lock_instance(connection: sa.Connection, draft: RunDraft) -> int:
     named = {"process": draft.process, "name": draft.instance}
     facts = {"identity": draft.identity, "business_date": draft.business_date}
-    new = _insert(connection, instance).values(**named, **facts).on_conflict_do_nothing()
+    new = insert_into(connection, instance).values(**named, **facts).on_conflict_do_nothing()
     connection.execute(new)
     row = connection.execute(sa.select(instance).filter_by(**named).with_for_update()).one()
     if row.business_date != draft.business_date or row.identity != _as_stored(draft.identity):
@@ -197,17 +200,6 @@ def _check_next(draft: RunDraft, runs: Mapping[int, RunRecord]) -> None:
 def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(json.dumps(value))
     return stored
-
-
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that can say what to do where the row exists; each dialect has its own."""
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
 
 
 def _key_of(result: sa.CursorResult[Any]) -> int:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import run_name
 from ledgerbeam.batch.model.status import MOVES, RunStatus
+from ledgerbeam.batch.registry.parameters import list_parameters
 from ledgerbeam.batch.registry.queries import DAMAGE, damaged, find_successor, unknown_run
 from ledgerbeam.batch.registry.schema import attempt, event, instance, run
 from ledgerbeam.io.errors import IllegalMoveError
@@ -129,6 +130,7 @@ def change_parameters(
     before = dict(row.parameters)
     merged = before | dict(new)
     connection.execute(run.update().where(run.c.id == row.id).values(parameters=merged))
+    list_parameters(connection, row.id)
     return changes_of(before, merged)
 
 

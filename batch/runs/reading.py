@@ -5,7 +5,6 @@ which would else import Arrow for nothing.
 """
 
 import datetime
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.batch.registry.search import RunFilter
 from ledgerbeam.batch.settings import Settings, whoami
-from ledgerbeam.io.errors import IllegalMoveError, ParameterError, WaitTimeoutError
+from ledgerbeam.io.errors import IllegalMoveError, WaitTimeoutError
 from ledgerbeam.io.storage import uris
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ledgerbeam.batch.registry.audit_export import ChainedEntry
 
 _POLL_SECONDS = 0.3
-_PAGE = 200
 
 
 class RunView(NamedTuple):
@@ -104,11 +103,13 @@ class RunsReader:
         """
         return self.registry.find(run)
 
-    def get(self, run: str) -> RunView:
+    def get(self, run: str, failed_shards: int | None = None) -> RunView:
         """How a run stands.
 
         Args:
             run: its id, six or more characters of it, or `process/instance[/run-number]`.
+            failed_shards: at how many shards the failures are looked for; by default all that have
+                some.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -116,7 +117,13 @@ class RunsReader:
         from ledgerbeam.batch.observe.progress import ProgressReader
 
         record = self.registry.find(run)
-        return self._whole(self._view(record, ProgressReader(record.uri)))
+        return self.view(record, ProgressReader(record.uri), failed_shards)
+
+    def view(
+        self, record: RunRecord, reader: "ProgressReader", failed_shards: int | None = None
+    ) -> RunView:
+        """How a run stands, seen by a reader that has looked at it before; see `get`."""
+        return self._whole(self._view(record, reader), reader, failed_shards)
 
     def wait(
         self,
@@ -152,7 +159,7 @@ class RunsReader:
                 tracked_at = time.monotonic()
                 view = self._view(record, reader)
                 if record.status.is_final:
-                    view = self._whole(view)
+                    view = self._whole(view, reader)
                 if tracker is not None:
                     tracker(view)
             if record.status.is_final:
@@ -173,6 +180,8 @@ class RunsReader:
         before: str | None = None,
         since: datetime.datetime | None = None,
         where: Mapping[str, str] = MappingProxyType({}),
+        requester: str | None = None,
+        error: str | None = None,
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -183,27 +192,16 @@ class RunsReader:
             before: only runs that were submitted before this one, which is the next page.
             since: only runs that were submitted at that time in UTC or later.
             where: only runs that have these parameters, each as a text.
+            requester: only runs that were submitted by them.
+            error: only runs whose error has this text in it, in the same case.
 
         Raises:
             ParameterError: none of the other runs has a parameter of that name.
         """
         if before is not None:
             before = self.registry.find(before).id
-        if not where:
-            return self.registry.runs(process, status, limit, before, since)
-        found: list[RunRecord] = []
-        unknown = set(where)
-        # What JSON holds is compared differently by each database.
-        while page := self.registry.runs(process, status, _PAGE, before, since):
-            before = page[-1].id
-            unknown -= {name for run in page for name in run.all_parameters}
-            found += [run for run in page if _has(run, where)]
-            if limit is not None and len(found) >= limit:
-                return found[:limit]
-        if unknown and before is not None:
-            name = min(unknown)
-            raise ParameterError(f"no run has a parameter {name}", parameter=name)
-        return found
+        wanted = RunFilter(process, status, requester, since, where, error)
+        return self.registry.runs(wanted, limit, before)
 
     def components(
         self, run: str, status: ComponentStatus | None = None, after: str | None = None
@@ -355,7 +353,9 @@ class RunsReader:
             )
         return record.uri
 
-    def _whole(self, view: RunView) -> RunView:
+    def _whole(
+        self, view: RunView, reader: "ProgressReader", failed_shards: int | None = None
+    ) -> RunView:
         """The view, with what isn't read each time that somebody looks."""
         if self._successor(view.run) is not None:
             return view
@@ -369,21 +369,10 @@ class RunsReader:
             return view
         from ledgerbeam.batch.observe.components import failures_of
 
-        return view._replace(failures=failures_of(view.run.uri))
+        found = failures_of(view.run.uri, reader.seen.values(), failed_shards)
+        return view._replace(failures=found)
 
     def _failure_code(self, record: RunRecord) -> str | None:
         """The code of the error by which a run has failed, where it is on record."""
         ends = [event for event in self.registry.events(record.id) if event.to_status is not None]
         return ends[-1].detail.get("code")
-
-
-def _has(run: RunRecord, where: Mapping[str, str]) -> bool:
-    given = run.all_parameters
-    return all(name in given and _text(given[name]) == text for name, text in where.items())
-
-
-def _text(value: object) -> str:
-    """A parameter as people write it: what is empty as nothing, truth as in JSON."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -271,15 +271,21 @@ def parse_record(kind: type[StoredRecord], uri: str, data: bytes) -> StoredRecor
             digest = fields.pop(_DIGEST)
             if digest != hashlib.sha256(_canonical(fields)).hexdigest():
                 raise damaged_record(uri, "its content doesn't fit its digest")
-            data = json.dumps(fields).encode()
+            return kind.model_validate(fields)
+    except ValidationError as error:
+        raise _misfit(uri, error) from error
     except ValueError:
         pass  # what is wrong with it is said below
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        raise damaged_record(uri, f"{problem['msg']} in {place}") from error
+        raise _misfit(uri, error) from error
+
+
+def _misfit(uri: str, error: ValidationError) -> DamagedFileError:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    return damaged_record(uri, f"{problem['msg']} in {place}")
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

@@ -2,9 +2,13 @@
 
 import glob as globbing
 import os
+import re
 from urllib.parse import unquote, urlsplit
 
 from ledgerbeam.io.errors import StorageError
+
+_PART = r"(?!\.\.?(?:/|\Z))[^\x00-\x1f\x7f/]+"
+_RELATIVE = re.compile(f"{_PART}(?:/{_PART})*")
 
 
 def local_path(uri: str) -> str:
@@ -35,8 +39,7 @@ def relative(name: str) -> str:
     Raises:
         ValueError: it is absolute, has a part `..`, or holds control characters.
     """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or any(c < " " or c == "\x7f" for c in name):
+    if not _RELATIVE.fullmatch(name):
         raise ValueError(f"{name!r} is no name below a folder")
     return name
 

@@ -185,14 +185,14 @@ def answer_of(
         published: whether there are results.
         hidden: a folder that isn't there any more when the answer is read.
     """
-    from ledgerbeam.batch.observe.components import failures_of
+    from ledgerbeam.batch.observe.components import commits_of, failures_of
     from ledgerbeam.batch.observe.rejections import rejected_tables
     from ledgerbeam.io.commit.published import read_published
 
     tables = getattr(process, "tables", ())
     failures = [
         Failure(count=group.size, **{**group.first._asdict(), "status": group.status})
-        for group in failures_of(uri)
+        for group in failures_of(uri, commits_of(uri))
     ]
     facts = {
         "state": "SUCCESS" if published else "FAILURE",

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from ledgerbeam.batch.observe.progress import Progress, ProgressReader
-from ledgerbeam.io.commit.records import MAX_SHARDS
+from ledgerbeam.io.commit.records import MAX_SHARDS, ShardCommit
 
 _READERS = 16
 _CELL_PIXELS = ((100, 20), (600, 14), (3000, 8))
@@ -69,31 +69,35 @@ class Grid(NamedTuple):
         return ", ".join(f"{count:,} {STATES[state]}" for state, count in self.counts.items())
 
 
-class ShardReader:
-    """Looks at the shards of runs time after time; a marker is read once."""
+class Readers:
+    """What looks at runs time after time; a marker of a shard is read once."""
 
     def __init__(self) -> None:
         self._readers: OrderedDict[str, ProgressReader] = OrderedDict()
         self._lock = Lock()
 
-    def grid(self, run_uri: str, progress: Progress) -> Grid | None:
-        """The shards of a run; None where nothing is known of them.
-
-        Args:
-            run_uri: the run's folder.
-            progress: says what is being executed, and how many shards there are.
-        """
+    def of(self, run_uri: str) -> ProgressReader:
+        """What looks at the run of that folder."""
         with self._lock:
             reader = self._readers.pop(run_uri, None) or ProgressReader(run_uri)
             self._readers[run_uri] = reader
             while len(self._readers) > _READERS:
                 self._readers.popitem(last=False)
-        _, commits = reader.commits()
-        states = dict.fromkeys((each.shard for each in progress.executing), "busy")
-        for number, commit in commits.items():
-            has_bad = commit.totals.get("failed") or commit.totals.get("unknown")
-            states[number] = "bad" if has_bad else "good"
-        return grid_of(states, progress.shards_total)
+        return reader
+
+
+def shard_grid(commits: Mapping[int, ShardCommit], progress: Progress) -> Grid | None:
+    """The shards of a run; None where nothing is known of them.
+
+    Args:
+        commits: markers of its shards, by number.
+        progress: says what is being executed, and how many shards there are.
+    """
+    states = dict.fromkeys((each.shard for each in progress.executing), "busy")
+    for number, commit in commits.items():
+        has_bad = commit.totals.get("failed") or commit.totals.get("unknown")
+        states[number] = "bad" if has_bad else "good"
+    return grid_of(states, progress.shards_total)
 
 
 def grid_of(states: Mapping[int, str], total: int | None) -> Grid | None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.registry.database import Database
+from ledgerbeam.batch.registry.search import has_text
 from ledgerbeam.io.parsing import parse_json
 from ledgerbeam.service.errors import BadRequestError, KindNotFoundError, RequestNotFoundError
 from ledgerbeam.service.model import (
@@ -28,10 +29,17 @@ class Page(NamedTuple):
     Attributes:
         items: its records.
         next: cursor of the part behind it; None at the end.
+        looked_back_to: when the last request was received that was looked at, in UTC, where the
+            part has fewer than were asked for although it isn't the last one.
     """
 
     items: Sequence[Any]
     next: str | None
+    looked_back_to: datetime.datetime | None = None
+
+
+LOOKED_AT = 10_000
+"""How many requests with an error a page looks at for a text."""
 
 
 def cursor_of(*place: int | str) -> str:
@@ -92,13 +100,13 @@ class RequestReader:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Requests, newest first.
+        """Requests, newest first; by a text, of the next `LOOKED_AT` that have an error.
 
         Args:
             kind: only those for it.
             state: only those that are in it.
             requester: only those of that requester.
-            error: only those whose error has this text in it.
+            error: only those whose error has this text in it, in the same case.
             kinds: only those for one of them, which is what the caller may see; None for all.
             limit: how many at most.
             cursor: of the page, as the one before it gives it.
@@ -112,9 +120,26 @@ class RequestReader:
             )
             if value is not None
         ]
+        edge = self._edge(cursor) if error else None
         if error:
-            conditions.append(request.c.error.contains(error, autoescape=True))
-        return self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
+            conditions.append(has_text(request.c.error, error))
+        if edge is not None:
+            conditions.append(request.c.sequence >= edge.sequence)
+        page = self._page(list(request.c), conditions, kinds, limit, cursor, record_of)
+        if edge is None or page.next is not None:
+            return page
+        is_full = len(page.items) == limit
+        return Page(page.items, cursor_of(edge.sequence), None if is_full else edge.received_at)
+
+    def _edge(self, cursor: str | None) -> sa.Row[Any] | None:
+        """The last request with an error that a page looks at; None where it looks at all."""
+        before = [] if cursor is None else [request.c.sequence < place_of(cursor, int)[0]]
+        found = sa.select(request.c.sequence).where(request.c.error.is_not(None), *before)
+        last = found.order_by(request.c.sequence.desc()).offset(LOOKED_AT - 1).limit(1)
+        facts = sa.select(request.c.sequence, request.c.received_at)
+        with self._database.asking() as connection:
+            query = facts.where(request.c.sequence == last.scalar_subquery())
+            return connection.execute(query).first()
 
     def kinds(self) -> list[KindRecord]:
         """What routers have published, by name."""

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ledgerbeam.batch.model.approval import BULK
 from ledgerbeam.batch.model.status import RunStatus
+from ledgerbeam.batch.registry.search import RunFilter
 from ledgerbeam.service.access.front import (
     AFront,
     Caller,
@@ -249,8 +250,8 @@ def _runs(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator
     pairs = dict(map(pair_of, wanted.where))
     for status in fits if wanted.status is None else [wanted.status]:
         for kind in [None] if kinds is None else kinds:
-            found = front.runs.list(kind, status, MAX_TARGETS + 1, None, wanted.since, pairs)
-            for run in found:
+            which = RunFilter(kind, status, wanted.requester, wanted.since, pairs, wanted.error)
+            for run in front.runs.registry.runs(which, MAX_TARGETS + 1):
                 if given.verb in allowed(run) and run.status is not RunStatus.CANCELING:
                     yield Chosen(BulkTarget(id=run.id, kind=run.process, name=run.name))
 
@@ -258,17 +259,22 @@ def _runs(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator
 def _requests(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator[Chosen]:
     wanted, fits = given.filter, STATES[given.verb]
     for state in fits if wanted.state is None else {wanted.state}.intersection(fits):
-        page = front.intake.search(
-            state=state,
-            requester=wanted.requester,
-            error=wanted.error,
-            kinds=kinds,
-            limit=MAX_TARGETS + 1,
-        )
-        for found in page.items:
-            name = f"{found.verb} by {found.requester}"
-            target = BulkTarget(id=found.id, kind=found.kind, name=name)
-            yield Chosen(target, requester=found.requester)
+        cursor, is_end = None, False
+        while not is_end:
+            page = front.intake.search(
+                state=state,
+                requester=wanted.requester,
+                error=wanted.error,
+                kinds=kinds,
+                limit=MAX_TARGETS + 1,
+                cursor=cursor,
+            )
+            for found in page.items:
+                name = f"{found.verb} by {found.requester}"
+                target = BulkTarget(id=found.id, kind=found.kind, name=name)
+                yield Chosen(target, requester=found.requester)
+            cursor = page.next
+            is_end = cursor is None
 
 
 def _queues(front: Front, kinds: Sequence[str] | None, given: BulkAsk) -> Iterator[Chosen]:

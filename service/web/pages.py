@@ -4,15 +4,17 @@ The page of a run is in `run_page`.
 """
 
 import datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
+from ledgerbeam.batch.define.dates import read_date
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.observe.progress import Progress
@@ -89,19 +91,44 @@ def run_list(
     caller: Caller,
     kind: str = "",
     status: str = "",
+    since: str = "",
+    where: Annotated[list[str] | None, Query()] = None,
+    requester: str = "",
+    error: str = "",
     cursor: str | None = None,
 ) -> Response:
     """Runs, newest first."""
+    pairs = [pair for pair in where or () if pair]
     page = runs.find(
         front,
         caller,
         kind or None,
         RunStatus(status) if status in set(RunStatus) else None,
+        since=_beginning(since) if since else None,
+        where=pairs,
+        requester=requester or None,
+        error=error or None,
         limit=50,
         cursor=cursor,
     )
-    chosen = {"kind": kind, "status": status}
-    return _list(request, front, caller, "runs.html", page, chosen, statuses=list(RunStatus))
+    chosen = {
+        "kind": kind,
+        "status": status,
+        "since": since,
+        "where": pairs,
+        "requester": requester,
+        "error": error,
+    }
+    return _list(
+        request,
+        front,
+        caller,
+        "runs.html",
+        page,
+        chosen,
+        statuses=list(RunStatus),
+        looked_back_to=page.looked_back_to,
+    )
 
 
 @router.get("/requests")
@@ -125,7 +152,10 @@ def request_list(
     )
     chosen = {"kind": kind, "state": state, "requester": requester, "error": error}
     states = list(RequestState)
-    return _list(request, front, caller, "requests.html", page, chosen, states=states)
+    back = page.looked_back_to
+    return _list(
+        request, front, caller, "requests.html", page, chosen, states=states, looked_back_to=back
+    )
 
 
 @router.get("/requests/{request_id}")
@@ -280,6 +310,18 @@ def sign_out(form: Form, front: AFront, caller: Caller) -> Response:
     return response
 
 
+def _beginning(day: str) -> datetime.datetime:
+    """The beginning of a day in UTC.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    try:
+        return datetime.datetime.combine(read_date(day), datetime.time(), datetime.UTC)
+    except ValueError as error:
+        raise ParameterError(f"since={day}: {error}", parameter="since", value=day) from error
+
+
 def _seen(front: Front, run: RunRecord, now: datetime.datetime) -> Seen:
     """A run with its progress, where that matters tonight and storage can be read."""
     if is_over(run, now):
@@ -309,13 +351,13 @@ def _list(
     caller: Principal,
     name: str,
     page: Any,
-    chosen: dict[str, str],
+    chosen: Mapping[str, str | Sequence[str]],
     **values: Any,
 ) -> Response:
     following = ""
     if page.next is not None:
         given = {key: value for key, value in chosen.items() if value}
-        following = f"?{urlencode({**given, 'cursor': page.next})}"
+        following = f"?{urlencode({**given, 'cursor': page.next}, doseq=True)}"
     kinds = [k.name for k in front.intake.kinds() if caller.may(Role.VIEWER, k.name)]
     return page_of(
         request,

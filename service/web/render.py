@@ -1,12 +1,13 @@
 """Pages from templates: what all of them share, and the forms that they send."""
 
 import datetime
+import functools
 import hashlib
 import hmac
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import jinja2
 from fastapi import Depends, Request, Response
@@ -109,5 +110,6 @@ _templates = jinja2.Environment(
 )
 _templates.filters["time"] = _time
 _templates.filters["duration"] = duration
+_templates.filters["query"] = functools.partial(urlencode, doseq=True)
 _templates.filters["count"] = "{:,}".format
 _templates.tests["number_type"] = lambda name: name.startswith(_NUMBERS)

@@ -1,6 +1,7 @@
 """`/v1/requests`: what is asked for, before and while there is a run."""
 
 import asyncio
+import datetime
 import time
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
@@ -61,10 +62,11 @@ class Reason(BaseModel):
 
 
 class RequestList(BaseModel):
-    """A page of requests, newest first."""
+    """A page of requests, newest first; `looked_back_to` is as in lists of runs."""
 
     items: list[RequestRecord]
     next: str | None
+    looked_back_to: datetime.datetime | None = None
 
 
 @router.post("", status_code=202, response_model=RequestRecord)
@@ -102,7 +104,7 @@ def find(
     page = front.intake.search(
         state=state, requester=requester, error=error, kinds=kinds, limit=limit, cursor=cursor
     )
-    return RequestList(items=list(page.items), next=page.next)
+    return RequestList(items=list(page.items), next=page.next, looked_back_to=page.looked_back_to)
 
 
 @router.get("/{request_id}")

@@ -20,7 +20,7 @@ from ledgerbeam.service.errors import BadRequestError, ChangedMeanwhileError
 from ledgerbeam.service.model import Principal, Role, Verb
 from ledgerbeam.service.page.actions import actions, command
 from ledgerbeam.service.page.balance import balances, sheet
-from ledgerbeam.service.page.shards import STATES, ShardReader
+from ledgerbeam.service.page.shards import STATES, Readers, shard_grid
 from ledgerbeam.service.page.timeline import Axis, begun_at, end_of, forecast, gantt
 from ledgerbeam.service.web import approvals, runs
 from ledgerbeam.service.web.render import Form, is_refresh, page_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.commit.records import Manifest
 
 _COMPONENTS = 50
+_FAILED_SHARDS = 200
 _SEARCH_SECONDS = 5.0
 _ROWS = 20
 _REPORT_ROWS = 200
@@ -38,7 +39,7 @@ _LOG_LINES = 500
 _BAD = (ComponentStatus.UNKNOWN, ComponentStatus.FAILURE)
 
 router = APIRouter(prefix="/runs", include_in_schema=False)
-_shards = ShardReader()
+_readers = Readers()
 
 
 class Table(NamedTuple):
@@ -88,7 +89,9 @@ def overview(
     is_awaited = record.status.is_final and asked is not None and not asked.state.is_final
     if awaiting and not is_awaited:
         return Response(headers={"HX-Refresh": "true"})
-    view = front.runs.get(record.id)
+    reader = _readers.of(record.uri)
+    view = front.runs.view(record, reader, _FAILED_SHARDS)
+    grid = shard_grid(reader.seen, view.progress)
     manifest = _published(record) if record.status is RunStatus.SUCCESS else None
     axis = Axis.over((begun_at(record), end_of(view, now), record.must_finish_by))
     decimals = view.progress.total_decimals
@@ -101,7 +104,8 @@ def overview(
         view=view,
         now=now,
         forecast=forecast(view, axis, now) if axis and record.attempts else None,
-        grid=_shards.grid(record.uri, view.progress),
+        grid=grid,
+        failed_shards=_FAILED_SHARDS,
         states=STATES,
         gantt=gantt(record, front.runs.registry.events(record.id), now),
         balances=balances(manifest.controls, decimals) if manifest else [],
@@ -138,7 +142,7 @@ def component_list(
         has_more=has_more,
         chosen=status,
         text=text,
-        counts=front.runs.get(record.id).progress.components,
+        counts=front.runs.view(record, _readers.of(record.uri), 0).progress.components,
         can_retry=can_retry,
         may_resolve=caller.may(Role.APPROVER, record.process) and "resolve" in runs.allowed(record),
         command=command,
@@ -163,7 +167,7 @@ def results(
     known = {each["name"]: each for each in runs.reports(record)} if manifest else {}
     if report and report not in known:
         raise ParameterError(f"no report {report}: see the list", parameter="report", value=report)
-    rejected = front.runs.get(record.id).rejected
+    rejected = front.runs.view(record, _readers.of(record.uri), 0).rejected
     return _page(
         request,
         caller,

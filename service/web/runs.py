@@ -5,6 +5,7 @@ They are the methods of `Runs`. Only what takes a node is asked for as a request
 """
 
 import asyncio
+import datetime
 import itertools
 import json
 import time
@@ -19,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from ledgerbeam.batch.json_lines import text_of
 from ledgerbeam.batch.model.run import RecordedEvent, RunRecord
 from ledgerbeam.batch.model.status import MOVES, ComponentStatus, RunStatus
+from ledgerbeam.batch.registry.search import RunFilter
 from ledgerbeam.batch.runs.body import ListedRun, RunBody, fields_of, listed
 from ledgerbeam.io.commit.control_log import Steering
 from ledgerbeam.io.errors import IllegalMoveError, ParameterError
@@ -72,10 +74,15 @@ class ServedRun(RunBody):
 
 
 class RunList(BaseModel):
-    """A page of runs, newest first."""
+    """A page of runs, newest first.
+
+    A page looks at some thousand runs at most. If it has come to its end with fewer items than were
+    asked for, `looked_back_to` is when the last of these was submitted, and `next` goes on there.
+    """
 
     items: list[ListedRun]
     next: str | None
+    looked_back_to: datetime.datetime | None = None
 
 
 class ComponentList(BaseModel):
@@ -176,6 +183,10 @@ def find(
     where: Annotated[
         list[str] | None, Query(description="`NAME=VALUE`: only those with that parameter")
     ] = None,
+    requester: Annotated[
+        str | None, Query(description="only those that were submitted by them")
+    ] = None,
+    error: Annotated[str | None, Query(description="text in the error")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> RunList:
@@ -185,16 +196,20 @@ def find(
     if name is not None:
         record = front.runs.registry.find(name)
         found = [record] if kinds is None or record.process in kinds else []
-    elif kinds is not None and kind is None and len(kinds) != 1:
+        return RunList(items=[listed(run) for run in found], next=None)
+    if kinds is not None and kind is None and len(kinds) != 1:
         raise ParameterError(
             f"name a kind, one of {', '.join(kinds)}: your key is for these", parameter="kind"
         )
-    else:
-        only = None if kinds is None else kinds[0]
-        pairs = dict(map(pair_of, where or ()))
-        found = front.runs.list(only, status, limit + 1, before, since, pairs)
-    items = [listed(run) for run in found[:limit]]
-    return RunList(items=items, next=cursor_of(items[-1].id) if len(found) > limit else None)
+    only = None if kinds is None else kinds[0]
+    pairs = dict(map(pair_of, where or ()))
+    wanted = RunFilter(only, status, requester, since, pairs, error)
+    page = front.runs.registry.search(wanted, limit, before)
+    return RunList(
+        items=[listed(run) for run in page.runs],
+        next=None if page.next is None else cursor_of(page.next),
+        looked_back_to=page.looked_back_to,
+    )
 
 
 def pair_of(text: str) -> tuple[str, str]:

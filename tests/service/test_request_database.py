@@ -463,6 +463,32 @@ class TestLists:
         assert desk.intake.search(error="0_ of").items == []
         assert desk.intake.search(kinds=[]).items == []
 
+    @pytest.mark.parametrize("looked_at", [1, 2, 10_000])
+    def test_errors_are_searched_page_by_page(
+        self, desk: Desk, looked_at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ledgerbeam.service.store.reading.LOOKED_AT", looked_at)
+        desk.publish("close")
+        asked = [desk.ask("ada", kind=("close", "other")[number // 3 % 2]) for number in range(9)]
+        for number, each in enumerate(asked[:8]):
+            error = "100% of_it" if number % 3 else "Disk full"
+            desk.dispatch.settle(each.id, RequestState.REJECTED, "r", NOON, None, error)
+        for text, kinds, numbers in (
+            ("% of_", None, (7, 5, 4, 2, 1)),
+            ("Disk", ["close", "other"], (6, 3, 0)),
+            ("Disk", ["other"], (3,)),
+            ("disk", None, ()),
+        ):
+            found, cursor = [], None
+            while True:
+                page = desk.intake.search(error=text, kinds=kinds, cursor=cursor, limit=2)
+                found += [request.id for request in page.items]
+                cursor = page.next
+                if cursor is None:
+                    break
+                assert (page.looked_back_to is None) == (len(page.items) == 2)
+            assert found == [asked[number].id for number in numbers]
+
     @pytest.mark.parametrize("cursor", ["x", "", "W10", "WyJhIl0", "\u00e4", "W3RydWVd"])
     def test_a_cursor_of_ones_own_making_is_refused(self, desk: Desk, cursor: str) -> None:
         with pytest.raises(BadRequestError, match="cursor"):

@@ -13,6 +13,7 @@ from ledgerbeam.batch.model.run import AttemptKind, AttemptOutcome, RunOptions, 
 from ledgerbeam.batch.model.status import MOVES, RunStatus
 from ledgerbeam.batch.registry.registry import Registry
 from ledgerbeam.batch.registry.schema import metadata
+from ledgerbeam.batch.registry.search import RunFilter
 from ledgerbeam.io.errors import IllegalMoveError, RunNotFoundError, UserError
 
 
@@ -421,7 +422,7 @@ class TestQuestions:
         for ask in (registry.find, registry.get):
             with pytest.raises(RunNotFoundError, match="no run a"):
                 ask(text)
-        assert registry.runs(process=text) == []
+        assert registry.runs(RunFilter(text)) == []
 
     def test_runs_are_found_as_people_name_them(self, registry: Registry) -> None:
         first = draft(id="abcdef00-0000-4000-8000-000000000001", instance="2026/11/20")
@@ -476,11 +477,13 @@ class TestQuestions:
         def ids(runs: list[RunRecord]) -> set[str]:
             return {run.id for run in runs}
 
-        assert ids(registry.runs("a")) == {mine, done}
-        assert ids(registry.runs(status=RunStatus.EXECUTING)) == {mine}
-        assert ids(registry.runs("b", RunStatus.EXECUTING)) == set()
+        assert ids(registry.runs(RunFilter("a"))) == {mine, done}
+        assert ids(registry.runs(RunFilter(status=RunStatus.EXECUTING))) == {mine}
+        assert ids(registry.runs(RunFilter("b", RunStatus.EXECUTING))) == set()
         assert ids(registry.open_runs()) == {mine, other}
-        assert [len(run.attempts) for run in registry.runs("a", RunStatus.EXECUTING)] == [1]
+        assert [
+            len(run.attempts) for run in registry.runs(RunFilter("a", RunStatus.EXECUTING))
+        ] == [1]
 
     def test_results_expire_once_their_run_has_ended(self, registry: Registry) -> None:
         run = submitted(registry, results_expire_at=minutes(10)).id
