@@ -231,7 +231,14 @@ def main(
     from tests.support.postgres import postgres_server
 
     size = Size(submissions, rounds, connections, works, idle)
-    settings = ("shared_preload_libraries = 'pg_stat_statements'",)
+    settings = (
+        "shared_preload_libraries = 'pg_stat_statements'",
+        "max_connections = 300",
+        # What is accepted would survive the machine.
+        "fsync = on",
+        "synchronous_commit = on",
+        "full_page_writes = on",
+    )
     with postgres_server(settings) as server:
         import psycopg
 

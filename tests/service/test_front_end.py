@@ -60,7 +60,7 @@ def test_a_request_that_failed_without_a_run_waits_for_a_person(
     assert "Nothing of the last day does" in local.get("/").text
     asked = local.post("/v1/requests", json={"kind": KIND, "parameters": {}}).json()["id"]
     dispatch, now = Dispatch(registry.database), utc_now()
-    dispatch.admit(asked, "router", now)
+    dispatch.admit([asked], "router", now)
     (taken,) = dispatch.take([KIND], 1, node="n", now=now, lease_until=now)
     dispatch.finish(asked, taken.epoch, "n", RequestState.FAILURE, now, error="no such file")
     shown = local.get("/").text
@@ -273,7 +273,7 @@ class TestQueues:
 
     def test_metrics_tell_depth_and_age(self, local: TestClient, registry: Registry) -> None:
         asked = local.post("/v1/requests", json={"kind": KIND}).json()
-        Dispatch(registry.database).admit(asked["id"], "router", NOON)
+        Dispatch(registry.database).admit([asked["id"]], "router", NOON)
         text = local.get("/metrics").text
         assert f'ledgerbeam_queue_queued{{kind="{KIND}"}} 1.0' in text
         assert local.get("/healthz").json() == local.get("/readyz").json() == {"status": "ok"}

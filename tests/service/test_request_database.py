@@ -69,7 +69,7 @@ class Desk:
 
     def queue(self, who: str = "ada", **given: Any) -> str:
         asked = self.ask(who, **given)
-        assert self.dispatch.admit(asked.id, "router", NOON)
+        assert self.dispatch.admit([asked.id], "router", NOON)
         return asked.id
 
     def take(
@@ -198,8 +198,8 @@ class TestRouting:
     def test_a_request_is_decided_on_once(self, desk: Desk) -> None:
         desk.publish("close")
         asked = desk.ask()
-        found = at_once(4, lambda _: desk.dispatch.admit(asked.id, "router", NOON))
-        assert sorted(found) == [False, False, False, True]
+        found = at_once(4, lambda _: desk.dispatch.admit([asked.id], "router", NOON))
+        assert sorted(found) == [0, 0, 0, 1]
         reject = RequestState.REJECTED
         assert not desk.dispatch.settle(asked.id, reject, "router", NOON)
         assert desk.actions(asked.id) == ["request.received", "request.queued"]
@@ -415,7 +415,7 @@ class TestPeople:
         (mine,) = desk.take()
         desk.dispatch.finish(mine.id, 1, "n1", RequestState.DEAD, NOON, "attempt-lost", "lost")
         desk.intake.redrive(asked, who="ada", at=NOON, why="memory was doubled")
-        assert desk.dispatch.admit(asked, "router", NOON)
+        assert desk.dispatch.admit([asked], "router", NOON)
         (again,) = desk.take()
         assert (again.epoch, again.lost, again.error) == (2, 0, None)
 
