@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CACHE = ROOT / ".cache"
+CORES = os.cpu_count() or 1
 GIVEN_UP = 90.0
 """Seconds after which work isn't waited for any more."""
 
@@ -75,20 +76,26 @@ def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, An
             time.sleep(size.idle / 2)  # until what it does at its start is done
             idle = idling(running, server, url.rpartition("/")[2], size.idle)
             alone = delays(running, folder, range(size.works))
-            rates, spent = [], []
+            rates, spent, by_client = [], [], []
+            connections = min(size.connections, running.connections)
+            client = psutil.Process()
             for number in range(size.rounds):
                 first = (number + 1) * size.submissions
                 numbers = range(first, first + size.submissions)
                 calls = [running.waiting(number) for number in numbers]
-                before = cpu_of_all(running, server)
-                rates.append(size.submissions / running.ask(calls, size.connections))
+                before, own = cpu_of_all(running, server), cpu(client)
+                seconds = running.ask(calls, connections)
+                rates.append(size.submissions / seconds)
+                by_client.append((cpu(client) - own) / seconds / CORES * 100)
                 took = spent_since(before, cpu_of_all(running, server))
                 spent.append(took / size.submissions * 1000)
             time.sleep(size.idle / 4)  # until they wait in their queue
             beside = delays(running, folder, range(-size.works, 0))
     return {
         "idle": idle,
+        "connections": connections,
         "accepted a second": [round(rate, 1) for rate in rates],
+        "percent of all cores that the client takes": [round(share, 1) for share in by_client],
         "ms of CPU a submission": [round(each, 2) for each in spent],
         "seconds until work begins": alone,
         "waiting": size.rounds * size.submissions,
@@ -187,6 +194,9 @@ def table_of(figures: Mapping[str, Any]) -> str:
         rows.setdefault("ms of CPU a submission, client and PostgreSQL too", []).append(
             f"{statistics.median(one['ms of CPU a submission']):,.1f}"
         )
+        share = statistics.median(one["percent of all cores that the client takes"])
+        rows.setdefault("connections that share them", []).append(str(one["connections"]))
+        rows.setdefault("% of all cores that the client takes", []).append(f"{share:.0f}")
         for name, label in (
             ("seconds until work begins", "idle"),
             ("seconds until work begins beside these", f"{waiting:,} waiting"),
@@ -219,14 +229,18 @@ def main(
     contenders: Annotated[
         str, typer.Option(help="names of those to measure, with commas between")
     ] = ",".join(CONTENDERS),
-    submissions: Annotated[int, typer.Option(help="in each round")] = 500,
+    submissions: Annotated[int, typer.Option(help="in each round")] = 1000,
     rounds: Annotated[int, typer.Option(help="of submissions")] = 3,
     connections: Annotated[int, typer.Option(help="that share the submissions")] = 32,
     works: Annotated[int, typer.Option(help="pieces of work, one after the other")] = 30,
     idle: Annotated[float, typer.Option(help="seconds for which it is watched idling")] = 120,
     results: Annotated[Path, typer.Option(help="folder of the figures")] = HERE / "results",
 ) -> None:
-    """Measure, and write `service.json` and `service.md`."""
+    """Measure, and write `service.json` and `service.md`.
+
+    Figures of contenders that aren't measured now stay as they are, so that each can be measured in
+    a quiet hour of its own.
+    """
     sys.path.insert(0, str(ROOT))
     from tests.support.postgres import postgres_server
 
@@ -244,21 +258,23 @@ def main(
 
         with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute("CREATE EXTENSION pg_stat_statements")
-        raw: dict[str, Any] = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "cores": os.cpu_count(),
-            "load before": os.getloadavg()[0],
-            "size": size._asdict(),
-            "figures": {},
-        }
+        path = results / "service.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
         for name in contenders.split(","):
-            raw["figures"][name] = measured(CONTENDERS[name], server, size)
-            print(json.dumps({name: raw["figures"][name]}), file=sys.stderr)
-    raw["load after"] = os.getloadavg()[0]
+            circumstances = {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "cores": CORES,
+                "load before": os.getloadavg()[0],
+                "size": size._asdict(),
+            }
+            known[name] = {**circumstances, **measured(CONTENDERS[name], server, size)}
+            known[name]["load after"] = os.getloadavg()[0]
+            print(json.dumps({name: known[name]}), file=sys.stderr)
+    figures = {name: known[name] for name in CONTENDERS if name in known}
     results.mkdir(parents=True, exist_ok=True)
-    (results / "service.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (results / "service.md").write_text(table_of(raw["figures"]))
-    print(table_of(raw["figures"]))
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    (results / "service.md").write_text(table_of(figures))
+    print(table_of(figures))
 
 
 if __name__ == "__main__":

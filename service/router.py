@@ -37,6 +37,7 @@ from ledgerbeam.service.model import (
     RequestState,
     Verb,
     again_of,
+    schema_of,
 )
 from ledgerbeam.service.store.bulk import Bulks
 from ledgerbeam.service.store.dispatch import Dispatch
@@ -203,7 +204,7 @@ class Router:
             yield KindRecord(
                 name=name,
                 description=inspect.getdoc(kind) or "",
-                parameters_schema=kind.parameters_type.model_json_schema(),
+                parameters_schema=schema_of(kind.parameters_type.model_json_schema(), kind.sla),
                 code_version=__version__,
                 policy=kind.queue,
                 approvals=kind.approvals,

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.service.access.streams import Streams
 from ledgerbeam.service.access.together import Together
 from ledgerbeam.service.errors import (
     AccessDeniedError,
@@ -45,6 +46,7 @@ class Front:
         provider: whose tokens are as good as keys; None for none.
         now: the present time in UTC.
         local: who calls from this machine, as long as there are no keys.
+        streams: of events, for those who follow runs.
         is_guarded: `asks_for_key`, for many callers at once.
         checked: whose a key is, for many callers at once.
         accepted: what `Intake.accept` gives, for many callers at once.
@@ -58,6 +60,7 @@ class Front:
     provider: "Provider | None"
     now: Clock
     local: Principal
+    streams: Streams
     is_guarded: Together[None, bool]
     checked: Together[str, Principal]
     accepted: Together[Asked, tuple[RequestRecord, bool]]
@@ -90,6 +93,7 @@ class Front:
             provider,
             now,
             Principal(name=whoami(), roles={"*": Role.ADMIN}),
+            Streams(runs, now),
             Together(are_guarded),
             Together(lambda given: keys.check_all(given, now())),
             Together(intake.accept_all),

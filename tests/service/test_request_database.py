@@ -289,6 +289,31 @@ class TestTaking:
         ada = desk.queue("ada")
         assert [r.id for r in desk.take(4)] == [first[0], first[1], ada, first[2]]
 
+    def test_many_are_admitted_together_as_if_one_by_one(self, desk: Desk) -> None:
+        desk.publish("close", "other")
+        asked = [
+            desk.ask(who, kind=kind).id
+            for kind, who in zip(
+                ("close", "close", "other", "close", "close", "other", "close"),
+                ("ada", "bob", "ada", "ada", "eve", "ada", "ada"),
+                strict=True,
+            )
+        ]
+        canceled = desk.ask("bob").id
+        desk.intake.cancel(canceled, who="bob", at=NOON, why="")
+        desk.queue("bob")
+        assert desk.dispatch.admit([*asked, canceled, "nothing"], "router", LATER) == len(asked)
+        found = [desk.intake.get(request) for request in asked]
+        assert [each.turn for each in found] == [0, 1, 0, 1, 0, 1, 2]
+        assert {(each.state, each.queued_at, each.version) for each in found} == {
+            (RequestState.QUEUED, LATER, 2)
+        }
+        for request in asked:
+            assert desk.actions(request) == ["request.received", "request.queued"]
+        assert desk.actions(canceled) == ["request.received", "request.canceled"]
+        # The turns go on where they were.
+        assert desk.intake.get(desk.queue("ada")).turn == 3
+
     def test_nothing_is_taken_from_a_queue_that_is_held(self, desk: Desk) -> None:
         desk.publish("close", "other")
         held, free = desk.queue(), desk.queue(kind="other")
