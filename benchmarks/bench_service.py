@@ -13,6 +13,7 @@ the one component of a batch process, or the one task of a DAG or of a flow. Mea
 - the first again, with these waiting.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -133,13 +134,17 @@ def idling(
     time.sleep(seconds)
     after = statements(server, database)
     tree = running.tree()
+    memory = []
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            memory.append(process.memory_full_info())
     spent = sum(cpu(process) - mine.get(process.pid, 0.0) for process in tree)
     by_server = sum(map(cpu, [postmaster, *postmaster.children()])) - of_server
     return {
         "seconds": seconds,
         "processes": len(tree),
-        "MB of PSS": round(sum(p.memory_full_info().pss for p in tree) / 1e6),
-        "MB of RSS": round(sum(p.memory_info().rss for p in tree) / 1e6),
+        "MB of PSS": round(sum(m.pss for m in memory) / 1e6),
+        "MB of RSS": round(sum(m.rss for m in memory) / 1e6),
         "CPU s an hour": round(spent / seconds * 3600, 1),
         "CPU s an hour of PostgreSQL": round(by_server / seconds * 3600, 1),
         "statements a minute": {
@@ -157,12 +162,15 @@ def cpu_of_all(running: Running, server: "PostgresServer") -> dict[int, float]:
 
 def spent_since(before: Mapping[int, float], now: Mapping[int, float]) -> float:
     """Seconds of CPU between two looks; what ended between them isn't known any more."""
-    return sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
+    return sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in now.items())
 
 
 def cpu(process: psutil.Process) -> float:
-    """Seconds of CPU that a process has used."""
-    times = process.cpu_times()
+    """Seconds of CPU that a process has used; 0 for one that has just ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
     return float(times.user + times.system)
 
 
