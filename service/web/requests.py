@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledgerbeam.batch import traces
@@ -119,8 +120,9 @@ class Submissions:
         if not is_submission or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        request = Request(scope)
         messages = [await receive()]
-        submission = _read(scope, messages[0]["body"])
+        submission = _read(request.headers, messages[0]["body"])
         if submission is None:
 
             async def replay() -> Message:
@@ -128,7 +130,6 @@ class Submissions:
 
             await self._app(scope, replay, send)
             return
-        request = Request(scope)
         try:
             caller = await caller_of(request)
             key = request.headers.get("idempotency-key")
@@ -138,12 +139,11 @@ class Submissions:
         await answer(scope, receive, send)
 
 
-def _read(scope: Scope, body: bytes) -> Submission | None:
+def _read(headers: Headers, body: bytes) -> Submission | None:
     """The submission of a call; None where the call isn't right in every respect."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+    keys = headers.getlist("idempotency-key")
     is_key = not keys or (len(keys) == 1 and 1 <= len(keys[0]) <= _LONGEST_KEY)
-    if headers.get(b"content-type") != b"application/json" or not is_key:
+    if headers.getlist("content-type") != ["application/json"] or not is_key:
         return None
     try:
         return Submission.model_validate(json.loads(body))
