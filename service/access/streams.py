@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
@@ -74,7 +74,7 @@ class Streams:
 
     async def follow(
         self, run: RunRecord, after: int, is_gone: Callable[[], Awaitable[bool]]
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """A run's events as they come, as server-sent events, until it has ended.
 
         Args:
