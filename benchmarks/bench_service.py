@@ -13,6 +13,7 @@ the one component of a batch process, or the one task of a DAG or of a flow. Mea
 - the first again, with these waiting.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CACHE = ROOT / ".cache"
+CORES = os.cpu_count() or 1
 GIVEN_UP = 90.0
 """Seconds after which work isn't waited for any more."""
 
@@ -75,20 +77,26 @@ def measured(start: Start, server: "PostgresServer", size: Size) -> dict[str, An
             time.sleep(size.idle / 2)  # until what it does at its start is done
             idle = idling(running, server, url.rpartition("/")[2], size.idle)
             alone = delays(running, folder, range(size.works))
-            rates, spent = [], []
+            rates, spent, by_client = [], [], []
+            connections = min(size.connections, running.connections)
+            client = psutil.Process()
             for number in range(size.rounds):
                 first = (number + 1) * size.submissions
                 numbers = range(first, first + size.submissions)
                 calls = [running.waiting(number) for number in numbers]
-                before = cpu_of_all(running, server)
-                rates.append(size.submissions / running.ask(calls, size.connections))
+                before, own = cpu_of_all(running, server), cpu(client)
+                seconds = running.ask(calls, connections)
+                rates.append(size.submissions / seconds)
+                by_client.append((cpu(client) - own) / seconds / CORES * 100)
                 took = spent_since(before, cpu_of_all(running, server))
                 spent.append(took / size.submissions * 1000)
             time.sleep(size.idle / 4)  # until they wait in their queue
             beside = delays(running, folder, range(-size.works, 0))
     return {
         "idle": idle,
+        "connections": connections,
         "accepted a second": [round(rate, 1) for rate in rates],
+        "percent of all cores that the client takes": [round(share, 1) for share in by_client],
         "ms of CPU a submission": [round(each, 2) for each in spent],
         "seconds until work begins": alone,
         "waiting": size.rounds * size.submissions,
@@ -126,13 +134,17 @@ def idling(
     time.sleep(seconds)
     after = statements(server, database)
     tree = running.tree()
+    memory = []
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            memory.append(process.memory_full_info())
     spent = sum(cpu(process) - mine.get(process.pid, 0.0) for process in tree)
     by_server = sum(map(cpu, [postmaster, *postmaster.children()])) - of_server
     return {
         "seconds": seconds,
         "processes": len(tree),
-        "MB of PSS": round(sum(p.memory_full_info().pss for p in tree) / 1e6),
-        "MB of RSS": round(sum(p.memory_info().rss for p in tree) / 1e6),
+        "MB of PSS": round(sum(m.pss for m in memory) / 1e6),
+        "MB of RSS": round(sum(m.rss for m in memory) / 1e6),
         "CPU s an hour": round(spent / seconds * 3600, 1),
         "CPU s an hour of PostgreSQL": round(by_server / seconds * 3600, 1),
         "statements a minute": {
@@ -150,12 +162,15 @@ def cpu_of_all(running: Running, server: "PostgresServer") -> dict[int, float]:
 
 def spent_since(before: Mapping[int, float], now: Mapping[int, float]) -> float:
     """Seconds of CPU between two looks; what ended between them isn't known any more."""
-    return sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
+    return sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in now.items())
 
 
 def cpu(process: psutil.Process) -> float:
-    """Seconds of CPU that a process has used."""
-    times = process.cpu_times()
+    """Seconds of CPU that a process has used; 0 for one that has just ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
     return float(times.user + times.system)
 
 
@@ -187,6 +202,9 @@ def table_of(figures: Mapping[str, Any]) -> str:
         rows.setdefault("ms of CPU a submission, client and PostgreSQL too", []).append(
             f"{statistics.median(one['ms of CPU a submission']):,.1f}"
         )
+        share = statistics.median(one["percent of all cores that the client takes"])
+        rows.setdefault("connections that share them", []).append(str(one["connections"]))
+        rows.setdefault("% of all cores that the client takes", []).append(f"{share:.0f}")
         for name, label in (
             ("seconds until work begins", "idle"),
             ("seconds until work begins beside these", f"{waiting:,} waiting"),
@@ -219,39 +237,52 @@ def main(
     contenders: Annotated[
         str, typer.Option(help="names of those to measure, with commas between")
     ] = ",".join(CONTENDERS),
-    submissions: Annotated[int, typer.Option(help="in each round")] = 500,
+    submissions: Annotated[int, typer.Option(help="in each round")] = 1000,
     rounds: Annotated[int, typer.Option(help="of submissions")] = 3,
     connections: Annotated[int, typer.Option(help="that share the submissions")] = 32,
     works: Annotated[int, typer.Option(help="pieces of work, one after the other")] = 30,
     idle: Annotated[float, typer.Option(help="seconds for which it is watched idling")] = 120,
     results: Annotated[Path, typer.Option(help="folder of the figures")] = HERE / "results",
 ) -> None:
-    """Measure, and write `service.json` and `service.md`."""
+    """Measure, and write `service.json` and `service.md`.
+
+    Figures of contenders that aren't measured now stay as they are, so that each can be measured in
+    a quiet hour of its own.
+    """
     sys.path.insert(0, str(ROOT))
     from tests.support.postgres import postgres_server
 
     size = Size(submissions, rounds, connections, works, idle)
-    settings = ("shared_preload_libraries = 'pg_stat_statements'",)
+    settings = (
+        "shared_preload_libraries = 'pg_stat_statements'",
+        "max_connections = 300",
+        # What is accepted would survive the machine.
+        "fsync = on",
+        "synchronous_commit = on",
+        "full_page_writes = on",
+    )
     with postgres_server(settings) as server:
         import psycopg
 
         with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute("CREATE EXTENSION pg_stat_statements")
-        raw: dict[str, Any] = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "cores": os.cpu_count(),
-            "load before": os.getloadavg()[0],
-            "size": size._asdict(),
-            "figures": {},
-        }
+        path = results / "service.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
         for name in contenders.split(","):
-            raw["figures"][name] = measured(CONTENDERS[name], server, size)
-            print(json.dumps({name: raw["figures"][name]}), file=sys.stderr)
-    raw["load after"] = os.getloadavg()[0]
+            circumstances = {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "cores": CORES,
+                "load before": os.getloadavg()[0],
+                "size": size._asdict(),
+            }
+            known[name] = {**circumstances, **measured(CONTENDERS[name], server, size)}
+            known[name]["load after"] = os.getloadavg()[0]
+            print(json.dumps({name: known[name]}), file=sys.stderr)
+    figures = {name: known[name] for name in CONTENDERS if name in known}
     results.mkdir(parents=True, exist_ok=True)
-    (results / "service.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (results / "service.md").write_text(table_of(raw["figures"]))
-    print(table_of(raw["figures"]))
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    (results / "service.md").write_text(table_of(figures))
+    print(table_of(figures))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The vocabulary of the service, as it travels over REST and stands in the request database."""
 
 import datetime
+import functools
 import math
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,15 +14,20 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    TypeAdapter,
 )
 
 from ledgerbeam.batch.model.queue import QueuePolicy
+from ledgerbeam.batch.model.sla import Sla
 
 KEY_SECONDS = 24 * 3600
 """How long an `Idempotency-Key` is remembered."""
 
 MAX_BODY = 256 * 1024
 """Bytes of a request's body at most. Input is named by URI, never sent."""
+
+_SLA = "x-sla"
+"""In the JSON Schema of a kind's parameters, what its definition says of deadlines."""
 
 _DEEPEST = 64
 """How deep lists and objects may stand in each other; readers of JSON have their limits."""
@@ -376,7 +382,7 @@ class KindRecord(Stored):
     Attributes:
         name: of the workload.
         description: for people, one line or several.
-        parameters_schema: JSON Schema of its parameters.
+        parameters_schema: JSON Schema of its parameters; `x-sla` in it are the kind's deadlines.
         code_version: of the package that defines it.
         policy: how its queue is served, unless people have changed that.
         approvals: what a second person has to approve.
@@ -390,6 +396,24 @@ class KindRecord(Stored):
     policy: QueuePolicy
     approvals: tuple[str, ...] = ()
     seen_at: AwareDatetime
+
+    @property
+    def sla(self) -> Sla | None:
+        """When its runs must have started and finished; None where they needn't."""
+        given = self.parameters_schema.get(_SLA)
+        return None if given is None else _sla_adapter().validate_python(given)
+
+
+def schema_of(schema: dict[str, Any], sla: Sla | None) -> dict[str, Any]:
+    """The schema of a kind's parameters, with its deadlines, as `KindRecord.sla` reads it."""
+    if sla is None:
+        return schema
+    return {**schema, _SLA: _sla_adapter().dump_python(sla, mode="json")}
+
+
+@functools.cache
+def _sla_adapter() -> TypeAdapter[Sla]:
+    return TypeAdapter(Sla)
 
 
 class QueueRecord(Stored):

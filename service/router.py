@@ -37,6 +37,7 @@ from ledgerbeam.service.model import (
     RequestState,
     Verb,
     again_of,
+    schema_of,
 )
 from ledgerbeam.service.store.bulk import Bulks
 from ledgerbeam.service.store.dispatch import Dispatch
@@ -45,6 +46,9 @@ from ledgerbeam.service.store.wake import Bell, Waiter
 
 PUBLISH_SECONDS = 300.0
 """How often it says again which kinds it knows."""
+
+_ADMIT_SECONDS = 0.1
+"""For which requests that are right wait for others, to be admitted together."""
 
 _TARGETS = 20
 """Of an action, before the next one has its turn, and new requests are looked at."""
@@ -96,9 +100,20 @@ class Router:
             self._errands.forget(self._now())
             self._published_at = time.monotonic()
         received = self._dispatch.received(list(self._kinds))
+        right: list[str] = []
+        admitted_at = time.monotonic()
         for request in received:
-            self._decide(request)
+            if self._decide(request):
+                right.append(request.id)
+            if time.monotonic() - admitted_at > _ADMIT_SECONDS:
+                self._admit(right)
+                right, admitted_at = [], time.monotonic()
+        self._admit(right)
         return len(received) + self._act()
+
+    def _admit(self, right: Sequence[str]) -> None:
+        if right:
+            self._dispatch.admit(right, self._who, self._now())
 
     def _act(self) -> int:
         """Go on with actions on many, some targets of each at a time; gives how many."""
@@ -110,11 +125,12 @@ class Router:
                 reached += 1
         return reached
 
-    def _decide(self, request: RequestRecord) -> None:
+    def _decide(self, request: RequestRecord) -> bool:
+        """Decide on a request; gives whether it is to be admitted, else it has ended."""
         with traces.span("route", request.traceparent or "", request=request.id):
-            self._decide_on(request)
+            return self._decide_on(request)
 
-    def _decide_on(self, request: RequestRecord) -> None:
+    def _decide_on(self, request: RequestRecord) -> bool:
         try:
             kind = self._kinds.get(request.kind)
             if kind is None:
@@ -139,7 +155,7 @@ class Router:
                 elif request.verb is Verb.RETRY:
                     record = runs.registry.get(str(request.run_id))
                     runs.check_retry(record, request.why, **again_of(request))
-                self._dispatch.admit(request.id, self._who, self._now())
+                return True
         except RegistryUnavailableError:
             raise
         except SecretError as error:
@@ -151,6 +167,7 @@ class Router:
             # A definition's own code: one kind that fails is no reason to leave the others alone.
             _log.exception("request %s: its definition failed", request.id)
             self._reject(request, "bug", redact(f"{type(error).__name__}: {error}"))
+        return False
 
     def _resolve(self, request: RequestRecord) -> None:
         given, run = request.parameters, str(request.run_id)
@@ -187,7 +204,7 @@ class Router:
             yield KindRecord(
                 name=name,
                 description=inspect.getdoc(kind) or "",
-                parameters_schema=kind.parameters_type.model_json_schema(),
+                parameters_schema=schema_of(kind.parameters_type.model_json_schema(), kind.sla),
                 code_version=__version__,
                 policy=kind.queue,
                 approvals=kind.approvals,

@@ -89,6 +89,8 @@ def start(programs: Path) -> Start:
                 at_once=lambda number: asked("at-once", number),
                 waiting=lambda number: asked("waiting", number),
                 headers=headers,
+                # With 32, calls wait for its 15 connections to the database until they fail.
+                connections=16,
             )
 
     return running

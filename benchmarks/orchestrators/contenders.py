@@ -42,6 +42,7 @@ class Running:
         waiting: the same for work that is held.
         headers: of all calls.
         pause: seconds between two pieces of work, as on a machine that isn't busy.
+        connections: that it takes at most.
     """
 
     port: int
@@ -50,6 +51,7 @@ class Running:
     waiting: Callable[[int], Call]
     headers: Mapping[str, str] = field(default_factory=dict)
     pause: float = 0.0
+    connections: int = 1000
 
     def tree(self) -> list[psutil.Process]:
         """All of its processes."""

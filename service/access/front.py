@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from ledgerbeam.batch.clock import Clock, utc_now
 from ledgerbeam.batch.runs.client import Runs
 from ledgerbeam.batch.settings import Settings, whoami
+from ledgerbeam.service.access.streams import Streams
 from ledgerbeam.service.access.together import Together
 from ledgerbeam.service.errors import (
     AccessDeniedError,
@@ -44,6 +45,8 @@ class Front:
         needs_key: whether callers have to name a key in any case.
         provider: whose tokens are as good as keys; None for none.
         now: the present time in UTC.
+        local: who calls from this machine, as long as there are no keys.
+        streams: of events, for those who follow runs.
         is_guarded: `asks_for_key`, for many callers at once.
         checked: whose a key is, for many callers at once.
         accepted: what `Intake.accept` gives, for many callers at once.
@@ -56,6 +59,8 @@ class Front:
     needs_key: bool
     provider: "Provider | None"
     now: Clock
+    local: Principal
+    streams: Streams
     is_guarded: Together[None, bool]
     checked: Together[str, Principal]
     accepted: Together[Asked, tuple[RequestRecord, bool]]
@@ -87,6 +92,8 @@ class Front:
             needs_key,
             provider,
             now,
+            Principal(name=whoami(), roles={"*": Role.ADMIN}),
+            Streams(runs, now),
             Together(are_guarded),
             Together(lambda given: keys.check_all(given, now())),
             Together(intake.accept_all),
@@ -125,7 +132,7 @@ async def caller_of(request: Request) -> Principal:
     front = front_of(request)
     if not (front.needs_key or await front.is_guarded.ask(None)):
         _check_local(request)
-        return Principal(name=whoami(), roles={"*": Role.ADMIN})
+        return front.local
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         token = key.strip()

@@ -3,14 +3,26 @@
 import datetime
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.runs.reading import RunView
-from ledgerbeam.service.model import RequestRecord
-from ledgerbeam.service.page.timeline import Axis, Forecast, begun_at, duration, end_of, forecast
+from ledgerbeam.service.model import KindRecord, RequestRecord
+from ledgerbeam.service.page.timeline import (
+    Axis,
+    Forecast,
+    begun_at,
+    clock,
+    duration,
+    end_of,
+    forecast,
+)
 
-RECENT = datetime.timedelta(days=1)
+_DAY = datetime.timedelta(days=1)
+RECENT = _DAY
 """What ended longer ago is no matter of this night."""
 
 
@@ -43,6 +55,22 @@ class Row(NamedTuple):
     forecast: Forecast | None
 
 
+class Due(NamedTuple):
+    """A kind that has a deadline, and never ran.
+
+    Attributes:
+        kind: its name.
+        place: where the deadline is on the axis of the night, in percent.
+        is_late: whether it is over.
+        text: the same in words.
+    """
+
+    kind: str
+    place: float
+    is_late: bool
+    text: str
+
+
 class Matter(NamedTuple):
     """What waits for a person.
 
@@ -65,42 +93,62 @@ class Night(NamedTuple):
     """The night at a glance.
 
     Attributes:
-        axis: over which runs are drawn; None where there are none.
+        axis: over which runs and deadlines are drawn; None where there are none.
         rows: one for each run at work, and for the last run of each kind.
+        due: kinds that never ran, the deadline that is over first.
         matters: what waits for a person, the most urgent first.
-        late: how many runs have missed their deadline, or will.
+        late: how many runs have missed their deadline, or will, and kinds that never ran.
         stuck: how many components were called more than once, and haven't ended.
     """
 
     axis: Axis | None
     rows: Sequence[Row]
+    due: Sequence[Due]
     matters: Sequence[Matter]
     late: int
     stuck: int
 
 
-def night(seen: Iterable[Seen], requests: Iterable[RequestRecord], now: datetime.datetime) -> Night:
+def night(
+    seen: Iterable[Seen],
+    requests: Iterable[RequestRecord],
+    unrun: Iterable[KindRecord],
+    now: datetime.datetime,
+) -> Night:
     """Runs and requests as what a person on call has to know.
 
     Args:
         seen: runs at work, the last one of each kind, and those of the last day that failed.
         requests: that have ended without a run, and that somebody should look at.
+        unrun: kinds that never ran.
         now: the present time in UTC.
     """
     runs = list(seen)
     recent = [each for each in runs if not is_over(each.run, now)]
-    axis = _axis([each.view for each in recent], now)
+    deadlines = {kind.name: _deadline(kind.sla, now) for kind in unrun if kind.sla is not None}
+    axis = _axis([each.view for each in recent], [by for _, by in deadlines.values()], now)
     rows = [
         Row(each, forecast(each.view, axis, now) if axis and each in recent else None)
         for each in runs
     ]
     rows.sort(key=_urgency)
+    due = [
+        _due(kind, verb, by, axis, now)
+        for kind, (verb, by) in sorted(deadlines.items(), key=lambda each: each[1][1])
+        if axis is not None
+    ]
     matters = [matter for row in rows for matter in _matters(row, now)]
+    matters += [
+        Matter(f"/requests?kind={quote(each.kind)}", each.kind, "late", "bad", each.text)
+        for each in due
+        if each.is_late
+    ]
     matters += [_of_request(request) for request in requests]
     late = [row for row in rows if row.forecast is not None and row.forecast.is_late]
+    never = [each for each in due if each.is_late]
     stuck = sum(len(row.seen.view.progress.stuck) for row in rows)
     matters.sort(key=lambda matter: matter.style != "bad")
-    return Night(axis, rows, matters, len(late), stuck)
+    return Night(axis, rows, due, matters, len(late) + len(never), stuck)
 
 
 def is_over(run: RunRecord, now: datetime.datetime) -> bool:
@@ -111,15 +159,41 @@ def is_over(run: RunRecord, now: datetime.datetime) -> bool:
     return (ended or run.submitted_at) < now - RECENT
 
 
-def _axis(views: Sequence[RunView], now: datetime.datetime) -> Axis | None:
+def _deadline(sla: Sla, now: datetime.datetime) -> tuple[str, datetime.datetime]:
+    """By when a kind that never ran must have started, or else ended: the deadline nearest to now.
+
+    Every day may be a business date; only a definition's runs say which ones are.
+    """
+    today = now.astimezone(ZoneInfo(sla.zone)).date()
+
+    def of(date: datetime.date) -> tuple[str, datetime.datetime]:
+        start_by, finish_by = sla.deadlines(date)
+        if start_by is not None:
+            return "have started", start_by
+        assert finish_by is not None
+        return "have ended", finish_by
+
+    return of(today - datetime.timedelta(days=round((of(today)[1] - now) / _DAY)))
+
+
+def _due(kind: str, verb: str, by: datetime.datetime, axis: Axis, now: datetime.datetime) -> Due:
+    is_late = now > by
+    beyond = f"{duration(abs(now - by))} {'late' if is_late else 'to spare'}"
+    text = f"never ran, must {verb} by {clock(by)}: {beyond}"
+    return Due(kind, axis.place(by), is_late, text)
+
+
+def _axis(
+    views: Sequence[RunView], deadlines: Sequence[datetime.datetime], now: datetime.datetime
+) -> Axis | None:
     earliest, latest = now - RECENT, now + RECENT
-    times = [now]
+    times = [now, *deadlines]
     for view in views:
         times += [begun_at(view.run), end_of(view, now)]
         times += [view.run.must_finish_by] if view.run.must_finish_by is not None else []
     # One run that hangs since days, or is due in days, would leave nothing to be seen of the night.
     within = [min(max(time, earliest), latest) for time in times]
-    return Axis.over(within) if views else None
+    return Axis.over(within) if views or deadlines else None
 
 
 def _urgency(row: Row) -> tuple[bool, bool, bool, str]:

@@ -123,12 +123,12 @@ def gantt(run: RunRecord, events: Sequence[RecordedEvent], now: datetime.datetim
         end = attempt.ended_at or now
         style = attempt.outcome or "done"
         long = duration(end - attempt.started_at)
-        told = f"{_clock(attempt.started_at)} to {_clock(end)}, {long}"
+        told = f"{clock(attempt.started_at)} to {clock(end)}, {long}"
         spans = [axis.span(attempt.started_at, end, style, told)]
         for begin, until in pauses:
             begin, until = max(begin, attempt.started_at), min(until, end)
             if begin < until:
-                told = f"paused from {_clock(begin)} to {_clock(until)}"
+                told = f"paused from {clock(begin)} to {clock(until)}"
                 spans.append(axis.span(begin, until, "paused", told))
         bars.append(AttemptBar(attempt.number, spans))
     return Gantt(axis, bars, axis.place(due) if due is not None and is_near else None)
@@ -162,18 +162,18 @@ def forecast(view: RunView, axis: Axis, now: datetime.datetime) -> Forecast:
     start, end = begun_at(run), end_of(view, now)
     spans = []
     if run.status.is_final:
-        spans.append(axis.span(start, end, str(run.status), f"{_clock(start)} to {_clock(end)}"))
+        spans.append(axis.span(start, end, str(run.status), f"{clock(start)} to {clock(end)}"))
     else:
-        spans.append(axis.span(start, now, "done", f"since {_clock(start)}"))
+        spans.append(axis.span(start, now, "done", f"since {clock(start)}"))
         if end > now:
-            spans.append(axis.span(now, end, "ahead", f"expected until {_clock(end)}"))
+            spans.append(axis.span(now, end, "ahead", f"expected until {clock(end)}"))
     is_published = run.status is RunStatus.SUCCESS
     is_late = due is not None and (end if is_published else max(now, end)) > due
-    words = f"ended {_clock(end)}" if run.status.is_final else f"expected end {_clock(end)}"
+    words = f"ended {clock(end)}" if run.status.is_final else f"expected end {clock(end)}"
     if not run.status.is_final and view.progress.estimated_end is None:
         words = "no end can be foretold yet"
     if due is not None:
-        words += f", deadline {_clock(due)}"
+        words += f", deadline {clock(due)}"
         beyond = abs((end if is_published else max(now, end)) - due)
         words += f": {duration(beyond)} {'late' if is_late else 'to spare'}"
     return Forecast(spans, None if due is None else axis.place(due), is_late, words)
@@ -221,5 +221,6 @@ def _pauses(
         yield begun, end
 
 
-def _clock(at: datetime.datetime) -> str:
+def clock(at: datetime.datetime) -> str:
+    """A time as it is written in a line: `11-21 03:00:00 UTC`."""
     return f"{at.astimezone(datetime.UTC):%m-%d %H:%M:%S} UTC"

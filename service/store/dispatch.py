@@ -22,11 +22,13 @@ from ledgerbeam.service.model import (
     Submission,
     Verb,
 )
-from ledgerbeam.service.store.intake import change, store_request
+from ledgerbeam.service.store.intake import change, change_all, store_request
 from ledgerbeam.service.store.reading import (
     RequestReader,
+    entry,
     find_request,
     note,
+    note_all,
     order_of,
     policy_of,
     record_of,
@@ -63,33 +65,31 @@ class Dispatch(RequestReader):
             rows = connection.execute(query.order_by(request.c.sequence).limit(_BATCH))
             return [record_of(row) for row in rows]
 
-    def admit(self, request_id: str, who: str, at: datetime.datetime) -> bool:
-        """Put a request into its queue; False where it isn't `RECEIVED` any more.
+    def admit(self, request_ids: Sequence[str], who: str, at: datetime.datetime) -> int:
+        """Put requests into their queues; gives how many, less those not `RECEIVED` any more.
 
-        Its turn is the one behind the requester's last, or that at which the queue stands: who
-        asks for many takes turns with those who ask for few.
+        The turn of each is the one behind its requester's last, or that at which the queue stands:
+        who asks for many takes turns with those who ask for few.
         """
+        asked = request.c.id.in_(request_ids)
         with self._database.writing() as connection:
-            row = find_request(connection, request_id)
             # Queues are locked before requests, everywhere.
-            mine = queue.c.kind == row.kind
-            clock = connection.execute(queue.select().where(mine).with_for_update()).one().clock
-            row = find_request(connection, request_id, lock=True)
-            if row.state is not RequestState.RECEIVED:
-                return False
-            of_requester = (turn.c.kind == row.kind) & (turn.c.requester == row.requester)
-            last = connection.execute(sa.select(turn.c.last).where(of_requester)).scalar()
-            place = max(clock, 0 if last is None else last + 1)
-            if last is None:
-                new = turn.insert().values(kind=row.kind, requester=row.requester, last=place)
-                connection.execute(new)
-            else:
-                connection.execute(turn.update().where(of_requester).values(last=place))
-            change(connection, row, {"state": RequestState.QUEUED, "turn": place, "queued_at": at})
-            note(connection, at, who, "request.queued", row.id, row.kind)
+            own = queue.c.kind.in_(sa.select(request.c.kind).where(asked))
+            locked = queue.select().where(own).order_by(queue.c.kind).with_for_update()
+            clocks = {row.kind: row.clock for row in connection.execute(locked)}
+            received = request.select().where(asked, request.c.state == RequestState.RECEIVED)
+            rows = connection.execute(received.order_by(request.c.sequence).with_for_update()).all()
+            places = _places(connection, rows, clocks)
+            state = {"state": RequestState.QUEUED, "queued_at": at}
+            change_all(
+                connection,
+                [(row, {**state, "turn": place}) for row, place in zip(rows, places, strict=True)],
+            )
+            queued = "request.queued"
+            note_all(connection, [entry(at, who, queued, row.id, row.kind) for row in rows])
             failpoint("route: before commit")
         failpoint("route: queued")
-        return True
+        return len(rows)
 
     def settle(
         self,
@@ -256,6 +256,34 @@ class Dispatch(RequestReader):
             connection.execute(idempotency.delete().where(idempotency.c.expires_at <= now))
 
 
+def _places(
+    connection: sa.Connection, rows: Sequence[sa.Row[Any]], clocks: Mapping[str, int]
+) -> list[int]:
+    """The turn of each request in its locked queue, which is its requester's last from now on."""
+    of_requesters = sa.tuple_(turn.c.kind, turn.c.requester)
+    pairs = {(row.kind, row.requester) for row in rows}
+    before = {
+        (row.kind, row.requester): row.last
+        for row in connection.execute(turn.select().where(of_requesters.in_(pairs)))
+    }
+    last = dict(before)
+    places = []
+    for row in rows:
+        own = row.kind, row.requester
+        last[own] = max(clocks[row.kind], last[own] + 1 if own in last else 0)
+        places.append(last[own])
+    new = [
+        {"kind": name, "requester": who, "last": last[name, who]}
+        for name, who in sorted(pairs - before.keys())
+    ]
+    if new:
+        connection.execute(turn.insert(), new)
+    for name, who in sorted(before):
+        mine = (turn.c.kind == name) & (turn.c.requester == who)
+        connection.execute(turn.update().where(mine).values(last=last[name, who]))
+    return places
+
+
 def _take(
     connection: sa.Connection,
     name: str,
@@ -279,11 +307,15 @@ def _take(
         .with_for_update(skip_locked=True)
     ).all()
     lease: dict[str, Any] = {"node": node, "lease_until": lease_until}
-    taken = []
-    for row in lost:
-        mine = {**lease, "epoch": row.epoch + 1, "lost": row.lost + 1}
-        taken.append(change(connection, row, mine))
-        note(connection, now, node, "request.taken-over", row.id, name, f"{row.node} was lost")
+    taken = change_all(
+        connection,
+        [(row, {**lease, "epoch": row.epoch + 1, "lost": row.lost + 1}) for row in lost],
+    )
+    over = "request.taken-over"
+    note_all(
+        connection,
+        [entry(now, node, over, row.id, name, f"{row.node} was lost") for row in lost],
+    )
     queued = of_kind & (request.c.state == RequestState.QUEUED)
     _expire(connection, queued, node, now)
     free = slots - len(taken)
@@ -300,10 +332,9 @@ def _take(
         # In a queue that is served in order nobody overtakes one that is being looked at.
         .with_for_update(skip_locked=policy.limit != 1)
     ).all()
-    for row in rows:
-        first = {"state": RequestState.RUNNING, "started_at": now, "epoch": row.epoch + 1}
-        taken.append(change(connection, row, {**lease, **first}))
-        note(connection, now, node, "request.taken", row.id, name)
+    first = {**lease, "state": RequestState.RUNNING, "started_at": now}
+    taken += change_all(connection, [(row, {**first, "epoch": row.epoch + 1}) for row in rows])
+    note_all(connection, [entry(now, node, "request.taken", row.id, name) for row in rows])
     if rows:
         clock = max(place.clock, *(row.turn for row in rows))
         connection.execute(queue.update().where(queue.c.kind == name).values(clock=clock))
@@ -314,11 +345,17 @@ def _expire(
     connection: sa.Connection, queued: sa.ColumnElement[bool], who: str, now: datetime.datetime
 ) -> None:
     late = request.select().where(queued, request.c.start_by < now)
-    for row in connection.execute(late.with_for_update(skip_locked=True)).all():
-        told = f"no node was free before {row.start_by:%Y-%m-%d %H:%M:%S} UTC"
-        end = {"state": RequestState.EXPIRED, "ended_at": now, "error": told}
-        change(connection, row, end)
-        note(connection, now, who, "request.expired", row.id, row.kind, told)
+    rows = connection.execute(late.with_for_update(skip_locked=True)).all()
+    told = [f"no node was free before {row.start_by:%Y-%m-%d %H:%M:%S} UTC" for row in rows]
+    end = {"state": RequestState.EXPIRED, "ended_at": now}
+    change_all(connection, [(row, {**end, "error": t}) for row, t in zip(rows, told, strict=True)])
+    note_all(
+        connection,
+        [
+            entry(now, who, "request.expired", row.id, row.kind, t)
+            for row, t in zip(rows, told, strict=True)
+        ],
+    )
 
 
 def _own(request_id: str, epoch: int, node: str) -> sa.ColumnElement[bool]:

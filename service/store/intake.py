@@ -28,12 +28,14 @@ from ledgerbeam.service.model import (
 )
 from ledgerbeam.service.store.reading import (
     RequestReader,
+    entry,
     find_request,
     note,
+    note_all,
     read_queue,
     record_of,
 )
-from ledgerbeam.service.store.tables import audit, idempotency, queue, request
+from ledgerbeam.service.store.tables import idempotency, queue, request
 
 
 class Asked(NamedTuple):
@@ -255,18 +257,19 @@ def _store(
     numbered = request.insert().returning(request.c.sequence, sort_by_parameter_order=True)
     sequences = connection.execute(numbered, new).scalars().all()
     entries = [
-        {
-            "at": row["received_at"],
-            "who": row["requester"],
-            "action": "request.received",
-            "kind": row["kind"],
-            "subject": row["id"],
-            "why": row["why"],
-            "detail": {"verb": row["verb"], **noted},
-        }
-        for row in new
+        entry(
+            one.at,
+            one.who,
+            "request.received",
+            row["id"],
+            row["kind"],
+            one.submission.why,
+            verb=one.verb,
+            **noted,
+        )
+        for one, row in zip(asked, new, strict=True)
     ]
-    connection.execute(audit.insert(), entries)
+    note_all(connection, entries)
     # What isn't known yet is None; the rows needn't be read again.
     unknown = dict.fromkeys(RequestRecord.model_fields)
     return [
@@ -407,12 +410,24 @@ def change_queue(
 
 def change(connection: sa.Connection, row: sa.Row[Any], changes: dict[str, Any]) -> RequestRecord:
     """Change a locked request."""
-    connection.execute(
-        request.update()
-        .where(request.c.sequence == row.sequence)
-        .values({**changes, "version": row.version + 1})
-    )
-    return record_of(find_request(connection, row.id))
+    return change_all(connection, [(row, changes)])[0]
+
+
+def change_all(
+    connection: sa.Connection, changes: Sequence[tuple[sa.Row[Any], Mapping[str, Any]]]
+) -> list[RequestRecord]:
+    """Change locked requests, each in the same fields; gives them as they are then."""
+    if not changes:
+        return []
+    values = [
+        {**changed, "version": row.version + 1, "own": row.sequence} for row, changed in changes
+    ]
+    own = request.c.sequence == sa.bindparam("own")
+    connection.execute(request.update().where(own), values)
+    return [
+        RequestRecord.model_validate({**row._asdict(), **changed, "version": row.version + 1})
+        for row, changed in changes
+    ]
 
 
 def _find_for_change(connection: sa.Connection, request_id: str, etag: int | None) -> sa.Row[Any]:

@@ -3,7 +3,7 @@
 import base64
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -319,17 +319,34 @@ def note(
     **detail: Any,
 ) -> None:
     """Record who did what, in the transaction in which it is done."""
-    connection.execute(
-        audit.insert().values(
-            at=at,
-            who=who,
-            action=action,
-            kind=kind_name,
-            subject=subject,
-            why=why,
-            detail=detail,
-        )
-    )
+    note_all(connection, [entry(at, who, action, subject, kind_name, why, **detail)])
+
+
+def note_all(connection: sa.Connection, entries: Sequence[Mapping[str, Any]]) -> None:
+    """The same for what was done to many, each made by `entry`."""
+    if entries:
+        connection.execute(audit.insert(), entries)
+
+
+def entry(
+    at: datetime.datetime,
+    who: str,
+    action: str,
+    subject: str,
+    kind_name: str | None,
+    why: str = "",
+    **detail: Any,
+) -> dict[str, Any]:
+    """A row of the audit table."""
+    return {
+        "at": at,
+        "who": who,
+        "action": action,
+        "kind": kind_name,
+        "subject": subject,
+        "why": why,
+        "detail": detail,
+    }
 
 
 def _entry_of(row: sa.Row[Any]) -> AuditEntry:

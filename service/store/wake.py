@@ -1,7 +1,7 @@
 """How routers and nodes learn that there is something to do.
 
 What is to be done stands in the table of requests; being woken only saves the time until the next
-look. On PostgreSQL a front end notifies a channel, at most once in 20 ms: a notification in each
+look. On PostgreSQL a front end notifies a channel, at most once in 50 ms: a notification in each
 transaction would have all of them wait for one lock when they commit. On SQLite whoever waits asks
 for the file's version, which costs microseconds.
 """
@@ -19,7 +19,7 @@ from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.io.errors import RegistryUnavailableError
 
 CHANNEL = "ledgerbeam_requests"
-_DEBOUNCE_SECONDS = 0.02
+_DEBOUNCE_SECONDS = 0.05
 _VERSION_SECONDS = 0.05
 _CHECK_SECONDS = 1.0
 _SHORTEST_SECONDS = 0.25
@@ -55,7 +55,7 @@ class Bell:
             self._rung.wait()
             self._rung.clear()
             try:
-                with self._database.writing() as connection:
+                with self._database.asking() as connection:
                     connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
             except RegistryUnavailableError as error:
                 _log.warning("nobody was woken, they look by themselves: %s", error)

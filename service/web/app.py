@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,17 +43,20 @@ from ledgerbeam.service.web.render import error_page, is_page
 
 _PARTS = (requests, runs, approvals, bulk, inline, queues, health)
 _BODY_SECONDS = 20.0
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    # With `no-referrer`, browsers call the origin of our own forms `null`.
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
+_HEADERS = [
+    (name.lower().encode(), value.encode())
+    for name, value in {
+        "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "img-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'",
+        "Cache-Control": "no-store",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # With `no-referrer`, browsers call the origin of our own forms `null`.
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+    }.items()
+]
 
 
 def from_environment() -> FastAPI:
@@ -102,6 +104,7 @@ def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(requests.Submissions, on_error=_on_error)
     app.add_middleware(Guard)
     return app
 
@@ -120,9 +123,9 @@ class Guard:
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = message["headers"]
+                given = {name for name, _ in headers}
+                headers += [header for header in _HEADERS if header[0] not in given]
             await send(message)
 
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
@@ -130,7 +133,8 @@ class Guard:
             await _problem(BadRequestError("NUL stands in the address"))(scope, receive, send_on)
             return
         try:
-            body = await asyncio.wait_for(_read(receive), _BODY_SECONDS)
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _read(receive)
         except TimeoutError:
             error: UserError = BadRequestError("the body didn't come within 20 seconds")
             await _problem(error)(scope, receive, send_on)

@@ -70,13 +70,22 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
         for run in front.runs.list(status=RunStatus.FAILURE, limit=_FEW)
         if caller.may(Role.VIEWER, run.process) and not is_over(run, now)
     ]
+    ran = {run.process for run in last}
+    unrun = [
+        kind
+        for kind in front.intake.kinds()
+        if kind.name not in ran and caller.may(Role.VIEWER, kind.name)
+    ]
     runs = {run.id: run for run in (*at_work[:_FEW], *last, *failed)}
     return page_of(
         request,
         caller,
         "tonight-live.html" if is_refresh(request) else "tonight.html",
         night=night(
-            [_seen(front, run, now) for run in runs.values()], _left(front, caller, now), now
+            [_seen(front, run, now) for run in runs.values()],
+            _left(front, caller, now),
+            unrun,
+            now,
         ),
         more=max(0, len(at_work) - _FEW),
         queues=queues,

@@ -2,21 +2,28 @@
 
 import asyncio
 import datetime
+import json
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledgerbeam.batch import traces
+from ledgerbeam.io.errors import LedgerbeamError
 from ledgerbeam.service.access.front import (
     AFront,
     Caller,
     Front,
+    caller_of,
     demand,
     etag_of,
+    front_of,
     seconds_to_wait,
     visible_kinds,
 )
@@ -39,6 +46,7 @@ IfMatch = Annotated[
         json_schema_extra={"pattern": r'^(W/)?"?[0-9]{1,18}"?$'},
     ),
 ]
+_LONGEST_KEY = 200
 Prefer = Annotated[str | None, Header(description="`wait=N`: for N seconds, or until the end")]
 Limit = Annotated[int, Query(ge=1, le=200, description="how many at most")]
 Cursor = Annotated[str | None, Query(description="`next` of the page before")]
@@ -46,7 +54,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=200,
+        max_length=_LONGEST_KEY,
         description="the same key and body again give the same request; another body is a 422",
     ),
 ]
@@ -86,6 +94,63 @@ async def submit(
     response = Response(stored.model_dump_json(), 202, media_type="application/json")
     _locate(stored, response)
     return response
+
+
+class Submissions:
+    """Calls `submit` for submissions that are right, past FastAPI, which takes as long as the rest.
+
+    Whatever else is sent there goes on to FastAPI, whose route says what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_error: Callable[[Request, Exception], Awaitable[Response]],
+    ) -> None:
+        """Stand in front of an application.
+
+        Args:
+            app: the application.
+            on_error: gives what its handler of errors gives.
+        """
+        self._app = app
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a call whose whole body is its first message, or pass it on."""
+        is_submission = scope["type"] == "http" and scope["path"] == router.prefix
+        if not is_submission or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        messages = [await receive()]
+        submission = _read(request.headers, messages[0]["body"])
+        if submission is None:
+
+            async def replay() -> Message:
+                return messages.pop() if messages else await receive()
+
+            await self._app(scope, replay, send)
+            return
+        try:
+            caller = await caller_of(request)
+            key = request.headers.get("idempotency-key")
+            answer = await submit(submission, front_of(request), caller, key)
+        except LedgerbeamError as error:
+            answer = await self._on_error(request, error)
+        await answer(scope, receive, send)
+
+
+def _read(headers: Headers, body: bytes) -> Submission | None:
+    """The submission of a call; None where the call isn't right in every respect."""
+    keys = headers.getlist("idempotency-key")
+    is_key = not keys or (len(keys) == 1 and 1 <= len(keys[0]) <= _LONGEST_KEY)
+    if headers.getlist("content-type") != ["application/json"] or not is_key:
+        return None
+    try:
+        return Submission.model_validate(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
 
 
 @router.get("")

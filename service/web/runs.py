@@ -9,7 +9,6 @@ import datetime
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -58,8 +57,6 @@ from ledgerbeam.service.web.requests import (
 )
 
 _POLL_SECONDS = 0.5
-_STREAM_SECONDS = 1.0
-_COMMENT_SECONDS = 15.0
 _ARROW = "application/vnd.apache.arrow.stream"
 
 # A run's name has slashes in it, so everything about one stands under its id. What names it by
@@ -458,41 +455,8 @@ async def events(
     """
     after = int(last_event_id) if last_event_id and is_number(last_event_id) else 0
     return StreamingResponse(
-        _stream(front, record, after, request.is_disconnected), media_type="text/event-stream"
+        front.streams.follow(record, after, request.is_disconnected), media_type="text/event-stream"
     )
-
-
-async def _stream(
-    front: Front, run: RunRecord, after: int, is_gone: Callable[[], Any]
-) -> AsyncIterator[str]:
-    from ledgerbeam.batch.observe.progress import ProgressReader
-
-    # It reads a marker of a shard once.
-    reader = ProgressReader(run.uri)
-    spoken_at = time.monotonic()
-    shown: dict[str, Any] = {}
-    while not await is_gone():
-        # The run is read first: what has come by then is among the events.
-        run = await run_in_threadpool(front.runs.registry.get, run.id)
-        found = await run_in_threadpool(front.runs.registry.events, run.id)
-        is_live = run.live_attempt is not None
-        progress = await run_in_threadpool(reader.read, front.now(), is_live)
-        said = ""
-        for event in found:
-            if event.sequence > after:
-                after = event.sequence
-                said += f"id: {after}\nevent: event\ndata: {event.model_dump_json()}\n\n"
-        seen = progress.model_dump(mode="json", exclude={"at", "estimated_end", "rate"})
-        if seen != shown:
-            shown = seen
-            said += f"event: progress\ndata: {progress.model_dump_json()}\n\n"
-        if run.status.is_final:
-            yield f"{said}event: end\ndata: {run.status}\n\n"
-            return
-        if said or time.monotonic() - spoken_at > _COMMENT_SECONDS:
-            spoken_at = time.monotonic()
-            yield said or ": at work\n\n"
-        await asyncio.sleep(_STREAM_SECONDS)
 
 
 def allowed(run: RunRecord) -> list[str]:

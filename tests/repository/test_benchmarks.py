@@ -137,7 +137,7 @@ def test_lists_are_asked_for_in_front_of_many_runs(tmp_path: Path) -> None:
 def test_the_service_accepts_begins_and_idles(tmp_path: Path) -> None:
     size = ("--submissions=40", "--rounds=1", "--works=1", "--idle=4")
     benchmark("bench_service.py", tmp_path, "--contenders=ledgerbeam", *size)
-    raw = json.loads((tmp_path / "service.json").read_text())["figures"]["ledgerbeam"]
+    raw = json.loads((tmp_path / "service.json").read_text())["ledgerbeam"]
     assert len(raw["seconds until work begins"]) == 1
     assert raw["accepted a second"][0] > 0
     assert "| accepted a second |" in (tmp_path / "service.md").read_text()

@@ -61,7 +61,7 @@ class Bench:
     def expired(self, kind: str = KIND, who: str = "ada") -> str:
         """A request that no node was free for."""
         asked, _ = self.intake.accept(Submission(kind=kind, start_by=NOON), who=who, at=NOON)
-        assert self.dispatch.admit(asked.id, "router", NOON)
+        assert self.dispatch.admit([asked.id], "router", NOON)
         late = NOON.replace(hour=13)
         self.dispatch.take([kind], 1, node="n", now=late, lease_until=late)
         assert self.intake.get(asked.id).state is RequestState.EXPIRED

@@ -60,7 +60,7 @@ def test_a_request_that_failed_without_a_run_waits_for_a_person(
     assert "Nothing of the last day does" in local.get("/").text
     asked = local.post("/v1/requests", json={"kind": KIND, "parameters": {}}).json()["id"]
     dispatch, now = Dispatch(registry.database), utc_now()
-    dispatch.admit(asked, "router", now)
+    dispatch.admit([asked], "router", now)
     (taken,) = dispatch.take([KIND], 1, node="n", now=now, lease_until=now)
     dispatch.finish(asked, taken.epoch, "n", RequestState.FAILURE, now, error="no such file")
     shown = local.get("/").text
@@ -68,7 +68,46 @@ def test_a_request_that_failed_without_a_run_waits_for_a_person(
     assert "no such file" in shown
 
 
+def told(answer: Any) -> Any:
+    """An answer, without what is different each time."""
+    own = ("id", "sequence", "received_at", "request")
+    body = {name: value for name, value in answer.json().items() if name not in own}
+    ids = r"[0-9a-f-]{36}|Idempotency-Key \w+|\d+k+"
+    headers = {n: re.sub(ids, "ID", v) for n, v in answer.headers.items() if n != "content-length"}
+    return answer.status_code, json.loads(re.sub(ids, "ID", json.dumps(body))), headers
+
+
 class TestSubmitting:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"kind": KIND, "parameters": {"a": "ü"}, "priority": 5, "why": "asked for"},
+            {"kind": KIND, "start_by": "2026-11-30T22:00:00+01:00", "replace": True, "why": "no"},
+            {"kind": "other"},
+            {"kind": KIND, "priority": 101, "more": 1},
+            {"kind": KIND, "start_by": "2026-11-30"},
+            {"parameters": []},
+            ["kind"],
+            "kind",
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("key", [None, "k", "", "k" * 201])
+    def test_it_is_answered_alike_whichever_way_it_takes(
+        self, guarded: TestClient, new_key: NewKey, body: object, key: str | None
+    ) -> None:
+        # With a character set, FastAPI reads it.
+        caller = new_key("ada", **{KIND: "operator"})
+        answers = []
+        for number, form in enumerate(("application/json", "application/json; charset=utf-8")):
+            for headers in ({}, caller, {"Authorization": "Bearer lb_no_no"}):
+                own = {} if key is None else {"Idempotency-Key": key and f"{number}{key}"[:201]}
+                sent = {"Content-Type": form, **headers, **own}
+                given = [guarded.post("/v1/requests", json=body, headers=sent) for _ in range(2)]
+                other = guarded.post("/v1/requests", json={"kind": KIND}, headers=sent)
+                answers.append([told(answer) for answer in (*given, other)])
+        assert answers[:3] == answers[3:]
+
     def test_it_is_accepted_and_says_where_it_is(self, local: TestClient) -> None:
         answer = local.post("/v1/requests", json={"kind": "unheard-of", "parameters": {"a": 1}})
         assert answer.status_code == 202
@@ -273,7 +312,7 @@ class TestQueues:
 
     def test_metrics_tell_depth_and_age(self, local: TestClient, registry: Registry) -> None:
         asked = local.post("/v1/requests", json={"kind": KIND}).json()
-        Dispatch(registry.database).admit(asked["id"], "router", NOON)
+        Dispatch(registry.database).admit([asked["id"]], "router", NOON)
         text = local.get("/metrics").text
         assert f'ledgerbeam_queue_queued{{kind="{KIND}"}} 1.0' in text
         assert local.get("/healthz").json() == local.get("/readyz").json() == {"status": "ok"}

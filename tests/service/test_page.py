@@ -1,6 +1,7 @@
 """What the page shows is worked out from records: bars, grids, balances, what waits for whom."""
 
 import datetime
+import json
 from collections import Counter
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ledgerbeam.batch.model.approval import Act, Approval
 from ledgerbeam.batch.model.events import Event
+from ledgerbeam.batch.model.queue import QueuePolicy
 from ledgerbeam.batch.model.run import (
     AttemptKind,
     AttemptOutcome,
@@ -19,11 +21,13 @@ from ledgerbeam.batch.model.run import (
     RunOptions,
     RunRecord,
 )
+from ledgerbeam.batch.model.sla import Sla
 from ledgerbeam.batch.model.status import ComponentStatus, RunStatus
 from ledgerbeam.batch.observe.progress import Progress
 from ledgerbeam.batch.runs.reading import RunView
 from ledgerbeam.io.commit.control_log import Executing, Steering
 from ledgerbeam.io.commit.records import Control
+from ledgerbeam.service.model import KindRecord, schema_of
 from ledgerbeam.service.page.actions import actions, command
 from ledgerbeam.service.page.balance import balances, sheet
 from ledgerbeam.service.page.night import Night, Seen, night
@@ -86,7 +90,16 @@ def ended(outcome: AttemptOutcome, at: datetime.datetime = NOW - HOUR) -> tuple[
 
 
 def of(*looked_at: Seen) -> Night:
-    return night(looked_at, [], NOW)
+    return night(looked_at, [], [], NOW)
+
+
+def kind(name: str, sla: Sla | None) -> KindRecord:
+    """As a front end reads it from what a router has published."""
+    schema = json.loads(json.dumps(schema_of({"type": "object"}, sla)))
+    return KindRecord(
+        name=name, description="", parameters_schema=schema, code_version="1",
+        policy=QueuePolicy(), seen_at=NOW,
+    )  # fmt: skip
 
 
 class TestForecast:
@@ -282,6 +295,52 @@ class TestNight:
         found = of(seen(hangs), seen(run()))
         assert found.axis is not None
         assert found.axis.end - found.axis.start <= 48 * HOUR
+
+    def test_a_kind_that_never_ran_has_its_deadline(self) -> None:
+        india = "Asia/Kolkata"  # where it is half past eight in the morning
+        unrun = [
+            kind("tomorrow", Sla(must_finish_by=datetime.timedelta(hours=30), zone="UTC")),
+            kind("six", Sla(must_finish_by=datetime.timedelta(hours=30), zone=india)),
+            kind("nine", Sla(must_finish_by=datetime.timedelta(hours=33), zone=india)),
+            kind("eight", Sla(must_start_by=datetime.time(8), zone=india)),
+            kind("whenever", None),
+        ]
+        found = night([], [], unrun, NOW)
+        assert [(due.kind, due.is_late, due.text) for due in found.due] == [
+            ("six", True, "never ran, must have ended by 11-21 00:30:00 UTC: 2 h 30 min late"),
+            ("eight", True, "never ran, must have started by 11-21 02:30:00 UTC: 30 min late"),
+            ("nine", False, "never ran, must have ended by 11-21 03:30:00 UTC: 30 min to spare"),
+            (
+                "tomorrow",
+                False,
+                "never ran, must have ended by 11-21 06:00:00 UTC: 3 h 00 min to spare",
+            ),
+        ]
+        assert found.axis == Axis(NOW - 2.5 * HOUR, NOW + 3 * HOUR)
+        assert [due.place for due in found.due] == [0, 36.36, 54.55, 100]
+        assert [(matter.name, matter.what, matter.style) for matter in found.matters] == [
+            ("six", "late", "bad"),
+            ("eight", "late", "bad"),
+        ]
+        assert found.late == 2
+
+    @given(
+        hours=st.integers(0, 100),
+        minutes=st.integers(0, 366 * 24 * 60),
+        zone=st.sampled_from(["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Auckland"]),
+    )
+    def test_the_deadline_of_a_kind_that_never_ran_is_the_nearest(
+        self, hours: int, minutes: int, zone: str
+    ) -> None:
+        at = NOW + datetime.timedelta(minutes=minutes)
+        sla = Sla(must_finish_by=datetime.timedelta(hours=hours), zone=zone)
+        (due,) = night([], [], [kind("a", sla)], at).due
+        days = [at.date() + datetime.timedelta(days=days) for days in range(-7, 4)]
+        deadlines = [sla.deadlines(day).finish_by for day in days]
+        nearest = min(abs(by - at) for by in deadlines if by is not None)
+        assert nearest <= 12.5 * HOUR
+        told = (f"{by:%m-%d %H:%M:%S}" for by in deadlines if by and abs(by - at) <= 13 * HOUR)
+        assert any(text in due.text for text in told)
 
     def test_a_run_whose_storage_is_out_of_reach_is_told(self) -> None:
         view = RunView(run(), Progress(at=NOW))

@@ -69,7 +69,7 @@ class Desk:
 
     def queue(self, who: str = "ada", **given: Any) -> str:
         asked = self.ask(who, **given)
-        assert self.dispatch.admit(asked.id, "router", NOON)
+        assert self.dispatch.admit([asked.id], "router", NOON)
         return asked.id
 
     def take(
@@ -198,8 +198,8 @@ class TestRouting:
     def test_a_request_is_decided_on_once(self, desk: Desk) -> None:
         desk.publish("close")
         asked = desk.ask()
-        found = at_once(4, lambda _: desk.dispatch.admit(asked.id, "router", NOON))
-        assert sorted(found) == [False, False, False, True]
+        found = at_once(4, lambda _: desk.dispatch.admit([asked.id], "router", NOON))
+        assert sorted(found) == [0, 0, 0, 1]
         reject = RequestState.REJECTED
         assert not desk.dispatch.settle(asked.id, reject, "router", NOON)
         assert desk.actions(asked.id) == ["request.received", "request.queued"]
@@ -288,6 +288,31 @@ class TestTaking:
         first = [desk.queue("bob") for _ in range(3)]
         ada = desk.queue("ada")
         assert [r.id for r in desk.take(4)] == [first[0], first[1], ada, first[2]]
+
+    def test_many_are_admitted_together_as_if_one_by_one(self, desk: Desk) -> None:
+        desk.publish("close", "other")
+        asked = [
+            desk.ask(who, kind=kind).id
+            for kind, who in zip(
+                ("close", "close", "other", "close", "close", "other", "close"),
+                ("ada", "bob", "ada", "ada", "eve", "ada", "ada"),
+                strict=True,
+            )
+        ]
+        canceled = desk.ask("bob").id
+        desk.intake.cancel(canceled, who="bob", at=NOON, why="")
+        desk.queue("bob")
+        assert desk.dispatch.admit([*asked, canceled, "nothing"], "router", LATER) == len(asked)
+        found = [desk.intake.get(request) for request in asked]
+        assert [each.turn for each in found] == [0, 1, 0, 1, 0, 1, 2]
+        assert {(each.state, each.queued_at, each.version) for each in found} == {
+            (RequestState.QUEUED, LATER, 2)
+        }
+        for request in asked:
+            assert desk.actions(request) == ["request.received", "request.queued"]
+        assert desk.actions(canceled) == ["request.received", "request.canceled"]
+        # The turns go on where they were.
+        assert desk.intake.get(desk.queue("ada")).turn == 3
 
     def test_nothing_is_taken_from_a_queue_that_is_held(self, desk: Desk) -> None:
         desk.publish("close", "other")
@@ -415,7 +440,7 @@ class TestPeople:
         (mine,) = desk.take()
         desk.dispatch.finish(mine.id, 1, "n1", RequestState.DEAD, NOON, "attempt-lost", "lost")
         desk.intake.redrive(asked, who="ada", at=NOON, why="memory was doubled")
-        assert desk.dispatch.admit(asked, "router", NOON)
+        assert desk.dispatch.admit([asked], "router", NOON)
         (again,) = desk.take()
         assert (again.epoch, again.lost, again.error) == (2, 0, None)
 
