@@ -206,9 +206,10 @@ class Sweeper:
             f"""
             WITH due AS MATERIALIZED ({select} LIMIT :limit FOR SHARE NOWAIT),
             posted AS ({_INSERT} FROM due RETURNING position)
-            SELECT messages, last, due, id
-            FROM due, (SELECT count(*) AS messages, max(position) AS last FROM posted) AS all_posted
-            ORDER BY due DESC, id DESC LIMIT 1""",
+            SELECT messages, last_position, due, id
+            FROM (SELECT count(*) AS messages, max(position) AS last_position FROM posted) AS all_of
+                -- One row beside one: a join with all of `due` would count again for each of them.
+                CROSS JOIN (SELECT due, id FROM due ORDER BY due DESC, id DESC LIMIT 1) AS last""",
             bounds,
         )
         if skips_locked:
