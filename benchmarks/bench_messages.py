@@ -16,7 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ CUSTOMERS = (
 Lateness = dict[str, list[float]]
 """Milliseconds from the due time, sorted, by what they are counted to."""
 _UPDATE = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = :id")
+_UPDATE_MANY = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = ANY(:ids)")
 _names = (f"consumer-{number}" for number in itertools.count())
 
 
@@ -86,6 +87,19 @@ class OneUpdate(Nothing):
     def handle(self, message: PaymentDue, work: Work) -> None:
         """Count."""
         work.connection.execute(_UPDATE, {"id": message.payer})
+
+
+class OneUpdateForMany(MessageHandler[PaymentDue]):
+    """Changes the rows of many customers by one UPDATE."""
+
+    name = "one-update-for-many"
+    topic = TOPIC
+    customer = "payer"
+
+    def handle_many(self, messages: Sequence[tuple[PaymentDue, Work]]) -> None:
+        """Count."""
+        ids = [message.payer for message, _ in messages]
+        messages[0][1].connection.execute(_UPDATE_MANY, {"ids": ids})
 
 
 class Late(OneUpdate):
@@ -198,7 +212,7 @@ class Bench:
             with self.engine.connect() as connection:
                 update = "raw UPDATE, 100 a commit"
                 self.measure(update, count, lambda: _update(connection, messages))
-        for handler in (Nothing, OneUpdate):
+        for handler in (Nothing, OneUpdate, OneUpdateForMany):
             self._handle(handler, count, label)
 
     def snapshot_held(self, count: int) -> None:
@@ -236,7 +250,7 @@ class Bench:
         with self.database.begin("leases") as connection:
             scheduler._leases.release(connection)
 
-    def _handle(self, kind: type[Nothing], count: int, label: str) -> None:
+    def _handle(self, kind: type[MessageHandler[PaymentDue]], count: int, label: str) -> None:
         with self._consumer(kind, behind=count) as process:
             self.measure(
                 f"handled, {kind.__doc__}".split(":")[0].rstrip(".") + label,
@@ -247,7 +261,7 @@ class Bench:
             raise RuntimeError(f"{process.handled:,} of {count:,} messages were handled")
 
     @contextmanager
-    def _consumer(self, kind: type[Nothing], behind: int = 0) -> Iterator[ConsumerProcess]:
+    def _consumer(self, kind: type[MessageHandler[PaymentDue]], behind: int = 0) -> Iterator[ConsumerProcess]:
         """A consumer that begins so many messages before the end of the stream."""
         handler: Any = type(kind.__name__, (kind,), {"name": next(_names)})
         with self.database.begin("consumer") as connection:

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.schema import CURSOR, HELD
+from ledgerbeam.messages.store.wake import STREAM_POSTED, wake
 
 BATCH = 5_000
 """Messages that a transaction posts at most."""
@@ -126,6 +127,8 @@ class Sweeper:
                 .where(CURSOR.c.topic == topic, CURSOR.c.lane == lane)
                 .values(changes)
             )
+            if batch.posted or released:
+                wake(connection, STREAM_POSTED)
             held = connection.execute(
                 sa.select(HELD.c.due).where(HELD.c.topic == topic, HELD.c.lane == lane).limit(1)
             )
