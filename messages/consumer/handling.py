@@ -173,7 +173,7 @@ class Handling:
         )
 
     def _turns(self, messages: Sequence[Prepared], works: Sequence[Work]) -> list[list["_Call"]]:
-        """What is given to the handler at once; in turns of one message a customer, if that counts."""
+        """What is given to the handler at once: to one of many, one message of each customer."""
         calls = list(map(_Call, messages, works))
         if not self._handler.is_set_wise or len(calls) < 2:
             return [calls] if calls else []

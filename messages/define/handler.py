@@ -102,8 +102,9 @@ class MessageHandler(Generic[M]):
     other customers don't. After the last try it is a dead letter, and the others go on. Each class
     is made once a process and may be called by several threads.
 
-    Where many messages take the same statement, a handler has `handle_many` in place of `handle`: it
-    is given messages of different customers, and does for all of them at once what is to be done.
+    Where many messages take the same statement, a handler has `handle_many` in place of `handle`:
+    it is given messages of different customers, and does for all of them at once what is to be
+    done.
 
         def handle_many(self, messages: Sequence[tuple[PaymentRequestDue, Work]]) -> None:
             requests = [message.request for message, _ in messages]

@@ -1,4 +1,4 @@
-"""The scheduler's process: sleeps until the next message is due, or somebody has sent an earlier one.
+"""The scheduler's process: sleeps until a message is due, or somebody has sent an earlier one.
 
 Any number of processes share the lanes. Between two looks a process sleeps. A look is one statement
 that finds by index what transactions have written since the last one; when the next message of a
@@ -96,7 +96,9 @@ class Scheduler:
                 if not is_busy:
                     if once:
                         return
-                    self._watch.wait(min(self._seconds_to_look(), renew_at - time.monotonic()), stop)
+                    self._watch.wait(
+                        min(self._seconds_to_look(), renew_at - time.monotonic()), stop
+                    )
         finally:
             self._watch.close()
             with self._database.begin("leases") as connection:
