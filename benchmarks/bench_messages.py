@@ -505,9 +505,8 @@ def main(
     sizes = Sizes(messages, cold, late, a_second, backlog, repetitions)
     console = Console(stderr=True)
     former = results / "messages.json"
-    raw: dict[str, Any] = {"parts": {}, "figures": {}, "lateness": {}, "idle": {}}
-    if part and former.exists():
-        raw |= json.loads(former.read_text())
+    if not part:
+        former.unlink(missing_ok=True)
     for name in part or PARTS:
         started = datetime.datetime.now().astimezone()
         with durable_server() as server:
@@ -517,6 +516,9 @@ def main(
                 found = measured(name, bench, server, sizes)
             finally:
                 bench.close()
+        raw: dict[str, Any] = {"parts": {}, "figures": {}, "lateness": {}, "idle": {}}
+        if former.exists():
+            raw = json.loads(former.read_text())
         for kind, figures in found.items():
             raw[kind] |= figures
         raw["parts"][name] = report.circumstances(started) | sizes._asdict()

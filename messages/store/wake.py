@@ -34,7 +34,7 @@ LOOK_SECONDS = 2.0
 _SOON = 5_000_000  # microseconds: the next look, and a clock of the sender's that is slow
 _DEBOUNCE_SECONDS = 0.1
 _STOP_SECONDS = 0.25
-_VERSION_SECONDS = 0.02
+_VERSION_SECONDS = 0.05
 _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 
 _notified_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
