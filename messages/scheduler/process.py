@@ -29,7 +29,7 @@ from ledgerbeam.messages.store.leases import Leases, declare_units, new_owner
 from ledgerbeam.messages.store.partitions import make_partitions
 from ledgerbeam.messages.store.schema import LEASE
 from ledgerbeam.messages.store.topics import NOTHING_SEEN, Topic, topics
-from ledgerbeam.messages.store.wake import LOOK_SECONDS, MESSAGES_SENT, Watch
+from ledgerbeam.messages.store.wake import LOOK_SECONDS, MESSAGES_SENT, SOON, Watch
 
 WORK = "schedule"
 _HELD_SECONDS = 1.0
@@ -96,9 +96,8 @@ class Scheduler:
                 if not is_busy:
                     if once:
                         return
-                    self._watch.wait(
-                        min(self._seconds_to_look(), renew_at - time.monotonic()), stop
-                    )
+                    seconds = min(self._seconds_to_look(), renew_at - time.monotonic())
+                    self._watch.wait(seconds, stop)
         finally:
             self._watch.close()
             with self._database.begin("leases") as connection:
@@ -176,7 +175,7 @@ class Scheduler:
         values = unseen_values(seen, is_postgresql) | {"horizon": horizon}
         for row in self._watch.rows(self._arrivals, values):
             self._now, self._seen = row.now, row.seen
-            if row.due is not None:
+            if row.due is not None and row.due <= row.now + SOON:
                 self._arrived_at = time.monotonic()
             if row.lane not in self._leases.epochs:
                 continue

@@ -34,7 +34,7 @@ from ledgerbeam.messages.store.wake import STREAM_POSTED, wake
 BATCH = 5_000
 """Messages that a transaction posts at most."""
 
-HORIZON = 60_000_000
+HORIZON = 600_000_000
 """How far ahead a sweep looks for the next message, in microseconds."""
 
 LAST_SEEN = {

@@ -31,7 +31,9 @@ STREAM_POSTED = "ledgerbeam_stream"
 LOOK_SECONDS = 2.0
 """Between two looks of those whom nobody wakes."""
 
-_SOON = 5_000_000  # microseconds: the next look, and a clock of the sender's that is slow
+SOON = 5_000_000
+"""Microseconds ahead for which senders notify: the next look, and a sender's clock that is slow."""
+
 _DEBOUNCE_SECONDS = 0.1
 _STOP_SECONDS = 0.25
 _VERSION_SECONDS = 0.05
@@ -56,7 +58,7 @@ def wake_schedulers(connection: sa.Connection, due: int) -> None:
         connection: a sender's, in its transaction.
         due: when the first of its messages is due, in microseconds.
     """
-    if due > time.time_ns() // 1_000 + _SOON:
+    if due > time.time_ns() // 1_000 + SOON:
         return
     now = time.monotonic()
     if now - _notified_at.get(connection.engine, 0.0) >= _DEBOUNCE_SECONDS:
