@@ -519,6 +519,9 @@ def main(
         raw: dict[str, Any] = {"parts": {}, "figures": {}, "lateness": {}, "idle": {}}
         if former.exists():
             raw = json.loads(former.read_text())
+            raw["figures"] = {
+                step: [Figure(*one) for one in ones] for step, ones in raw["figures"].items()
+            }
         for kind, figures in found.items():
             raw[kind] |= figures
         raw["parts"][name] = report.circumstances(started) | sizes._asdict()
