@@ -165,7 +165,7 @@ bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, ro
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)
 
 bench-messages: $(VENV)/dev.stamp $(CACHE)/peers/stamp ## measure messages against raw SQL and peers; needs Go, npm
-	$(BIN)/python benchmarks/bench_messages.py
+	$(BIN)/python benchmarks/bench_messages.py $(BENCH_MESSAGES_FLAGS)
 
 bench-record: $(VENV)/dev.stamp ## measure what it costs that a run is on record
 	$(BIN)/python benchmarks/bench_record.py

@@ -1,23 +1,31 @@
 """Messages to the future on PostgreSQL, beside raw SQL, and beside River and other peers.
 
-    python benchmarks/bench_messages.py --messages 10000 --cold 1000000 --repetitions 3
+    python benchmarks/bench_messages.py --messages 20000 --cold 10000000 --repetitions 3
+    python benchmarks/bench_messages.py --part rest --part steps
 
 Each step is measured in messages a second, and in microseconds of CPU of client and server for
-each, which hold on a busy machine. The server is the tests' own, which doesn't wait for a disk:
-commits are cheaper than in earnest, on all sides. The steps are measured with nothing else waiting,
-while a session holds a snapshot open, and with many messages waiting for next year. Peers do the
-same work: they are sent messages for a moment, and change the customer's row for each. `lateness`
-is from a message's due time to its place in the stream, and to the call of its handler.
+each, which hold on a busy machine. The server is durable: a commit waits for the disk. There are
+these parts, each in a database of its own; one that is measured alone takes the place of its former
+figures.
+
+    steps     with nothing else waiting, and while a session holds a snapshot open
+    peers     do the same: are sent messages for a moment, change the customer's row for each
+    rest      lateness of single messages, and what a scheduler and a consumer take that are idle
+    cold      steps, lateness and idleness with many messages waiting for next year
+    load      lateness where many messages are due each second
+    backlog   so many messages are due at once: the first of them are worked off
+
+Lateness is from a message's due time to its place in the stream, and to the call of its handler.
 """
 
 import datetime
 import itertools
-import statistics
+import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -26,6 +34,7 @@ import psutil
 import report
 import sqlalchemy as sa
 import typer
+from messages_page import Figure, Lateness, markdown
 from peers import SMALLER, built, running
 from rich.console import Console
 
@@ -48,15 +57,21 @@ RESULTS = HERE / "results"
 TOPIC = "payment-due"
 PAYERS = 10_000
 BATCH = 1_000
-HEADINGS = ("step", "messages a second", "client µs", "server µs", "both µs")
 STEPS = {"schedule": "scheduled", "work": "due to handled, changes the customer's row"}
 CUSTOMERS = (
     "CREATE TABLE customer (id text PRIMARY KEY, handled int NOT NULL)",
     f"INSERT INTO customer SELECT 'P' || n, 0 FROM generate_series(0, {PAYERS}) n",
 )
-Lateness = dict[str, list[float]]
-"""Milliseconds from the due time, sorted, by what they are counted to."""
+DURABLE = (
+    "fsync = on",
+    "synchronous_commit = on",
+    "full_page_writes = on",
+    "shared_buffers = 1GB",
+    "max_wal_size = 4GB",
+)
+PARTS = ("steps", "peers", "rest", "cold", "load", "backlog")
 _UPDATE = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = :id")
+_UPDATE_MANY = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = ANY(:ids)")
 _names = (f"consumer-{number}" for number in itertools.count())
 
 
@@ -88,6 +103,19 @@ class OneUpdate(Nothing):
         work.connection.execute(_UPDATE, {"id": message.payer})
 
 
+class OneUpdateForMany(MessageHandler[PaymentDue]):
+    """Changes the rows of many customers by one UPDATE."""
+
+    name = "one-update-for-many"
+    topic = TOPIC
+    customer = "payer"
+
+    def handle_many(self, messages: Sequence[tuple[PaymentDue, Work]]) -> None:
+        """Count."""
+        ids = [message.payer for message, _ in messages]
+        messages[0][1].connection.execute(_UPDATE_MANY, {"ids": ids})
+
+
 class Late(OneUpdate):
     """Notes by how many milliseconds it is late."""
 
@@ -98,15 +126,6 @@ class Late(OneUpdate):
         """Count, and note."""
         self.seen.append((time.time() - work.due.timestamp()) * 1e3)
         super().handle(message, work)
-
-
-class Figure(NamedTuple):
-    """What a step took: messages, wall seconds, CPU seconds of client and server."""
-
-    messages: int
-    seconds: float
-    client: float
-    server: float
 
 
 class Bench:
@@ -163,17 +182,17 @@ class Bench:
             for n in range(count)
         ]
 
-    def fill(self, cold: int) -> None:
-        """Have so many messages wait for moments of next year; by SQL, since they are many."""
-        next_year = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=300)
+    def fill(self, count: int, days: int) -> None:
+        """Have so many messages wait for moments in so many days; by SQL, since they are many."""
+        first = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
         with self.engine.begin() as connection:
             connection.exec_driver_sql(f"""
                 INSERT INTO ledgerbeam_message
                     (topic, lane, bucket, version, due, customer, key, payload)
-                SELECT 1, n %% {LANES}, n %% {BUCKETS}, 1, {to_microseconds(next_year)} + n,
+                SELECT 1, n %% {LANES}, n %% {BUCKETS}, 1, {to_microseconds(first)} + n,
                     'P' || n %% {PAYERS}, 'R' || n,
                     '{{"request":' || n || ',"payer":"P' || n %% {PAYERS} || '"}}'
-                FROM generate_series(1, {cold}) AS n""")
+                FROM generate_series(1, {count}) AS n""")
 
     def repetition(self, count: int, label: str = "") -> None:
         """Send, post and handle so many messages, both ways.
@@ -198,7 +217,7 @@ class Bench:
             with self.engine.connect() as connection:
                 update = "raw UPDATE, 100 a commit"
                 self.measure(update, count, lambda: _update(connection, messages))
-        for handler in (Nothing, OneUpdate):
+        for handler in (Nothing, OneUpdate, OneUpdateForMany):
             self._handle(handler, count, label)
 
     def snapshot_held(self, count: int) -> None:
@@ -207,6 +226,19 @@ class Bench:
             holder.execution_options(isolation_level="REPEATABLE READ")
             holder.exec_driver_sql("SELECT count(*) FROM customer")
             self.repetition(count, ", snapshot held")
+
+    def backlog(self, count: int, drained: int) -> None:
+        """Have scheduler and consumer work together on the first of many messages that are due."""
+        self.fill(count, days=-1)
+        with self._consumer(OneUpdateForMany) as process:
+
+            def drain() -> None:
+                with self._scheduling(), _running(process.run):
+                    while process.handled < drained:
+                        time.sleep(0.01)
+
+            step = f"the first of {count:,} due at once, due to handled, by one UPDATE for many"
+            self.measure(step, drained, drain)
 
     def due_to_handled(self, count: int, lead: float) -> None:
         """Send messages for a moment, and have scheduler and consumer work them off together."""
@@ -236,7 +268,7 @@ class Bench:
         with self.database.begin("leases") as connection:
             scheduler._leases.release(connection)
 
-    def _handle(self, kind: type[Nothing], count: int, label: str) -> None:
+    def _handle(self, kind: type[MessageHandler[PaymentDue]], count: int, label: str) -> None:
         with self._consumer(kind, behind=count) as process:
             self.measure(
                 f"handled, {kind.__doc__}".split(":")[0].rstrip(".") + label,
@@ -247,7 +279,9 @@ class Bench:
             raise RuntimeError(f"{process.handled:,} of {count:,} messages were handled")
 
     @contextmanager
-    def _consumer(self, kind: type[Nothing], behind: int = 0) -> Iterator[ConsumerProcess]:
+    def _consumer(
+        self, kind: type[MessageHandler[PaymentDue]], behind: int = 0
+    ) -> Iterator[ConsumerProcess]:
         """A consumer that begins so many messages before the end of the stream."""
         handler: Any = type(kind.__name__, (kind,), {"name": next(_names)})
         with self.database.begin("consumer") as connection:
@@ -332,6 +366,14 @@ def _running(run: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join()
 
 
+def durable_server() -> AbstractContextManager["PostgresServer"]:
+    """The tests' own server, which starts in two seconds and leaves nothing behind; durable."""
+    sys.path.insert(0, str(ROOT))
+    from tests.support.postgres import postgres_server
+
+    return postgres_server(DURABLE)
+
+
 def server_cpu(server: psutil.Process) -> float:
     """CPU seconds of the server's processes, with those that have ended."""
     own = server.cpu_times()
@@ -408,105 +450,83 @@ def _update(connection: sa.Connection, messages: list[Outgoing]) -> None:
         connection.commit()
 
 
-def cells(figures: dict[str, list[Figure]]) -> Iterator[list[str]]:
-    """Rows of the table: medians of the repetitions."""
-    for step, ones in figures.items():
-        rate = statistics.median(one.messages / one.seconds for one in ones)
-        client = statistics.median(1e6 * one.client / one.messages for one in ones)
-        server = statistics.median(1e6 * one.server / one.messages for one in ones)
-        micros = (f"{value:.1f}" for value in (client, server, client + server))
-        yield [step, f"{rate:,.0f}", *micros]
+class Sizes(NamedTuple):
+    """How much of everything is measured; see the options of `main`."""
+
+    messages: int
+    cold: int
+    late: int
+    a_second: int
+    backlog: int
+    repetitions: int
 
 
-def late_cells(lateness: dict[str, Lateness]) -> Iterator[list[str]]:
-    """Rows of the table of lateness."""
-    for name, kinds in lateness.items():
-        for kind, late in kinds.items():
-            percentile = statistics.quantiles(late, n=100, method="inclusive")
-            millis = (f"{value:,.0f}" for value in (percentile[49], percentile[98], late[-1]))
-            yield [f"{name}, {kind}", f"{len(late):,}", *millis]
-
-
-def markdown(raw: dict[str, Any]) -> str:
-    """The page of results."""
-    idle = raw["idle"]
-    hour = 3600 / idle["seconds"]
-    lines = [
-        "# Messages to the future, beside raw SQL and peers",
-        "",
-        f"Measured on {raw['started']} by `{raw['command']}`.",
-        "",
-        f"- Machine: {raw['machine']}; PostgreSQL on the same, which doesn't wait for a disk",
-        f"- Versions: {', '.join(f'{name} {v}' for name, v in raw['versions'].items())}",
-        "- The machine was loaded by other work: CPU time holds better than messages a second",
-        f"- {raw['messages']:,} messages a step, medians of {raw['repetitions']} repetitions",
-        "- `raw` is the least that SQL can do for the same, with one table and one index",
-        "- Peers are given the same number of messages, "
-        + ", ".join(f"{name} a {part}th" for name, part in SMALLER.items()),
-        "",
-        *report.table(HEADINGS, list(cells(raw["figures"]))),
-        "",
-        "Milliseconds from due time, by at most:",
-        "",
-        *report.table(
-            ("", "messages", "half of them", "99 in 100", "all"), list(late_cells(raw["lateness"]))
-        ),
-        "",
-        f"A scheduler and a consumer with nothing to do, and {raw['cold']:,} messages waiting, "
-        f"take {hour * idle['client']:.0f} s of CPU an hour, and PostgreSQL for them "
-        f"{hour * idle['server']:.0f} s, for {60 * idle['statements'] / idle['seconds']:.0f} "
-        "statements a minute.",
-    ]
-    return "\n".join(lines) + "\n"
+def measured(part: str, bench: Bench, server: "PostgresServer", sizes: Sizes) -> dict[str, Any]:
+    """Measure a part; lateness and idleness by what was waiting meanwhile."""
+    lateness: dict[str, Lateness] = {}
+    idle = {}
+    if part == "steps":
+        for _ in range(sizes.repetitions):
+            bench.repetition(sizes.messages)
+            bench.snapshot_held(sizes.messages)
+    if part == "peers":
+        lateness = beside_peers(bench, server, sizes.messages, sizes.late, sizes.repetitions)
+    if part in ("rest", "cold"):
+        label = ""
+        if part == "cold":
+            label = f", {sizes.cold:,} waiting"
+            bench.fill(sizes.cold, days=300)
+            for _ in range(sizes.repetitions):
+                bench.repetition(sizes.messages, label)
+        lateness[f"ledgerbeam{label}"] = bench.lateness(sizes.late, 0.1)
+        idle[f"ledgerbeam{label}"] = bench.idle(min(30.0, sizes.late / 4))
+    if part == "load":
+        name = f"ledgerbeam, {sizes.a_second:,} due a second"
+        lateness[name] = bench.lateness_under_load(sizes.a_second, min(10, sizes.late / 10))
+    if part == "backlog":
+        bench.backlog(sizes.backlog, min(sizes.backlog, 10 * sizes.messages))
+    return {"figures": bench.figures, "lateness": lateness, "idle": idle}
 
 
 def main(
-    messages: Annotated[int, typer.Option(min=1, help="of each step")] = 10_000,
-    cold: Annotated[int, typer.Option(min=1, help="messages that wait for next year")] = 1_000_000,
-    late: Annotated[int, typer.Option(min=2, help="messages whose lateness is taken")] = 60,
+    messages: Annotated[int, typer.Option(min=1, help="of each step")] = 20_000,
+    cold: Annotated[int, typer.Option(min=1, help="messages that wait for next year")] = 10_000_000,
+    late: Annotated[int, typer.Option(min=2, help="messages whose lateness is taken")] = 100,
     a_second: Annotated[int, typer.Option(min=1, help="messages that are due a second")] = 6_000,
+    backlog: Annotated[int, typer.Option(min=1, help="messages that are due at once")] = 10_000_000,
     repetitions: Annotated[int, typer.Option(min=1, help="of each step")] = 3,
+    part: Annotated[list[str] | None, typer.Option(help="only this one; any number")] = None,
     results: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
     """Measure messages against raw SQL and peers; writes messages.md and messages.json."""
-    # The tests' own server: it starts in two seconds and leaves nothing behind.
-    sys.path.insert(0, str(ROOT))
-    from tests.support.postgres import postgres_server
-
-    started = datetime.datetime.now().astimezone()
+    unknown = set(part or ()) - set(PARTS)
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: give some of {', '.join(PARTS)}")
+    sizes = Sizes(messages, cold, late, a_second, backlog, repetitions)
     console = Console(stderr=True)
-    with postgres_server() as server:
-        pid = int((server.data / "postmaster.pid").read_text().split()[0])
-        bench = Bench(server.create_database(), psutil.Process(pid))
-        try:
-            for repetition in range(repetitions):
-                bench.repetition(messages)
-                bench.snapshot_held(messages)
-                console.print(f"{repetition + 1} of {repetitions}, nothing waiting")
-            lateness = {"ledgerbeam": bench.lateness(late, 0.1)}
-            lateness |= beside_peers(bench, server, messages, late, repetitions)
-            console.print("peers done")
-            bench.fill(cold)
-            for repetition in range(repetitions):
-                bench.repetition(messages, f", {cold:,} waiting")
-                console.print(f"{repetition + 1} of {repetitions}, {cold:,} waiting")
-            lateness[f"ledgerbeam, {cold:,} waiting"] = bench.lateness(late, 0.1)
-            lateness[f"ledgerbeam, {a_second:,} due a second"] = bench.lateness_under_load(
-                a_second, min(10, late / 10)
-            )
-            idle = bench.idle(min(30.0, late / 4))
-        finally:
-            bench.close()
-    raw = report.circumstances(started) | {
-        "messages": messages,
-        "cold": cold,
-        "repetitions": repetitions,
-        "figures": bench.figures,
-        "lateness": lateness,
-        "idle": idle,
-    }
-    report.save(results, "messages", raw, markdown(raw))
-    console.print(f"written to {results / 'messages.md'}")
+    former = results / "messages.json"
+    if not part:
+        former.unlink(missing_ok=True)
+    for name in part or PARTS:
+        started = datetime.datetime.now().astimezone()
+        with durable_server() as server:
+            pid = int((server.data / "postmaster.pid").read_text().split()[0])
+            bench = Bench(server.create_database(), psutil.Process(pid))
+            try:
+                found = measured(name, bench, server, sizes)
+            finally:
+                bench.close()
+        raw: dict[str, Any] = {"parts": {}, "figures": {}, "lateness": {}, "idle": {}}
+        if former.exists():
+            raw = json.loads(former.read_text())
+            raw["figures"] = {
+                step: [Figure(*one) for one in ones] for step, ones in raw["figures"].items()
+            }
+        for kind, figures in found.items():
+            raw[kind] |= figures
+        raw["parts"][name] = report.circumstances(started) | sizes._asdict()
+        report.save(results, "messages", raw, markdown(raw))
+        console.print(f"{name} measured, written to {results / 'messages.md'}")
 
 
 if __name__ == "__main__":

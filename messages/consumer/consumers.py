@@ -11,6 +11,7 @@ from ledgerbeam.messages.model.message import BUCKETS, to_datetime
 from ledgerbeam.messages.store.leases import declare_units
 from ledgerbeam.messages.store.schema import CONSUMER, PROGRESS, REMOVAL, STREAM
 from ledgerbeam.messages.store.topics import Topic, declare_topic
+from ledgerbeam.messages.store.wake import STREAM_POSTED, wake
 
 
 class Consumer(NamedTuple):
@@ -177,12 +178,14 @@ def set_paused(connection: sa.Connection, name: str, paused: bool) -> None:
     """Pause a consumer, or let it go on; its processes follow within a second."""
     found = find_consumer(connection, name)
     connection.execute(CONSUMER.update().where(CONSUMER.c.id == found.id).values(paused=paused))
+    wake(connection, STREAM_POSTED)
 
 
 def set_rate(connection: sa.Connection, name: str, rate: float | None) -> None:
     """Limit the messages a second of a consumer; its processes follow within a second."""
     found = find_consumer(connection, name)
     connection.execute(CONSUMER.update().where(CONSUMER.c.id == found.id).values(rate=rate))
+    wake(connection, STREAM_POSTED)
 
 
 def known_consumer(connection: sa.Connection, name: str) -> Consumer | None:

@@ -5,9 +5,12 @@ run on Beam, customer by customer. Both hold the bucket's row of the progress me
 one of them comes first and the other one finds what it has done.
 """
 
+import datetime
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -26,7 +29,10 @@ _HANDLING = "ledgerbeam_handling"
 
 
 class MessageFailedError(Exception):
-    """One message of a transaction has failed; the transaction has to be rolled back."""
+    """A message of a transaction has failed; the transaction has to be rolled back.
+
+    Which one it is, is known if the transaction has no other message.
+    """
 
     def __init__(self, message: Prepared, error: Exception) -> None:
         super().__init__()
@@ -76,17 +82,17 @@ class Handling:
         choose = chooses_rules(type(self._handler), None if entry.number is None else entry)
         prepared = [self._prepare(message, choose) for message in messages]
         is_new = self._records.enter(connection, prepared, now)
-        outbox = []
-        for message in prepared:
-            if message.row.message_id not in is_new:
-                continue
-            try:
-                work = self._call(connection, message, now, tries)
-                outbox += [outgoing_row(connection, *outgoing) for outgoing in work.outbox]
-            except Exception as error:
-                if isinstance(error, DBAPIError) and error.connection_invalidated:
-                    raise
-                raise MessageFailedError(message, error) from error
+        new = [message for message in prepared if message.row.message_id in is_new]
+        moment = to_datetime(now)
+        works = [self._work(connection, message, moment, tries) for message in new]
+        for turn in self._turns(new, works):
+            with _failing(turn[0].message):
+                self._call(connection, turn)
+        outbox: list[tuple[Any, ...]] = []
+        for message, work in zip(new, works, strict=True):
+            if work.outbox:
+                with _failing(message):
+                    outbox += [outgoing_row(connection, *outgoing) for outgoing in work.outbox]
         failpoint("messages.handled")
         if outbox:
             insert_rows(connection, outbox)
@@ -146,12 +152,14 @@ class Handling:
         except Exception as error:
             return Prepared(row, error=error)
 
-    def _call(self, connection: sa.Connection, message: Prepared, now: int, tries: int) -> Work:
+    def _work(
+        self, connection: sa.Connection, message: Prepared, now: datetime.datetime, tries: int
+    ) -> Work:
         row, model = message.row, message.model
         if model is None:
             assert message.error is not None
-            raise message.error
-        work = Work(
+            raise MessageFailedError(message, message.error)
+        return Work(
             connection,
             model,
             topic=self._handler.topic,
@@ -159,20 +167,54 @@ class Handling:
             customer=row.customer,
             key=row.key,
             due=to_datetime(row.due),
-            now=to_datetime(now),
+            now=now,
             tries=tries,
             rule=message.rule,
         )
+
+    def _turns(self, messages: Sequence[Prepared], works: Sequence[Work]) -> list[list["_Call"]]:
+        """What is given to the handler at once: to one of many, one message of each customer."""
+        calls = list(map(_Call, messages, works))
+        if not self._handler.is_set_wise or len(calls) < 2:
+            return [calls] if calls else []
+        turns: list[list[_Call]] = []
+        earlier: Counter[str] = Counter()
+        for call in calls:
+            turn = earlier[call.work.customer]
+            earlier[call.work.customer] += 1
+            if turn == len(turns):
+                turns.append([])
+            turns[turn].append(call)
+        return turns
+
+    def _call(self, connection: sa.Connection, turn: Sequence["_Call"]) -> None:
         transaction = connection.get_transaction()
         connection.info[_HANDLING] = True
         try:
-            self._handler.handle(model, work)
+            self._handler.handle_many([(call.message.model, call.work) for call in turn])
         finally:
             if not connection.invalidated:
                 del connection.info[_HANDLING]
         if transaction is None or transaction is not connection.get_transaction():
             raise RuntimeError("the handler ended the transaction, which isn't its own to end")
-        return work
+
+
+@contextmanager
+def _failing(message: Prepared) -> Iterator[None]:
+    """Take errors for the message's, but not that the connection is lost."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise
+        raise MessageFailedError(message, error) from error
+
+
+class _Call(NamedTuple):
+    """A message as it is given to the handler."""
+
+    message: Prepared
+    work: Work
 
 
 def _refuse_commit(connection: sa.Connection) -> None:

@@ -16,11 +16,12 @@ from ledgerbeam.io.errors import DatabaseError
 from ledgerbeam.messages.consumer.consumers import Consumer, removed_error, work_of
 from ledgerbeam.messages.consumer.progress import BucketLostError, BucketRows, Step
 from ledgerbeam.messages.model.message import BUCKETS
-from ledgerbeam.messages.store.database import MessageDatabase, Watch
+from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.leases import Leases, new_owner
 from ledgerbeam.messages.store.schema import PARKED
+from ledgerbeam.messages.store.wake import LOOK_SECONDS, STREAM_POSTED, Watch
 
-LOOK_SECONDS = 0.05
+_BUSY_LOOK_SECONDS = 0.05
 _ERROR_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class ConsumerProcess:
         self._buckets = buckets
         self._slots = slots
         self._leases = Leases(work_of(consumer.name), new_owner(), lease_seconds)
-        self._watch = Watch(database, "the stream")
+        self._watch = Watch(database, "the stream", STREAM_POSTED)
         self._ends_of_lanes = sa.text(f"""
             SELECT {database.clock} AS now, c.paused, c.rate, l.lane, l.position
             FROM ledgerbeam_consumer c JOIN ledgerbeam_cursor l ON l.topic = c.topic
@@ -68,6 +69,7 @@ class ConsumerProcess:
         self._charged: dict[int, int] = {}
         self._done = threading.Condition()
         self._ends: Mapping[int, int] = {}
+        self._now = 0
         self._allowance, self._allowed_at = 0.0, time.monotonic()
         self.handled = self.failed = 0
 
@@ -82,7 +84,6 @@ class ConsumerProcess:
             UserError: the consumer was removed.
         """
         renew_at = look_at = 0.0
-        now = 0
         with ThreadPoolExecutor(self._slots, "slot") as pool:
             try:
                 while not stop.is_set():
@@ -91,18 +92,22 @@ class ConsumerProcess:
                             self._renew()
                             renew_at = time.monotonic() + self._leases.seconds / 3
                         if time.monotonic() >= look_at or not (self._ready or self._steps):
-                            now = self._look()
-                            look_at = time.monotonic() + LOOK_SECONDS
+                            self._look()
+                            look_at = time.monotonic() + _BUSY_LOOK_SECONDS
                     except DatabaseError as error:
                         _log.warning("%s; trying again", error)
                         renew_at = 0.0
                         stop.wait(_ERROR_SECONDS)
                         continue
-                    self._dispatch(pool, now)
+                    self._dispatch(pool)
                     if until_idle and not (self._ready or self._steps or self._later):
                         return
-                    with self._done:
-                        self._done.wait(LOOK_SECONDS if not self._collect() else 0)
+                    if self._steps:
+                        with self._done:
+                            self._done.wait(_BUSY_LOOK_SECONDS if not self._collect() else 0)
+                    else:
+                        seconds = min(self._seconds_to_look(), renew_at - time.monotonic())
+                        self._watch.wait(seconds, stop)
             finally:
                 for step in list(self._steps.values()):
                     step.exception()
@@ -125,24 +130,30 @@ class ConsumerProcess:
         if taken:
             self._ends = {}  # there may be something in the stream for them
 
-    def _look(self) -> int:
-        """See what has come, and how the consumer is steered; the present time."""
+    def _look(self) -> None:
+        """See what has come, and how the consumer is steered."""
         rows = self._watch.rows(self._ends_of_lanes, {"consumer": self._consumer.id})
         if not rows:
             raise removed_error(self._consumer)
-        now: int = rows[0].now
+        self._now = rows[0].now
         self._consumer = self._consumer._replace(paused=bool(rows[0].paused), rate=rows[0].rate)
         ends = {row.lane: row.position for row in rows}
         if ends != self._ends:
             behind = self._watch.rows(self._behind, {"consumer": self._consumer.id})
             self._ready |= dict.fromkeys(row.bucket for row in behind)
             self._ends = ends
-        for bucket in [bucket for bucket, at in self._later.items() if at <= now]:
+        for bucket in [bucket for bucket, at in self._later.items() if at <= self._now]:
             del self._later[bucket]
             self._ready[bucket] = None
-        return now
 
-    def _dispatch(self, pool: ThreadPoolExecutor, now: int) -> None:
+    def _seconds_to_look(self) -> float:
+        """How long to sleep where nothing is under way: until something is tried again."""
+        if self._ready and not self._consumer.paused:
+            return _BUSY_LOOK_SECONDS  # its rate holds it back
+        next_try = min(self._later.values(), default=self._now + int(LOOK_SECONDS * 1_000_000))
+        return min(LOOK_SECONDS, (next_try - self._now) / 1_000_000)
+
+    def _dispatch(self, pool: ThreadPoolExecutor) -> None:
         """Begin a step in each bucket that is ready, as far as slots and rate allow."""
         if self._consumer.paused:
             return
@@ -159,7 +170,7 @@ class ConsumerProcess:
             if limit < 1:
                 return
             del self._ready[bucket]
-            step = pool.submit(self._step, bucket, epoch, now, limit)
+            step = pool.submit(self._step, bucket, epoch, self._now, limit)
             self._steps[bucket] = step
             self._charged[bucket] = limit
             self._allowance -= limit
@@ -181,7 +192,7 @@ class ConsumerProcess:
         ended = {bucket: step for bucket, step in self._steps.items() if step.done()}
         for bucket, future in ended.items():
             del self._steps[bucket]
-            unused = self._charged.pop(bucket)
+            unused = limit = self._charged.pop(bucket)
             error = future.exception()
             if isinstance(error, BucketLostError):
                 _log.info("bucket %d is another process's", bucket)
@@ -195,8 +206,8 @@ class ConsumerProcess:
                 self.handled += step.handled
                 self.failed += step.failed
                 unused -= step.handled + step.failed
-                if step.read:
-                    self._ready[bucket] = None
+                if step.read >= limit:
+                    self._ready[bucket] = None  # there may be more; what comes later, a look finds
                 if step.next_try_at is not None:
                     self._later[bucket] = step.next_try_at
             self._allowance += unused

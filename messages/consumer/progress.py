@@ -146,7 +146,7 @@ class MessageRecords:
                 "moves": [by_number[number].move for number in numbers],
                 "run": self._run,
             }
-            return set(connection.execute(_ENTER, values).scalars())
+            return set(connection.execute(_ENTER, values).scalars().all())
         new = set(numbers) - self.known(connection, [message.row for message in messages]).keys()
         rows = [
             {

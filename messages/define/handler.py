@@ -1,7 +1,7 @@
 """Handlers: what is done with each message of a topic, in a transaction of the consumer's."""
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
@@ -102,6 +102,14 @@ class MessageHandler(Generic[M]):
     other customers don't. After the last try it is a dead letter, and the others go on. Each class
     is made once a process and may be called by several threads.
 
+    Where many messages take the same statement, a handler has `handle_many` in place of `handle`:
+    it is given messages of different customers, and does for all of them at once what is to be
+    done.
+
+        def handle_many(self, messages: Sequence[tuple[PaymentRequestDue, Work]]) -> None:
+            requests = [message.request for message, _ in messages]
+            messages[0][1].connection.execute(EXPIRE, {"requests": requests})
+
     A new way to handle messages can stand beside the present one, and customers come to it in
     stages. The handler then has `rules` in place of `handle`:
 
@@ -125,6 +133,7 @@ class MessageHandler(Generic[M]):
         rules: the present rule and the next one, by number: methods like `handle`, which isn't
             written then.
         rollout: how customers come from the lower number to the higher one.
+        is_set_wise: whether the handler has a `handle_many` of its own.
     """
 
     name: ClassVar[str]
@@ -135,6 +144,7 @@ class MessageHandler(Generic[M]):
     batch: ClassVar[int] = 100
     rules: ClassVar[Mapping[int, Callable[[Any, Any, Work], None]]] = {}
     rollout: ClassVar[Rollout | None] = None
+    is_set_wise: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what can be checked before anything runs."""
@@ -160,11 +170,17 @@ class MessageHandler(Generic[M]):
             )
         if cls.batch < 1:
             raise DefinitionError(f"{cls.__name__}: batch is {cls.batch}: give 1 or more")
-        has_handle = cls.handle is not MessageHandler.handle
-        if has_handle == bool(cls.rules):
+        cls.is_set_wise = cls.handle_many is not MessageHandler.handle_many
+        has = {
+            "handle": cls.handle is not MessageHandler.handle,
+            "handle_many": cls.is_set_wise,
+            "rules": bool(cls.rules),
+        }
+        if sum(has.values()) != 1:
+            found = " and ".join(name for name, is_there in has.items() if is_there)
             raise DefinitionError(
-                f"{cls.__name__} has {'both' if has_handle else 'neither'} handle and rules: write "
-                "one of them"
+                f"{cls.__name__} has {found or 'neither handle, handle_many nor rules'}: write one "
+                "of handle, handle_many and rules"
             )
         check_rules(cls.__name__, cls.rules, cls.rollout)
         if cls.rollout is not None and not cls.rollout.salt:
@@ -173,7 +189,24 @@ class MessageHandler(Generic[M]):
     def handle(self, message: M, work: Work) -> None:
         """Do what the message is for. It is handled if this returns, and fails if it raises.
 
-        A handler with `rules` leaves this as it is: the rule of the customer is called.
+        A handler with `rules` leaves this as it is: the rule of the customer is called. So does one
+        with `handle_many`, which is called with the one message.
         """
+        if self.is_set_wise:
+            self.handle_many([(message, work)])
+            return
         assert work.rule is not None
         self.rules[work.rule](self, message, work)
+
+    def handle_many(self, messages: Sequence[tuple[M, Work]]) -> None:
+        """Do what several messages are for, in one transaction: all are handled if this returns.
+
+        If it raises, none is; each is then given alone, so that only those that fail by themselves
+        are tried again. By default each is given to `handle`.
+
+        Args:
+            messages: one or more. Where a handler has a `handle_many` of its own, each is about
+                another customer; of each customer's in their order.
+        """
+        for message, work in messages:
+            self.handle(message, work)

@@ -87,7 +87,8 @@ def customer_of(message: BaseModel | Mapping[str, Any], field: str) -> str:
     Raises:
         ParameterError: there is no such field, or it holds something else.
     """
-    fields = message if isinstance(message, Mapping) else message.__dict__
+    # Asked in this order, since the abstract class takes several times as long to ask for.
+    fields = message.__dict__ if isinstance(message, BaseModel) else message
     value = fields.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ParameterError(

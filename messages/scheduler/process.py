@@ -1,8 +1,9 @@
-"""The scheduler's process: looks every tenth of a second whether anything has come.
+"""The scheduler's process: sleeps until a message is due, or somebody has sent an earlier one.
 
 Any number of processes share the lanes. Between two looks a process sleeps. A look is one statement
 that finds by index what transactions have written since the last one; when the next message of a
 lane is due is remembered, so that messages far ahead cost nothing, and a look is taken when it is.
+Senders of what is due soon wake it; a look every `wake.LOOK_SECONDS` finds all else in time.
 """
 
 import logging
@@ -23,15 +24,19 @@ from ledgerbeam.messages.scheduler.sweep import (
     unseen_condition,
     unseen_values,
 )
-from ledgerbeam.messages.store.database import MessageDatabase, Watch
+from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.leases import Leases, declare_units, new_owner
 from ledgerbeam.messages.store.partitions import make_partitions
 from ledgerbeam.messages.store.schema import LEASE
 from ledgerbeam.messages.store.topics import NOTHING_SEEN, Topic, topics
+from ledgerbeam.messages.store.wake import LOOK_SECONDS, MESSAGES_SENT, SOON, Watch
 
 WORK = "schedule"
-LOOK_SECONDS = 0.1
 _HELD_SECONDS = 1.0
+_PARTITION_SECONDS = 30.0
+# While messages come, senders needn't notify of each: it looks for them.
+_ARRIVING_SECONDS = 1.0
+_ARRIVING_LOOK_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +54,7 @@ class Scheduler:
         self._sweeper = Sweeper(database)
         self._leases = Leases(WORK, new_owner(), lease_seconds)
         self._topics: dict[int, Topic] = {}
-        self._watch = Watch(database, "messages that have come")
+        self._watch = Watch(database, "messages that have come", MESSAGES_SENT)
         self._arrivals = sa.text(f"""
             SELECT {database.clock} AS now, {LAST_SEEN[database.engine.dialect.name]} AS seen,
                 topic, lane, due
@@ -62,6 +67,10 @@ class Scheduler:
         self._due: dict[tuple[int, int], int] = {}
         self._new: set[tuple[int, int]] = set()
         self._allowance: dict[tuple[int, int], tuple[float, float]] = {}
+        self._taken: dict[tuple[int, int], int] = {}
+        self._are_units_declared = False
+        self._partitions_at = 0.0
+        self._arrived_at = 0.0
         self.posted = 0
 
     def run(self, stop: threading.Event, once: bool = False) -> None:
@@ -87,7 +96,8 @@ class Scheduler:
                 if not is_busy:
                     if once:
                         return
-                    stop.wait(self._seconds_to_look())
+                    seconds = min(self._seconds_to_look(), renew_at - time.monotonic())
+                    self._watch.wait(seconds, stop)
         finally:
             self._watch.close()
             with self._database.begin("leases") as connection:
@@ -96,24 +106,34 @@ class Scheduler:
     def renew(self) -> None:
         """Renew leases, take lanes that are free, see which topics there are, make partitions."""
         with self._database.begin("leases") as connection:
-            if not connection.execute(sa.select(LEASE).where(LEASE.c.work == WORK)).first():
-                if self._database.is_postgresql:
-                    connection.exec_driver_sql(
-                        "LOCK TABLE ledgerbeam_lease IN SHARE ROW EXCLUSIVE MODE"
-                    )
-                if not connection.execute(sa.select(LEASE).where(LEASE.c.work == WORK)).first():
-                    declare_units(connection, WORK, range(LANES))
+            if not self._are_units_declared:
+                self._declare_units(connection)
             self._leases.renew(connection, self._database.now(connection))
             self._topics = {topic.id: topic for topic in topics(connection)}
-        with self._database.begin("lanes") as connection:
-            for lane, epoch in self._leases.epochs.items():
-                take_lane(connection, lane, epoch)
-        lanes = {(topic, lane) for topic in self._topics for lane in self._leases.epochs}
-        self._new = (self._new | (lanes - self._due.keys())) & lanes
+        self._are_units_declared = True
+        epochs = self._leases.epochs
+        lanes = {(topic, lane): epochs[lane] for topic in self._topics for lane in epochs}
+        if lanes != self._taken:
+            with self._database.begin("lanes") as connection:
+                for lane, epoch in epochs.items():
+                    take_lane(connection, lane, epoch)
+            self._taken = lanes
+        self._new = (self._new | (lanes.keys() - self._due.keys())) & lanes.keys()
         self._due = {lane: self._due.get(lane, 0) for lane in lanes}
-        if self._database.is_postgresql:
+        if self._database.is_postgresql and time.monotonic() >= self._partitions_at:
             with self._database.begin("partitions") as connection:
                 make_partitions(connection, self._database.now(connection))
+            self._partitions_at = time.monotonic() + _PARTITION_SECONDS
+
+    def _declare_units(self, connection: sa.Connection) -> None:
+        are_declared = sa.select(LEASE).where(LEASE.c.work == WORK).limit(1)
+        if connection.execute(are_declared).first() is None:
+            if self._database.is_postgresql:
+                connection.exec_driver_sql(
+                    "LOCK TABLE ledgerbeam_lease IN SHARE ROW EXCLUSIVE MODE"
+                )
+            if connection.execute(are_declared).first() is None:
+                declare_units(connection, WORK, range(LANES))
 
     def look(self) -> bool:
         """Post what is due; whether there was anything."""
@@ -128,6 +148,7 @@ class Scheduler:
             except LaneLostError:
                 _log.info("lane %d is another process's", lane)
                 self._leases.epochs.pop(lane, None)
+                self._taken = {}  # if the lease is renewed after all, the lane is taken again
                 self._due = {key: due for key, due in self._due.items() if key[1] != lane}
                 return True
             self._spend(topic, lane, posted.messages)
@@ -154,6 +175,8 @@ class Scheduler:
         values = unseen_values(seen, is_postgresql) | {"horizon": horizon}
         for row in self._watch.rows(self._arrivals, values):
             self._now, self._seen = row.now, row.seen
+            if row.due is not None and row.due <= row.now + SOON:
+                self._arrived_at = time.monotonic()
             if row.lane not in self._leases.epochs:
                 continue
             if row.topic not in self._topics:
@@ -165,9 +188,13 @@ class Scheduler:
 
     def _seconds_to_look(self) -> float:
         """How long to sleep: until the next message is due, or new ones may have come."""
-        next_due = (min(self._due.values(), default=0) - self._now) / 1_000_000
+        is_arriving = time.monotonic() - self._arrived_at < _ARRIVING_SECONDS
+        look = _ARRIVING_LOOK_SECONDS if is_arriving else LOOK_SECONDS
+        if not self._due:
+            return look
+        next_due = (min(self._due.values()) - self._now) / 1_000_000
         # What is due already is held back by a rate.
-        return min(LOOK_SECONDS, next_due) if next_due > 0 else LOOK_SECONDS
+        return min(look, next_due) if next_due > 0 else _ARRIVING_LOOK_SECONDS
 
     def _limit(self, topic: int, lane: int) -> int:
         """How many messages may be posted now, by the topic's rate."""

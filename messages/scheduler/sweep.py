@@ -29,11 +29,12 @@ from sqlalchemy.exc import DBAPIError
 from ledgerbeam.io.failpoints import failpoint
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.schema import CURSOR, HELD
+from ledgerbeam.messages.store.wake import STREAM_POSTED, wake
 
 BATCH = 5_000
 """Messages that a transaction posts at most."""
 
-HORIZON = 60_000_000
+HORIZON = 600_000_000
 """How far ahead a sweep looks for the next message, in microseconds."""
 
 LAST_SEEN = {
@@ -126,6 +127,8 @@ class Sweeper:
                 .where(CURSOR.c.topic == topic, CURSOR.c.lane == lane)
                 .values(changes)
             )
+            if batch.posted or released:
+                wake(connection, STREAM_POSTED)
             held = connection.execute(
                 sa.select(HELD.c.due).where(HELD.c.topic == topic, HELD.c.lane == lane).limit(1)
             )
@@ -206,9 +209,10 @@ class Sweeper:
             f"""
             WITH due AS MATERIALIZED ({select} LIMIT :limit FOR SHARE NOWAIT),
             posted AS ({_INSERT} FROM due RETURNING position)
-            SELECT messages, last, due, id
-            FROM due, (SELECT count(*) AS messages, max(position) AS last FROM posted) AS all_posted
-            ORDER BY due DESC, id DESC LIMIT 1""",
+            SELECT messages, last_position, due, id
+            FROM (SELECT count(*) AS messages, max(position) AS last_position FROM posted) AS all_of
+                -- One row beside one: a join with all of `due` would count again for each of them.
+                CROSS JOIN (SELECT due, id FROM due ORDER BY due DESC, id DESC LIMIT 1) AS last""",
             bounds,
         )
         if skips_locked:

@@ -4,7 +4,7 @@ Senders need none of this: they write by a connection of their own, in their own
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -162,39 +162,6 @@ class MessageDatabase:
                 database=self.place,
             )
         command.upgrade(config, "head")
-
-
-class Watch:
-    """Looks by single statements on one connection, outside of any transaction."""
-
-    def __init__(self, database: MessageDatabase, what: str) -> None:
-        options = {"isolation_level": "AUTOCOMMIT"} if database.is_postgresql else {"watches": True}
-        self._engine = database.engine.execution_options(**options)
-        self._what = what
-        self._connection: sa.Connection | None = None
-
-    def rows(self, statement: sa.Executable, values: dict[str, Any]) -> Sequence[sa.Row[Any]]:
-        """The rows of a statement.
-
-        Raises:
-            DatabaseError: the database can't be reached; the next look connects again.
-        """
-        if self._connection is None:
-            self._connection = connect(self._engine, self._what)
-        try:
-            with database_errors(self._engine, self._what):
-                rows = self._connection.execute(statement, values).all()
-                self._connection.rollback()  # ends what SQLAlchemy counts as a transaction
-                return rows
-        except DatabaseError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def present_time(connection: sa.Connection) -> int:

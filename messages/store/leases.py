@@ -96,22 +96,22 @@ class Leases:
 
     def _share(self, connection: sa.Connection, now: int, until: int) -> int:
         """How many of the units this process should have."""
-        is_mine = (MEMBER.c.work == self.work) & (MEMBER.c.owner == self.owner)
+        of_work = MEMBER.c.work == self.work
+        is_mine = of_work & (MEMBER.c.owner == self.owner)
         renewed = connection.execute(MEMBER.update().where(is_mine).values(expires_at=until))
         if not renewed.rowcount:
             row = {"work": self.work, "owner": self.owner, "expires_at": until}
             connection.execute(MEMBER.insert().values(row))
-        connection.execute(
-            MEMBER.delete().where(MEMBER.c.work == self.work, MEMBER.c.expires_at < now)
-        )
-        owners = list(
-            connection.execute(
-                sa.select(MEMBER.c.owner).where(MEMBER.c.work == self.work).order_by(MEMBER.c.owner)
-            ).scalars()
-        )
         count = sa.select(sa.func.count()).select_from(LEASE).where(LEASE.c.work == self.work)
-        units = connection.execute(count).scalar_one()
-        least, rest = divmod(units, len(owners))
+        members = connection.execute(
+            sa.select(MEMBER.c.owner, MEMBER.c.expires_at, count.scalar_subquery().label("units"))
+            .where(of_work)
+            .order_by(MEMBER.c.owner)
+        ).all()
+        owners = [member.owner for member in members if member.expires_at >= now]
+        if len(owners) < len(members):
+            connection.execute(MEMBER.delete().where(of_work, MEMBER.c.expires_at < now))
+        least, rest = divmod(members[0].units, len(owners))
         return least + (owners.index(self.owner) < rest)
 
     def _take(self, connection: sa.Connection, now: int, until: int, wanted: int) -> dict[int, int]:

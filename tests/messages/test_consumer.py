@@ -3,11 +3,12 @@
 import datetime
 import json
 import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.messages.senders import NOON, Bank, Due, noted
+from tests.messages.senders import NOON, Bank, Due, Noting, note, noted
 
 from ledgerbeam.io.errors import DefinitionError, ParameterError
 from ledgerbeam.messages.books.verify import verify
@@ -35,6 +36,51 @@ def test_messages_of_a_customer_are_handled_in_order_and_once(bank: Bank) -> Non
     assert bank.consume(handler, limit=3) == 8
     assert bank.consume(handler) == 0
     assert noted(bank, handler) == list("abcdefgh") == handler.calls
+
+
+def test_many_are_handled_at_once_and_each_customer_s_in_order(bank: Bank) -> None:
+    calls: list[list[str]] = []
+
+    def handle_many(self: MessageHandler[Due], messages: Sequence[tuple[Due, Work]]) -> None:
+        calls.append([message.request for message, _ in messages])
+        for message, work in messages:
+            note(work.connection, self.name, message.request)
+            if message.request == "b1" and work.tries < 1:
+                raise RuntimeError("not yet")
+            if message.request == "a2":
+                work.publish(bank.topic, message, due=LATER, key="again")
+
+    handler = set_wise(bank, handle_many)()
+    for number, request in enumerate(("a1", "a2", "b1", "a3", "b2")):
+        payer = "P1" if request[0] == "a" else SAME_BUCKET
+        bank.send(request, payer, minutes=number / 1_000)
+    bank.post(minutes=1)
+    assert bank.consume(handler) == 3
+    assert calls == [["a1", "b1"], ["a1"], ["a2"], ["b1"], ["a3"]]
+    calls.clear()
+    assert bank.consume(handler, minutes=120) == 2
+    assert calls == [["b1"], ["b2"]]
+    assert noted(bank, handler) == ["a1", "a2", "a3", "b1", "b2"]
+    assert bank.rows("SELECT count(*) FROM ledgerbeam_message WHERE key = 'again'") == [(1,)]
+
+
+def test_one_message_is_given_to_a_handler_of_many_as_well(bank: Bank) -> None:
+    given: list[Any] = []
+    handler = set_wise(bank, lambda _, messages: given.append(messages))()
+    message, work = Due(request="R1", payer="P1"), types.SimpleNamespace()
+    handler.handle(message, work)  # type: ignore[arg-type]
+    assert given == [[(message, work)]]
+
+
+def set_wise(bank: Bank, handle_many: Callable[..., None]) -> type[MessageHandler[Due]]:
+    members = {"topic": bank.topic, "customer": "payer", "handle_many": handle_many}
+    members |= {"name": bank.handler().name, "message_type": Due, "retry": Noting.retry}
+    return type("SetWise", (MessageHandler,), members)
+
+
+def test_a_handler_has_one_way_to_handle(bank: Bank) -> None:
+    with pytest.raises(DefinitionError, match="has handle and handle_many: write one of"):
+        bank.handler(handle_many=lambda self, messages: None)
 
 
 def test_statements_of_a_consumer_are_planned_for_all_of_its_steps(postgres_bank: Bank) -> None:

@@ -8,20 +8,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from tests.messages.senders import Bank, Due, noted
 
+from ledgerbeam.messages.consumer import process as consuming
 from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import set_paused, set_rate
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.model.message import bucket_of, lane_of
-from ledgerbeam.messages.scheduler.process import LOOK_SECONDS, Scheduler
+from ledgerbeam.messages.scheduler import process as scheduling
+from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.scheduler.sweep import Sweeper
 from ledgerbeam.messages.store.database import MessageDatabase
-from ledgerbeam.messages.store.send import schedule
+from ledgerbeam.messages.store.send import Outgoing, reschedule, schedule, schedule_many
 from ledgerbeam.messages.store.topics import set_topic_rate
 
 SECONDS = 60
+LONG = 3_600.0  # of a lease
 
 
 @contextmanager
@@ -143,27 +147,78 @@ def test_what_was_committed_since_another_process_began_a_sweep_is_posted_at_onc
     assert sorted(bank.stream()) == ["first", "later", "second"]
 
 
-def test_a_scheduler_sleeps_until_the_next_message_is_due(fresh: Bank) -> None:
-    bank = fresh.for_a_test()
-    slept: list[float] = []
+@pytest.fixture
+def woken_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedulers and consumers don't look by themselves, unless they know that something is due."""
+    for module in (scheduling, consuming):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(scheduling, "_ARRIVING_SECONDS", 0.0)
 
-    class Sleeps(threading.Event):
-        """Ends the process when it sleeps for less than usual, or when the message is posted."""
 
-        def wait(self, timeout: float | None = None) -> bool:
-            assert timeout is not None
-            slept.append(timeout)
-            if timeout < LOOK_SECONDS or bank.stream():
-                self.set()
-            return super().wait(timeout)
+def soon(seconds: float = 1.0) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
 
-    def sleeps_for_less_than_a_look() -> bool:
-        due = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
-        bank.execute("DELETE FROM ledgerbeam_stream")
+
+@pytest.mark.usefixtures("woken_only")
+def test_senders_wake_the_scheduler_and_it_wakes_the_consumer(
+    bank: Bank, database: MessageDatabase
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler)
+    bank.send("first")
+    with running(Scheduler(database, LONG).run, process.run):
+        wait(lambda: noted(bank, handler) == ["first"])
         with bank.sender() as connection:
-            schedule(connection, bank.topic, Due(request="R1", payer="P1"), due=due)
-        Scheduler(bank.database).run(Sleeps())
-        return slept[-1] < LOOK_SECONDS
+            schedule(connection, bank.topic, Due(request="one", payer="P1"), due=soon())
+        wait(lambda: noted(bank, handler) == ["first", "one"])
+        with bank.sender() as connection:
+            outgoing = Outgoing(Due(request="many", payer="P1"), soon(3_600), "many")
+            schedule_many(connection, bank.topic, [outgoing, (outgoing.message, soon())])
+        wait(lambda: noted(bank, handler) == ["first", "one", "many"])
+        with bank.sender() as connection:
+            assert reschedule(connection, bank.topic, "many", to=soon()) == 1
+        wait(lambda: noted(bank, handler) == ["first", "one", "many", "many"])
 
-    # A busy machine may look too late for that.
-    wait(sleeps_for_less_than_a_look)
+
+@pytest.mark.usefixtures("woken_only")
+def test_a_scheduler_sleeps_until_the_next_message_is_due(
+    bank: Bank, database: MessageDatabase
+) -> None:
+    with bank.sender() as connection:
+        schedule(connection, bank.topic, Due(request="R1", payer="P1"), due=soon(), key="R1")
+    with running(Scheduler(database, LONG).run):
+        wait(lambda: bank.stream() == ["R1"])
+    early = "SELECT count(*) FROM ledgerbeam_stream WHERE posted_at < due"
+    assert bank.rows(f"{early} AND topic = :topic", topic=bank.topic_id) == [(0,)]
+
+
+@pytest.mark.usefixtures("woken_only")
+def test_a_consumer_that_is_paused_sleeps_until_it_is_resumed(
+    bank: Bank, database: MessageDatabase
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler)
+    with bank.database.begin("consumer") as connection:
+        set_paused(connection, handler.name, True)
+    with running(process.run):
+        bank.send("R1")
+        bank.post()
+        wait(lambda: bool(process._ready))
+        with bank.database.begin("consumer") as connection:
+            set_paused(connection, handler.name, False)
+        wait(lambda: noted(bank, handler) == ["R1"])
+
+
+def test_a_transaction_that_will_be_prepared_notifies_nobody(fresh_postgres: Bank) -> None:
+    bank = fresh_postgres.for_a_test()
+    statements: list[str] = []
+    engine = bank.database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    for begin in (sa.Connection.begin, sa.Connection.begin_twophase):
+        statements.clear()
+        with engine.connect() as connection:
+            transaction = begin(connection)
+            schedule(connection, bank.topic, Due(request="R1", payer="P1"), due=soon(0))
+            transaction.rollback()
+        notifies = any("pg_notify" in statement for statement in statements)
+        assert notifies == (begin is sa.Connection.begin)

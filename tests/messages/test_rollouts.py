@@ -373,7 +373,7 @@ class TestDefinitions:
     @pytest.mark.parametrize(
         ("members", "message"),
         [
-            ({}, "neither handle and rules"),
+            ({}, "neither handle, handle_many nor rules"),
             ({"rules": {1: Ruled.old}, "handle": Ruled.old}, "both handle and rules"),
             ({"rules": {1: Ruled.old, 2: Ruled.new}}, "rollout is missing"),
         ],

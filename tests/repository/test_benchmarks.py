@@ -105,7 +105,8 @@ def test_comparisons_agree(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_messages_are_measured_beside_raw_sql_and_peers(tmp_path: Path) -> None:
-    flags = ("--messages=500", "--cold=1000", "--late=10", "--a-second=200", "--repetitions=1")
+    flags = ["--messages=500", "--cold=1000", "--late=10", "--a-second=200", "--repetitions=1"]
+    flags.append("--backlog=1000")
     benchmark("bench_messages.py", tmp_path, *flags)
     raw = json.loads((tmp_path / "messages.json").read_text())
     figures, lateness = raw["figures"], raw["lateness"]
@@ -115,7 +116,8 @@ def test_messages_are_measured_beside_raw_sql_and_peers(tmp_path: Path) -> None:
             assert [one[0] for one in figures[f"{step}{label}"]] == [500]
     assert [len(late) for late in lateness["ledgerbeam"].values()] == [10, 10]
     assert all(min(late) >= 0 for kinds in lateness.values() for late in kinds.values())
-    assert raw["idle"]["statements"] > 0
+    assert all(one["statements"] > 0 for one in raw["idle"].values())
+    assert list(raw["parts"]) == ["steps", "peers", "rest", "cold", "load", "backlog"]
     assert "| due to stream |" in (tmp_path / "messages.md").read_text()
     if not (ROOT / ".cache/peers/stamp").exists():
         pytest.skip("PEERS NOT MEASURED: make bench-messages builds them")
