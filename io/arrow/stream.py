@@ -91,7 +91,9 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
             if field.type != schema.field(index).type:
                 value_type = getattr(field.type, "value_type", field.type)
                 schema = schema.set(index, pa.field(field.name, value_type))
-    return pa.concat_tables([table.cast(schema) for table in tables])
+    return pa.concat_tables(
+        [table if table.schema == schema else table.cast(schema) for table in tables]
+    )
 
 
 def compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:

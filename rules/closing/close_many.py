@@ -17,7 +17,7 @@ from ledgerbeam.rules.arrays import Dates, Flags, Integers
 from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.closing.close import close
 from ledgerbeam.rules.closing.delinquency import late_on_many, missed_payments_many, payable_on_many
-from ledgerbeam.rules.closing.interest import interest_base_many, interest_many
+from ledgerbeam.rules.closing.interest import interest_due_many, interest_many
 from ledgerbeam.rules.closing.late_fees import late_fees
 from ledgerbeam.rules.loans.book import States, Transactions
 from ledgerbeam.rules.loans.entries import Entries
@@ -29,7 +29,10 @@ from ledgerbeam.rules.loans.loan import (
     EntryKind,
     Partials,
     Policy,
+    State,
     Step,
+    Terms,
+    Transaction,
     TransactionKind,
     days_between,
 )
@@ -101,9 +104,11 @@ class _Run:
         self.transactions, self.business_date, self.policy = transactions, business_date, policy
         self.states = states.copy()
         self.batches: list[Entries] = []
+        self.plain_rows: dict[int, tuple[Terms, State, list[Transaction]]] = {}
         self.plain_loans: list[int] = []
         self.plain_entries: list[Entry] = []
         self.by_plain_function = 0
+        self.first_day: Dates = states.closed_through + 1
         self.is_behind = states.closed_through < np.datetime64(business_date)
         self.changes_rate: Flags = np.array([bool(each) for each in states.rate_changes], bool)
         has_begun = np.isnat(terms.first_due) | (opening.next_due > terms.first_due)
@@ -131,10 +136,12 @@ class _Run:
             & (effective[at] > boarded[at])
         )
         other = at[~is_ordinary]
-        # What was posted before the book began, and is rejected, counts on its first day.
+        # What was posted before the book began, and is rejected, counts on its first day. Before it
+        # is posted nothing is known of it.
         before = other[posted[other] <= boarded[other]]
-        days = np.concatenate([effective[other], posted[other], boarded[before] + 1])
-        of_loan = loans[np.concatenate([other, other, before])]
+        ahead = other[effective[other] > posted[other]]
+        days = np.concatenate([effective[ahead], posted[other], boarded[before] + 1])
+        of_loan = loans[np.concatenate([ahead, other, before])]
         at = at[is_ordinary]
         at = at[np.lexsort((loans[at], effective[at]))]
         self.days, self.loans, self.rows = effective[at], loans[at], at
@@ -195,15 +202,9 @@ class _Run:
 
     def _close_by_plain_function(self, loans: Integers, day: datetime.date) -> None:
         states = []
-        rows = zip(
-            loans.tolist(),
-            self.terms.rows(loans),
-            self.opening.rows(loans),
-            self.states.rows(loans),
-            self.transactions.rows_of(loans),
-            strict=True,
-        )
-        for loan, terms, opening, before, transactions in rows:
+        self._read_plain_rows(loans)
+        for loan, before in zip(loans.tolist(), self.states.rows(loans), strict=True):
+            terms, opening, transactions = self.plain_rows[loan]
             state, entries = close(terms, opening, before, transactions, day, self.policy)
             states.append(state)
             self.plain_loans += [loan] * len(entries)
@@ -211,6 +212,19 @@ class _Run:
         self.states.put(loans, states)
         self.changes_rate[loans] = [bool(state.rate_changes) for state in states]
         self.by_plain_function += len(loans)
+
+    def _read_plain_rows(self, loans: Integers) -> None:
+        # At the first time, of the loans of all days: turning columns into rows of Python has its
+        # price for each call, and for each loan.
+        wanted = loans if self.plain_rows else np.union1d(loans, self.other_loans)
+        new = np.array([each for each in wanted.tolist() if each not in self.plain_rows], np.int64)
+        rows = zip(
+            self.terms.rows(new),
+            self.opening.rows(new),
+            self.transactions.rows_of(new),
+            strict=True,
+        )
+        self.plain_rows |= zip(new.tolist(), rows, strict=True)
 
     def finish(self) -> ClosedMany:
         """Put everything together."""
@@ -228,9 +242,11 @@ class _Run:
             allocated, base = self._apply_money(loan, amount, date)
             ids = self.transactions.transaction_id[rows]
             self._book(EntryKind.PAYMENT, loan, day, amount, allocated, base, ids)
-        state = self.states
-        held = (state.suspense[at] > 0) & (state.balance[at] > 0) & (state.next_due[at] <= date)
-        loan = np.setdiff1d(at[held], loan, assume_unique=True)
+        state, due = self.states, self.states.next_due[at]
+        # What doesn't pay an instalment on the day it falls due does so on no later day by itself.
+        is_due = (due == date) | ((due < date) & (self.first_day[at] == date))
+        is_held = is_due & (state.suspense[at] > 0) & (state.balance[at] > 0)
+        loan = np.setdiff1d(at[is_held], loan, assume_unique=True)
         if len(loan):
             nothing = np.zeros(len(loan), np.int64)
             allocated, base = self._apply_money(loan, nothing, date)
@@ -274,10 +290,7 @@ class _Run:
         state, terms = self.states, self.terms
         principal = state.balance[at] + state.ahead[at]
         codes, due_day, starts = terms.day_count[at], terms.due_day[at], state.accrued_from[at]
-        return (
-            interest_many(principal, state.rate[at], codes, due_day, starts, ends),
-            interest_base_many(principal, codes, due_day, starts, ends),
-        )
+        return interest_due_many(principal, state.rate[at], codes, due_day, starts, ends)
 
     def _apply_money(
         self, loan: Integers, amount: Integers, day: np.datetime64
@@ -439,9 +452,11 @@ class _Run:
             return
         state, terms, policy = self.states, self.terms, self.policy
         # Business day conventions move due dates and the end of grace by a few days.
-        latest = np.datetime64(day) + (
-            0 if policy.due_dates is BusinessDayConvention.NONE else _MAX_MOVE
-        )
+        latest = np.datetime64(day)
+        if policy.due_dates is not BusinessDayConvention.NONE:
+            latest += _MAX_MOVE
+        elif policy.grace_end is BusinessDayConvention.NONE:
+            latest -= policy.grace_days
         at = at[(state.balance[at] > 0) & (state.next_due[at] <= latest)]
         due = self._next_late_fee(at)
         is_late = self._is_late(at, due, day)
