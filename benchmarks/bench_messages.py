@@ -26,14 +26,15 @@ import psutil
 import report
 import sqlalchemy as sa
 import typer
+from payments import TOPIC, UPDATE, Nothing, OneUpdate, PaymentDue
 from peers import SMALLER, built, running
 from rich.console import Console
 
 from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import declare_consumer
 from ledgerbeam.messages.consumer.process import ConsumerProcess
-from ledgerbeam.messages.define.handler import MessageHandler, Work
-from ledgerbeam.messages.model.message import BUCKETS, LANES, Message, to_microseconds
+from ledgerbeam.messages.define.handler import Work
+from ledgerbeam.messages.model.message import BUCKETS, LANES, to_microseconds
 from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.send import Outgoing, schedule, schedule_many
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-TOPIC = "payment-due"
 PAYERS = 10_000
 BATCH = 1_000
 HEADINGS = ("step", "messages a second", "client µs", "server µs", "both µs")
@@ -56,36 +56,7 @@ CUSTOMERS = (
 )
 Lateness = dict[str, list[float]]
 """Milliseconds from the due time, sorted, by what they are counted to."""
-_UPDATE = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = :id")
 _names = (f"consumer-{number}" for number in itertools.count())
-
-
-class PaymentDue(Message):
-    """A payment request is due."""
-
-    request: int
-    payer: str
-
-
-class Nothing(MessageHandler[PaymentDue]):
-    """Does nothing: what is left is the framework's."""
-
-    name = "nothing"
-    topic = TOPIC
-    customer = "payer"
-
-    def handle(self, message: PaymentDue, work: Work) -> None:
-        """Return."""
-
-
-class OneUpdate(Nothing):
-    """Changes the customer's row."""
-
-    name = "one-update"
-
-    def handle(self, message: PaymentDue, work: Work) -> None:
-        """Count."""
-        work.connection.execute(_UPDATE, {"id": message.payer})
 
 
 class Late(OneUpdate):
@@ -404,7 +375,7 @@ def _take(connection: sa.Connection, count: int) -> None:
 def _update(connection: sa.Connection, messages: list[Outgoing]) -> None:
     for start in range(0, len(messages), 100):
         for one in messages[start : start + 100]:
-            connection.execute(_UPDATE, {"id": one.message.payer})  # type: ignore[union-attr]
+            connection.execute(UPDATE, {"id": one.message.payer})  # type: ignore[union-attr]
         connection.commit()
 
 
