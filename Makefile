@@ -47,7 +47,7 @@ PAGES += docs benchmarks dags examples rules tests
 .PHONY: test test-slow correctness fuzz fuzz-api crash-pairs nemesis signals matrix
 .PHONY: airflow-test browser-test dataflow-test flink-test kafka-test prism-test screenshots
 .PHONY: check types audit docs coverage mutants
-.PHONY: bench bench-compare bench-lists bench-pages bench-loans bench-flink bench-messages bench-record bench-service
+.PHONY: bench bench-compare bench-lists bench-pages bench-loans bench-flink bench-messages bench-record bench-replay bench-service
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -173,6 +173,9 @@ bench-record: $(VENV)/dev.stamp ## measure what it costs that a run is on record
 bench-flink: $(VENV)/dev.stamp $(CACHE)/flink/stamp $(CACHE)/spark/stamp ## measure Flink against the local runner, and Spark
 	$(BIN)/python benchmarks/bench_flink.py
 
+bench-replay: $(VENV)/dev.stamp $(CACHE)/flink/stamp ## measure a replay of messages on Beam and on Flink against a consumer
+	$(BIN)/python benchmarks/bench_replay.py
+
 bench-service: $(VENV)/dev.stamp $(CACHE)/bench-airflow/stamp $(CACHE)/bench-prefect/stamp ## measure the service beside Airflow and Prefect, on PostgreSQL
 	$(BIN)/python benchmarks/bench_service.py
 
@@ -250,7 +253,7 @@ $(CACHE)/flink/stamp: tests/engines/flink/pom.xml constraints.txt
 	rm $(CACHE)/flink/apache-flink-libraries-$(FLINK).tar.gz
 	mvn --quiet --batch-mode --file tests/engines/flink/pom.xml package -Doutput=$(abspath $(CACHE)/flink/jar)
 	$(PYTHON) -m venv $(CACHE)/flink/workers
-	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp]'
+	$(CACHE)/flink/workers/bin/pip install --quiet --constraint constraints.txt '.[gcp,postgres]'
 	@touch $@
 
 $(CACHE)/spark/stamp: constraints.txt

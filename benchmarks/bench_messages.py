@@ -24,7 +24,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ import report
 import sqlalchemy as sa
 import typer
 from messages_page import Figure, Lateness, markdown
+from payments import TOPIC, UPDATE, Nothing, OneUpdate, OneUpdateForMany, PaymentDue
 from peers import SMALLER, built, running
 from rich.console import Console
 
@@ -42,7 +43,7 @@ from ledgerbeam.messages.consumer.bucket import Buckets
 from ledgerbeam.messages.consumer.consumers import declare_consumer
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler, Work
-from ledgerbeam.messages.model.message import BUCKETS, LANES, Message, to_microseconds
+from ledgerbeam.messages.model.message import BUCKETS, LANES, to_microseconds
 from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.send import Outgoing, schedule, schedule_many
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-TOPIC = "payment-due"
 PAYERS = 10_000
 BATCH = 1_000
 STEPS = {"schedule": "scheduled", "work": "due to handled, changes the customer's row"}
@@ -70,50 +70,7 @@ DURABLE = (
     "max_wal_size = 4GB",
 )
 PARTS = ("steps", "peers", "rest", "cold", "load", "backlog")
-_UPDATE = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = :id")
-_UPDATE_MANY = sa.text("UPDATE customer SET handled = handled + 1 WHERE id = ANY(:ids)")
 _names = (f"consumer-{number}" for number in itertools.count())
-
-
-class PaymentDue(Message):
-    """A payment request is due."""
-
-    request: int
-    payer: str
-
-
-class Nothing(MessageHandler[PaymentDue]):
-    """Does nothing: what is left is the framework's."""
-
-    name = "nothing"
-    topic = TOPIC
-    customer = "payer"
-
-    def handle(self, message: PaymentDue, work: Work) -> None:
-        """Return."""
-
-
-class OneUpdate(Nothing):
-    """Changes the customer's row."""
-
-    name = "one-update"
-
-    def handle(self, message: PaymentDue, work: Work) -> None:
-        """Count."""
-        work.connection.execute(_UPDATE, {"id": message.payer})
-
-
-class OneUpdateForMany(MessageHandler[PaymentDue]):
-    """Changes the rows of many customers by one UPDATE."""
-
-    name = "one-update-for-many"
-    topic = TOPIC
-    customer = "payer"
-
-    def handle_many(self, messages: Sequence[tuple[PaymentDue, Work]]) -> None:
-        """Count."""
-        ids = [message.payer for message, _ in messages]
-        messages[0][1].connection.execute(_UPDATE_MANY, {"ids": ids})
 
 
 class Late(OneUpdate):
@@ -446,7 +403,7 @@ def _take(connection: sa.Connection, count: int) -> None:
 def _update(connection: sa.Connection, messages: list[Outgoing]) -> None:
     for start in range(0, len(messages), 100):
         for one in messages[start : start + 100]:
-            connection.execute(_UPDATE, {"id": one.message.payer})  # type: ignore[union-attr]
+            connection.execute(UPDATE, {"id": one.message.payer})  # type: ignore[union-attr]
         connection.commit()
 
 

@@ -63,6 +63,7 @@ def measure(
     limit_seconds: float,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    beside: Sequence[int] = (),
 ) -> Measurement:
     """Run a command to its end, or to the time limit, which kills all of its processes.
 
@@ -71,6 +72,7 @@ def measure(
         limit_seconds: wall time that it may take.
         env: environment variables; by default those of this process.
         folder: where it runs; by default here.
+        beside: ids of processes whose memory, and that of their children, counts as well.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         cpu_before = _cpu_seconds()
@@ -84,7 +86,7 @@ def measure(
             cwd=folder,
             start_new_session=True,  # a process group of its own, which can be killed as one
         )
-        peak = _PeakMemory(process.pid)
+        peak = _PeakMemory((process.pid, *beside))
         timed_out = threading.Event()
 
         def stop() -> None:
@@ -118,11 +120,11 @@ def measure(
 
 
 class _PeakMemory:
-    """Looks at a process tree from a thread of its own until it is stopped."""
+    """Looks at process trees from a thread of its own until it is stopped."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, roots: Sequence[int]) -> None:
         self.bytes = 0
-        self._root = pid
+        self._roots = roots
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -132,14 +134,14 @@ class _PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        pids = [self._root]
+        pids = [*self._roots]
         searched = 0.0
         pause = 0.0
         while not self._stopped.wait(pause):
             start = time.monotonic()
             if start - searched > _FIND_CHILDREN_EVERY:
                 searched = start
-                pids = _tree(self._root)
+                pids = [pid for root in self._roots for pid in _tree(root)]
             marks = [_kilobytes(Path(f"/proc/{pid}/status"), "VmHWM:") for pid in pids]
             now = [_proportional(pid) for pid in pids] if len(pids) > 1 else []
             self.bytes = max(self.bytes, *(1024 * mark for mark in marks), sum(now))

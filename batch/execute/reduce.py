@@ -28,6 +28,7 @@ class Finish(beam.PTransform):
         super().__init__()
         self._attempt = attempt
         self._kept = kept
+        self._keeps_dictionaries = process.keeps_dictionaries
         self._reduce = process.finish()
 
     def expand(self, commits: beam.PCollection) -> beam.PCollection:
@@ -51,7 +52,7 @@ class Finish(beam.PTransform):
         return written | "AllReports" >> beam.Flatten()
 
     def _read(self, commit: ShardCommit) -> pa.Table:
-        return read_part(self._attempt.instance_uri, commit.part)
+        return read_part(self._attempt.instance_uri, commit.part, self._keeps_dictionaries)
 
     def _write(self, report: tuple[str, bytes]) -> FileRecord:
         return self._attempt.write_report(*report)

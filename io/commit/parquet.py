@@ -5,6 +5,8 @@ import base64
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ledgerbeam.io.arrow.parquet import repeating_texts
+
 
 def to_parquet(table: pa.Table) -> pa.Buffer:
     """A table as a Parquet file: the same rows give the same bytes."""
@@ -30,13 +32,22 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def read_parquet(source: pa.NativeFile) -> pa.Table:
+def read_parquet(source: pa.NativeFile, keeps_dictionaries: bool = False) -> pa.Table:
     """A whole file of an instance, read in the caller's own thread.
 
     `pyarrow.parquet.read_table` reads in threads of Arrow. If such a thread releases a source that
     is a Python object while the interpreter ends, the process aborts (Python 3.11, pyarrow 25).
+
+    Args:
+        source: the file.
+        keeps_dictionaries: whether texts whose values repeat come dictionary-encoded, with the same
+            dictionary in all chunks.
     """
-    return pq.ParquetFile(source).read(use_threads=False)
+    file = pq.ParquetFile(source)
+    if keeps_dictionaries:
+        names = repeating_texts(file.metadata, file.schema_arrow)
+        file = pq.ParquetFile(source, metadata=file.metadata, read_dictionary=names)
+    return file.read(use_threads=False).unify_dictionaries()
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:

@@ -123,18 +123,19 @@ def copy_reports(uri: str, folder: Path) -> list[Path]:
     return copies
 
 
-def read_part(uri: str, file: FileRecord) -> pa.Table:
+def read_part(uri: str, file: FileRecord, keeps_dictionaries: bool = False) -> pa.Table:
     """The rows of a file that a manifest names, after checking that the file is unchanged.
 
     Args:
         uri: URI of the instance.
         file: the file's record in the manifest.
+        keeps_dictionaries: whether texts whose values repeat come dictionary-encoded.
 
     Raises:
         DamagedFileError: the file is gone, or differs from its record.
     """
     place = uris.inside(instance_of(uri), file.name)
-    table = read_parquet(pa.BufferReader(read_file(uri, file)))
+    table = read_parquet(pa.BufferReader(read_file(uri, file)), keeps_dictionaries)
     if table.num_rows != file.rows:
         raise DamagedFileError(
             f"{place}: {table.num_rows:,} rows instead of {file.rows:,}: {_ADVICE}", uri=place
@@ -162,12 +163,13 @@ def read_file(uri: str, file: FileRecord) -> bytes:
     return data
 
 
-def check_files(uri: str, files: Sequence[FileRecord]) -> list[FileInfo]:
-    """Compare files with their records by their hashes, several at a time.
+def check_files(uri: str, files: Sequence[FileRecord], by_hash: bool = True) -> list[FileInfo]:
+    """Compare files with their records, several at a time.
 
     Args:
         uri: URI of the instance.
         files: their records.
+        by_hash: whether they are read for that; else only their sizes are compared.
 
     Returns:
         The files, as they were before they were compared.
@@ -176,7 +178,7 @@ def check_files(uri: str, files: Sequence[FileRecord]) -> list[FileInfo]:
         DamagedFileError: the first one that is gone, or differs from its record.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda file: _check_file(uri, file), files))
+        return list(pool.map(lambda file: _check_file(uri, file, by_hash), files))
 
 
 def differing_files(uri: str, files: Sequence[FileRecord]) -> list[UserError]:
@@ -193,13 +195,14 @@ def differing_files(uri: str, files: Sequence[FileRecord]) -> list[UserError]:
         return [error for error in pool.map(difference, files) if error is not None]
 
 
-def _check_file(uri: str, file: FileRecord) -> FileInfo:
+def _check_file(uri: str, file: FileRecord, by_hash: bool = True) -> FileInfo:
     place = uris.inside(instance_of(uri), file.name)
     info = stores.stat_of(place)
     if info is None:
         raise _gone(place)
-    if info.size != file.size or (digest := digest_of(place)) != file.sha256:
-        raise _changed(place, file, info.size, digest if info.size == file.size else "")
+    digest = digest_of(place) if by_hash and info.size == file.size else ""
+    if info.size != file.size or (by_hash and digest != file.sha256):
+        raise _changed(place, file, info.size, digest)
     return info
 
 

@@ -220,6 +220,7 @@ def plan_input(
     *,
     bytes_per_split: int = BYTES_PER_SPLIT,
     rows_per_split: int = ROWS_PER_SPLIT,
+    by_hash: bool = True,
 ) -> Input:
     """Inspect the files that match, and divide them into splits.
 
@@ -230,13 +231,15 @@ def plan_input(
         reading: how the files are written; by default as their names and headers say.
         bytes_per_split: for uncompressed text.
         rows_per_split: for Parquet, rounded up to whole row groups.
+        by_hash: whether files of published instances are compared by their hashes with what was
+            published; else, for who only looks at the columns, by their sizes.
 
     Raises:
         UserError: no file matches, a format is unknown, a file is damaged, a schema is wrong, or
             the files differ in their columns.
     """
     reading = reading or Reading()
-    files = _find_files(pattern)
+    files = _find_files(pattern, by_hash)
 
     def inspect(file: FileInfo) -> _FilePlan:
         return _plan_file(file, contract, reading, bytes_per_split, rows_per_split)
@@ -329,12 +332,14 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return pa.large_string() if one in texts and other in texts else None
 
 
-def _find_files(pattern: str) -> list[FileInfo]:
+def _find_files(pattern: str, by_hash: bool) -> list[FileInfo]:
     files: dict[str, FileInfo] = {}
     # If a file has exactly this name, it is meant, even if the name looks like a pattern.
     parts = [pattern] if "," in pattern and _exactly(pattern) else pattern.split(",")
     for part in parts:
-        found = _exactly(part) or _published_files(part) or stores.find(uris.absolute(part))
+        found = (
+            _exactly(part) or _published_files(part, by_hash) or stores.find(uris.absolute(part))
+        )
         if not found:
             raise InputNotFoundError(
                 f"{part}: no such file: check the path or the pattern", file=part
@@ -351,7 +356,7 @@ def _exactly(name: str) -> list[FileInfo]:
     return [] if found is None else [found]
 
 
-def _published_files(uri: str) -> list[FileInfo]:
+def _published_files(uri: str, by_hash: bool) -> list[FileInfo]:
     """The files of a published instance, or of an extra table, `INSTANCE#TABLE`; none if it isn't.
 
     Raises:
@@ -362,7 +367,7 @@ def _published_files(uri: str) -> list[FileInfo]:
     manifest = find_manifest(instance)
     if manifest is None:
         return []
-    return check_files(instance, published_parts(instance, manifest, table or None))
+    return check_files(instance, published_parts(instance, manifest, table or None), by_hash)
 
 
 def _format_of(uri: str, format_: str | None) -> tuple[str, str | None]:

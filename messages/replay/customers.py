@@ -66,7 +66,19 @@ class Customers:
         self._run = run
         self._records = MessageRecords(database, consumer, run)
         self._handling = Handling(self._records, handler)
-        self._progress = select_progress(consumer)
+        # Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to execute it.
+        now: sa.ColumnElement[int] = sa.literal_column(database.clock, sa.BigInteger)
+        self._progress = select_progress(consumer).add_columns(now.label("now"))
+        first, last = (sa.bindparam(name, type_=sa.BigInteger) for name in ("first", "last"))
+        self._waiting = (
+            sa.select(PARKED)
+            .where(
+                PARKED.c.consumer == consumer.id,
+                PARKED.c.bucket == sa.bindparam("in_bucket"),
+                PARKED.c.dead_at.is_(None) | PARKED.c.position.between(first, last),
+            )
+            .order_by(PARKED.c.position)
+        )
         self._lost = threading.Event()
 
     def handle(self, rows: Sequence[StreamRow]) -> dict[int, Ended]:
@@ -135,8 +147,7 @@ class Customers:
                         now_ended[row.position] = Ended(Outcome.DEAD, of_row.error)
                     elif row.customer not in heads or row.position < heads[row.customer].position:
                         free.append(row)
-                now = self._database.now(connection)
-                handled = self._handling.handle(connection, progress, free, now)
+                handled = self._handling.handle(connection, progress, free, progress.now)
                 others = [row for row in free if row.message_id not in handled]
                 known = self._records.known(connection, others) if others else {}
                 for row in free:
@@ -188,8 +199,7 @@ class Customers:
             with self._held(bucket) as (connection, progress):
                 gone = connection.execute(PARKED.delete().where(is_it, PARKED.c.dead_at.is_(None)))
                 if gone.rowcount:
-                    now = self._database.now(connection)
-                    self._handling.handle(connection, progress, [row], now, tries)
+                    self._handling.handle(connection, progress, [row], progress.now, tries)
 
         try:
             self._persistent(handle)
@@ -198,15 +208,14 @@ class Customers:
 
     def _park(self, bucket: int, failure: MessageFailedError, tries: int | None) -> None:
         def park() -> None:
-            with self._held(bucket) as (connection, _):
-                now = self._database.now(connection)
-                self._handling.park(connection, failure, bucket, tries, now)
+            with self._held(bucket) as (connection, progress):
+                self._handling.park(connection, failure, bucket, tries, progress.now)
 
         self._persistent(park)
 
     @contextmanager
     def _held(self, bucket: int) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
-        """A transaction that holds the bucket, and the rollout's entry."""
+        """A transaction that holds the bucket; the rollout's entry, and the present time, `now`."""
         with self._database.begin(f"consumer {self._consumer.name}") as connection:
             progress = connection.execute(self._progress, {"in_bucket": bucket}).first()
             if progress is None:
@@ -219,15 +228,8 @@ class Customers:
         self, connection: sa.Connection, bucket: int, first: int, last: int
     ) -> dict[int, sa.Row[Any]]:
         """What is to be tried again in the bucket, and what is parked between two positions."""
-        rows = connection.execute(
-            sa.select(PARKED)
-            .where(
-                PARKED.c.consumer == self._consumer.id,
-                PARKED.c.bucket == bucket,
-                PARKED.c.dead_at.is_(None) | PARKED.c.position.between(first, last),
-            )
-            .order_by(PARKED.c.position)
-        )
+        values = {"in_bucket": bucket, "first": first, "last": last}
+        rows = connection.execute(self._waiting, values)
         return {row.position: row for row in rows}
 
     def _persistent(self, act: Callable[[], Any]) -> Any:

@@ -109,6 +109,7 @@ class HandlerProcess(KeyedProcess[HandlerParameters]):
     rows_per_shard = 20_000
     rows_label = "messages"
     results_label = "messages with their outcome"
+    holds_interpreter = True
 
     def __init__(self, parameters: HandlerParameters) -> None:
         """Make the definition for given parameters.
@@ -281,7 +282,7 @@ def _database(url: str) -> MessageDatabase:
 
 @functools.lru_cache(maxsize=4)
 def _open(url: str, process: int) -> MessageDatabase:
-    return MessageDatabase.open(url, _CONNECTIONS)
+    return MessageDatabase.open(url, _CONNECTIONS, keeps_plans=True)
 
 
 def _customers(process: HandlerProcess, consumer: Consumer, run: int) -> Customers:

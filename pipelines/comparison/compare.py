@@ -132,6 +132,7 @@ class Compare(KeyedProcess[CompareParameters]):
     identity = ("before", "after")
     tables = (DIFFERENCES,)
     is_outer = True
+    keeps_dictionaries = True
 
     def __init__(self, parameters: CompareParameters) -> None:
         """Inspect the columns of both sides.
@@ -217,8 +218,11 @@ class Compare(KeyedProcess[CompareParameters]):
         columns[DIFFERING] = names_of_columns(differing, len(status))
         is_moved = self._has_other_currency(sides)
         for name in self.amounts:
+            change = sides.change(name)
             # Amounts of two currencies have no difference.
-            columns[name + CHANGE] = pc.if_else(pa.array(is_moved), None, sides.change(name))
+            columns[name + CHANGE] = (
+                pc.if_else(pa.array(is_moved), None, change) if is_moved.any() else change
+            )
         found = {name: np.flatnonzero(flags) for name, flags in differing.items() if flags.any()}
         return Results(pa.table(columns), {DIFFERENCES: _differences(sides, keys, found, is_known)})
 
@@ -340,7 +344,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _columns_of(pattern: str) -> dict[str, pa.DataType]:
     """The columns of a dataset with their types, as they are read."""
-    fields = plan_input(pattern, _NO_COLUMNS).splits[0].fields
+    # Before anything is read of them, an attempt compares the files by their hashes.
+    fields = plan_input(pattern, _NO_COLUMNS, by_hash=False).splits[0].fields
     return {
         field.name: getattr(field.type, "value_type", field.type)
         if pa.types.is_dictionary(field.type)

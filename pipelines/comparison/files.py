@@ -21,6 +21,7 @@ from ledgerbeam.io.arrow.stream import join
 from ledgerbeam.pipelines.comparison.known import EVERYTHING, KnownDifference
 from ledgerbeam.pipelines.comparison.noise import Noise
 from ledgerbeam.pipelines.comparison.page import render
+from ledgerbeam.rules.arrays import Flags, array_of
 from ledgerbeam.rules.currency import scaled, to_decimal
 from ledgerbeam.transforms.columnar.differences import RowStatus
 from ledgerbeam.transforms.columnar.totals import sums_by_currency
@@ -124,7 +125,8 @@ def _changed_amounts(results: pa.Table, name: str, currency: str) -> pa.Table:
     """The changes other than 0, and one of 0 for each currency, so that each has a sum."""
     change = results.column(name + CHANGE)
     zero = pa.scalar(Decimal(0), change.type)
-    changed = results.filter(pc.not_equal(change, zero))
+    used = results.select([name + CHANGE, *([currency] if currency else [])])
+    changed = used.filter(pc.not_equal(change, zero))
     columns = {name: [*changed.column(name + CHANGE).chunks, pa.array([0], change.type)]}
     if currency:
         codes = pc.unique(results.column(currency)).cast(pa.string())
@@ -138,7 +140,7 @@ def summarise(results: pa.Table, layout: Layout) -> Part:
     columns: Counter[str] = Counter()
     for names, count in counts(results.column(DIFFERING)).items():
         columns.update({name: count for name in names.split(",") if name})
-    changed = results.filter(pc.not_equal(results.column(STATUS), str(RowStatus.SAME)))
+    changed = results.filter(pa.array(~_is_value(results.column(STATUS), RowStatus.SAME)))
     customers, largest = [], []
     sizes: Counter[tuple[str, str, int]] = Counter()
     for name in layout.decimals:
@@ -170,6 +172,12 @@ def merged(parts: Sequence[Part]) -> Part:
         largest,
         sum((part.known for part in parts), Counter()),
     )
+
+
+def _is_value(column: pa.ChunkedArray, text: str) -> Flags:
+    """Bool `(rows,)`: whether a row has a text; each value of a dictionary is compared once."""
+    array = array_of(column if pa.types.is_dictionary(column.type) else column.dictionary_encode())
+    return np.asarray(array.indices.to_numpy() == pc.index(array.dictionary, text).as_py(), bool)
 
 
 def _known_rows(changed: pa.Table, layout: Layout) -> Counter[int]:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,3 +173,51 @@ def test_on_record_and_by_the_class(world: World) -> None:
     totals = json.loads(told.splitlines()[-1])["totals"]
     assert (totals["handled"], totals["duplicate"], totals["dead"]) == (SENT, 0, 0)
     assert len(world.rows("SELECT number FROM expired")) == 2 * SENT
+
+
+BY_HELPERS = """
+import sys
+
+from ledgerbeam.batch.cli.app import main
+from ledgerbeam.batch.execute.helpers import Helpers, _Helper
+from ledgerbeam.batch.keyed import beside
+from ledgerbeam.messages.replay.process import HandlerProcess
+
+beside.ROWS_AT_ONCE = 0
+beside.available_cores = lambda: 2
+HandlerProcess.rows_per_shard = 10
+start, execute = Helpers._start, _Helper.execute
+
+
+def start_and_wait(self):
+    start(self)
+    with self._changed:
+        assert self._changed.wait_for(lambda: self._ready, 60)
+
+
+def execute_and_say(self, *arguments):
+    print("by a helper", file=sys.stderr)
+    return execute(self, *arguments)
+
+
+Helpers._start, _Helper.execute = start_and_wait, execute_and_say
+sys.exit(main())
+"""
+
+
+def test_a_large_run_has_a_process_for_each_core(world: World) -> None:
+    script = world.folder / "by_helpers.py"
+    script.write_text(BY_HELPERS)
+    done = subprocess.run(
+        [sys.executable, str(script), "run", "expire-requests", *world.range],
+        cwd=world.folder,
+        env=world.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "by a helper" in done.stderr
+    assert world.outcomes() == {"handled"}
+    world.check()

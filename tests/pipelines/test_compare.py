@@ -20,7 +20,7 @@ from ledgerbeam.batch.model.exits import Exit
 from ledgerbeam.batch.testing import run_components
 from ledgerbeam.io.commit.published import read_part, read_published
 from ledgerbeam.io.commit.records import Manifest
-from ledgerbeam.io.errors import ParameterError, UserError
+from ledgerbeam.io.errors import DamagedFileError, ParameterError, UserError
 from ledgerbeam.pipelines.comparison.compare import Compare, CompareParameters
 
 DAY = datetime.date(2026, 11, 20)
@@ -282,6 +282,22 @@ def test_many_rows_in_any_shards_are_those_of_a_full_join(tmp_path: Path) -> Non
     totals = manifests[0].totals
     assert totals["net_balance_USD"] == net["USD"] * 100
     assert totals["net_balance_JPY"] == net["JPY"]
+
+
+@pytest.mark.parametrize("is_longer", [True, False])
+def test_an_instance_that_has_changed_is_refused(tmp_path: Path, is_longer: bool) -> None:
+    first = run(
+        process(written(tmp_path / "b", BEFORE), written(tmp_path / "a", AFTER), tmp_path / "1")
+    )
+    uri = instance_uri(first)
+    file = Path(uri, first.shards[0].part.name)
+    data = bytearray(file.read_bytes())
+    data[10] ^= 1  # in a page, so that the columns can still be read
+    file.chmod(0o600)
+    file.write_bytes(data + b"?" * is_longer)
+    given = {"customer": "", "amounts": "", "currency": ""}
+    with pytest.raises(DamagedFileError, match="not what was published"):
+        run(process(uri, uri, tmp_path / "2", **given))
 
 
 def test_published_instances_and_text_are_compared(tmp_path: Path) -> None:

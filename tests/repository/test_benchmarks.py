@@ -127,6 +127,17 @@ def test_messages_are_measured_beside_raw_sql_and_peers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_replay_is_measured_beside_a_consumer(tmp_path: Path) -> None:
+    benchmark("bench_replay.py", tmp_path, "--messages=500", "--repetitions=2", "--no-flink")
+    figures = json.loads((tmp_path / "replay.json").read_text())["figures"]
+    assert [len(ones) for ones in figures.values()] == [2, 2]
+    assert all(one["server_cpu_seconds"] > 0 for ones in figures.values() for one in ones)
+    table = (tmp_path / "replay.md").read_text()
+    for way in ("`consume --slots=2`", "`run`, local runner"):
+        assert f"| {way} |" in table
+
+
+@pytest.mark.slow
 def test_lists_are_asked_for_in_front_of_many_runs(tmp_path: Path) -> None:
     benchmark("bench_lists.py", tmp_path, "--runs=3000", "--times=2")
     figures = json.loads((tmp_path / "lists.json").read_text())["figures"]

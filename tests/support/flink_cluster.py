@@ -40,6 +40,7 @@ class FlinkCluster:
     """A cluster that goes on until it is closed.
 
     Attributes:
+        pids: of its processes, by name.
         url: of its REST endpoint.
         master: the same as `--flink_master` has it.
     """
@@ -48,7 +49,7 @@ class FlinkCluster:
         assert (HOME / "stamp").exists(), f"{HOME} isn't there: make flink-test makes it"
         self._folder = folder
         self._stack = stack
-        self._pids: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
         rest, rpc, self._pool_port = _free_ports(3)
         self.master = f"localhost:{rest}"
         self.url = f"http://{self.master}"
@@ -80,7 +81,7 @@ class FlinkCluster:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU seconds that each process of the cluster has taken, its own children included."""
-        return {name: _cpu_seconds(psutil.Process(pid)) for name, pid in self._pids.items()}
+        return {name: _cpu_seconds(psutil.Process(pid)) for name, pid in self.pids.items()}
 
     def get(self, path: str) -> Any:
         answer = requests.get(f"{self.url}{path}", timeout=10)
@@ -157,7 +158,7 @@ class FlinkCluster:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._pids[name] = process.pid
+        self.pids[name] = process.pid
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
         return process

@@ -111,10 +111,7 @@ def _sort(
         packed = codes[0].values
         for code in codes[1:]:
             packed = (packed << np.uint64(code.bits)) | code.values
-        # The sort needn't be stable: rows that are equal in all these columns are rejected as
-        # repeats, and callers order rejected rows by their location.
-        rows = np.argsort(packed, kind=kind)
-        packed = packed[rows]
+        rows, packed = _ordered(packed, sum(code.bits for code in codes), kind)
         new_row = packed[1:] != packed[:-1]
         keys = packed >> np.uint64(behind) if behind < 64 else np.zeros_like(packed)
         return _Sorted(rows, keys[1:] != keys[:-1], new_row)
@@ -122,6 +119,23 @@ def _sort(
     changes = [(values := code.values[rows])[1:] != values[:-1] for code in codes]
     new_key = np.logical_or.reduce(changes[: len(key)])
     return _Sorted(rows, new_key, np.logical_or.reduce(changes))
+
+
+def _ordered(
+    values: npt.NDArray[np.uint64], bits: int, kind: Literal["quicksort", "stable"]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """The order of values of so many bits, and the values in that order."""
+    of_row = max(len(values) - 1, 0).bit_length()
+    if bits + of_row <= 64:
+        # Sorting values takes half the time of finding their order, and each carries its row.
+        carried = (values << np.uint64(of_row)) | np.arange(len(values), dtype=np.uint64)
+        carried.sort()
+        rows = (carried & np.uint64((1 << of_row) - 1)).astype(np.int64)
+        return rows, carried >> np.uint64(of_row)
+    # The sort needn't be stable: rows that are equal in all these columns are rejected as repeats,
+    # and callers order rejected rows by their location.
+    rows = np.argsort(values, kind=kind)
+    return rows, values[rows]
 
 
 def _beside_equal(new_row: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

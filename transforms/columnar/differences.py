@@ -1,8 +1,10 @@
 """Differences between two tables whose rows stand for the same things, column by column."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ledgerbeam.rules.arrays import Flags, array_of
+from ledgerbeam.rules.arrays import Flags, Integers, array_of
 from ledgerbeam.rules.components import Components
 
 _WIDEST = 38
@@ -34,8 +36,19 @@ class RowStatus(StrEnum):
     ONLY_AFTER = "only_after"
 
 
-class Sides(NamedTuple):
+class _Pairs(NamedTuple):
+    """The keys that both sides have: int64 `(pairs,)`, and which rows these are on each side."""
+
+    keys: Integers
+    before: pa.BooleanArray | None
+    after: pa.BooleanArray | None
+
+
+@dataclass(frozen=True)
+class Sides:
     """Two tables side by side, in the order of a key of which each side has at most one row.
+
+    Rows of both sides are in the order of the key, too.
 
     Attributes:
         before: int64 `(keys,)`, the number of the key's row on the first side, or -1.
@@ -48,6 +61,7 @@ class Sides(NamedTuple):
     after: npt.NDArray[np.int64]
     before_rows: pa.Table
     after_rows: pa.Table
+    _differing: dict[str, Flags] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, before: Components, after: Components) -> "Sides":
@@ -60,15 +74,28 @@ class Sides(NamedTuple):
         Nothing equals nothing only, decimals are compared by value whatever their scales, and NaN
         equals NaN. Values of types that have no common one are compared as text.
         """
-        found = np.zeros(len(self.before), bool)
-        keys = np.flatnonzero(self.before >= 0)
-        partners = self.after[keys]
-        is_there = partners >= 0
-        if is_there.any():
-            # A row without a partner is compared with any other one, and left out afterwards.
-            after = array_of(self.after_rows.column(column)).take(pa.array(partners.clip(0)))
-            found[keys] = is_there & _differ(array_of(self.before_rows.column(column)), after)
-        return found
+        if column not in self._differing:
+            keys, *chosen = self._pairs
+            found = np.zeros(len(self.before), bool)
+            if len(keys):
+                sides = [
+                    _chosen(array_of(rows.column(column)), is_chosen)
+                    for rows, is_chosen in zip(
+                        (self.before_rows, self.after_rows), chosen, strict=True
+                    )
+                ]
+                found[keys[_differ(*sides)]] = True
+            self._differing[column] = found
+        return self._differing[column]
+
+    @cached_property
+    def _pairs(self) -> _Pairs:
+        keys = np.flatnonzero((self.before >= 0) & (self.after >= 0))
+        return _Pairs(
+            keys,
+            _flags_of(self.before[keys], self.before_rows.num_rows),
+            _flags_of(self.after[keys], self.after_rows.num_rows),
+        )
 
     def values(self, column: str) -> pa.Array:
         """`(keys,)`: the value of the second side, or of the first where there is no second."""
@@ -138,6 +165,20 @@ def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _numbers(components: Components) -> npt.NDArray[np.int64]:
     sizes = components.ends() - components.starts
     return np.where(sizes > 0, components.starts, -1)
+
+
+def _flags_of(numbers: Integers, rows: int) -> pa.BooleanArray | None:
+    """Bool `(rows,)`: which rows have one of these numbers; None if all have."""
+    if len(numbers) == rows:
+        return None
+    flags = np.zeros(rows, bool)
+    flags[numbers] = True
+    return pa.array(flags)
+
+
+def _chosen(array: pa.Array, is_chosen: pa.BooleanArray | None) -> pa.Array:
+    # Most rows are: a filter copies whole stretches of them, where `take` copies one by one.
+    return array if is_chosen is None else array.filter(is_chosen)
 
 
 def _taken(rows: pa.Table, column: str, numbers: npt.NDArray[np.int64]) -> pa.Array:
