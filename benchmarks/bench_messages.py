@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -26,6 +26,7 @@ import psutil
 import report
 import sqlalchemy as sa
 import typer
+from measure import server_cpu
 from peers import SMALLER, built, running
 from rich.console import Console
 
@@ -330,17 +331,6 @@ def _running(run: Callable[[threading.Event], None]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def server_cpu(server: psutil.Process) -> float:
-    """CPU seconds of the server's processes, with those that have ended."""
-    own = server.cpu_times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for process in server.children():
-        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            # In nanoseconds; the times of psutil are ticks of 10 milliseconds.
-            total += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
-    return float(total)
 
 
 def beside_peers(

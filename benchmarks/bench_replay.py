@@ -19,7 +19,8 @@ from typing import Annotated
 
 import psutil
 import typer
-from bench_messages import HERE, ROOT, TOPIC, Bench, server_cpu
+from bench_messages import HERE, ROOT, TOPIC, Bench
+from measure import server_cpu
 from rich.console import Console
 from rich.table import Table
 
