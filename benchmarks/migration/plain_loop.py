@@ -27,7 +27,7 @@ READ = "SELECT id, price FROM product WHERE id > %s ORDER BY id LIMIT %s"
 STAGE = "COPY staging FROM STDIN"
 NOTE = f"""
     INSERT INTO price_change SELECT '{INSTANCE}', product_id, old_price, new_price FROM staging
-"""  # noqa: S608
+"""
 RAISE = """
     UPDATE product SET price = new_price FROM staging
     WHERE id = product_id AND price = old_price
