@@ -145,7 +145,7 @@ ROWS = pa.table(
         "Na me": ["", None, 'say "a,b"\n\\N'],
         "price": pa.array([Decimal("1.50"), None, Decimal("-0.01")], pa.decimal128(12, 2)),
         "day": pa.array([datetime.date(2026, 11, 20), None, datetime.date(1, 1, 1)]),
-        "made": pa.array([datetime.datetime.fromisoformat("2026-01-02 03:04:05.678901"), None, None]),
+        "made": [datetime.datetime.fromisoformat("2026-01-02 03:04:05.678901"), None, None],
         "is_new": [True, None, False],
         "digest": pa.array([b"\x00\xff,", None, b""]),
     }
