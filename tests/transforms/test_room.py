@@ -21,6 +21,7 @@ class Takers:
     def __init__(self) -> None:
         self.room = Room()
         self.inside: list[str] = []
+        self.entered: list[str] = []
         self._doors: dict[str, threading.Event] = {}
 
     def come(self, name: str, size: int) -> None:
@@ -35,6 +36,7 @@ class Takers:
 
     def _take(self, name: str, size: int) -> None:
         with self.room.take(size, ROOM):
+            self.entered.append(name)
             self.inside.append(name)
             self._doors[name].wait(TIMEOUT)
             self.inside.remove(name)
@@ -51,16 +53,17 @@ def test_what_is_larger_than_all_is_alone_and_nobody_passes_it() -> None:
     takers = Takers()
     takers.come("a", 4)
     takers.come("b", 6)
-    assert sorted(takers.inside) == ["a", "b"]
+    wait_until(lambda: len(takers.inside) == 2)
     takers.come("large", 11)
     takers.leave("b")
     takers.come("c", 1)  # there is room for it, but it came later
-    assert takers.inside == ["a"]
     takers.leave("a")
     wait_until(lambda: takers.inside == ["large"])
     takers.leave("large")
     wait_until(lambda: takers.inside == ["c"])
     takers.leave("c")
+    assert sorted(takers.entered[:2]) == ["a", "b"]
+    assert takers.entered[2:] == ["large", "c"]
 
 
 def test_an_error_gives_room_back() -> None:
