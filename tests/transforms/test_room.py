@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledgerbeam.transforms.concurrency.room import Room
 
 ROOM = 10
-TIMEOUT = 30.0
+TIMEOUT = 10.0
 
 
 class Takers:
