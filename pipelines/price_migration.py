@@ -154,7 +154,7 @@ class PriceMigration(PageProcess[PriceParameters]):
                     "then"
                 )
         # An earlier attempt wrote the page and ended before it committed; these came since then.
-        came = pc.indices_nonzero(pc.invert(pc.is_in(ids, pa.array(recorded, ids.type))))
+        came = pc.indices_nonzero(pc.invert(pc.is_in(ids, pa.array([*recorded], ids.type))))
         if len(came):
             first = ids[came[0].as_py()].as_py()
             with page.transaction(url, str(first)) as transaction:

@@ -93,7 +93,10 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> N
 
 def _copied(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column whose text PostgreSQL reads as the same values."""
-    if not pa.types.is_binary(column.type):
+    if pa.types.is_dictionary(column.type):
+        return _copied(column.cast(column.type.value_type))
+    is_binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    if not any(is_one(column.type) for is_one in is_binary):
         return column
     texts = [None if value is None else f"\\x{value.hex()}" for value in column.to_pylist()]
     return pa.chunked_array([pa.array(texts, pa.string())])

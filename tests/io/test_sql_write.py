@@ -142,12 +142,12 @@ def test_a_fence_is_not_asked_where_nothing_will_be_written(
 ROWS = pa.table(
     {
         "id": pa.array([1, 2, 3], pa.int64()),
-        "Na me": ["", None, 'say "a,b"\n\\N'],
+        "Na me": ["", None, 'say "a,b"\n\\N\n\\.\nend'],
         "price": pa.array([Decimal("1.50"), None, Decimal("-0.01")], pa.decimal128(12, 2)),
         "day": pa.array([datetime.date(2026, 11, 20), None, datetime.date(1, 1, 1)]),
         "made": [datetime.datetime.fromisoformat("2026-01-02 03:04:05.678901"), None, None],
         "is_new": [True, None, False],
-        "digest": pa.array([b"\x00\xff,", None, b""]),
+        "digest": pa.array([b"\x00\xff,", None, b""], pa.large_binary()),
     }
 )
 NOTE = sa.Table(
