@@ -37,7 +37,7 @@ PYTHONS := 3.11 3.12 3.13
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml
 # Folders whose modules import each other by bare names.
 SCRIPTS := dags dags/provider/ledgerbeam_provider benchmarks benchmarks/comparison benchmarks/components benchmarks/delivery benchmarks/loans
-SCRIPTS += benchmarks/messages
+SCRIPTS += benchmarks/messages benchmarks/migration
 SCRIPTS += examples/payment_requests docs
 # What pages of the site are made of, and what they link to.
 PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Dockerfile
@@ -154,12 +154,14 @@ mutants: $(VENV)/dev.stamp ## change rules and see whether tests notice: make mu
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
 	$(BIN)/python benchmarks/bench_components.py
+	$(BIN)/python benchmarks/bench_hot_keys.py
 
 bench-compare: $(VENV)/dev.stamp ## measure a comparison of two instances against DuckDB
 	$(BIN)/python benchmarks/bench_compare.py
 
-bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against a plain loop
+bench-pages: $(VENV)/dev.stamp ## measure pages of a PostgreSQL table against plain loops
 	$(BIN)/python benchmarks/bench_pages.py
+	$(BIN)/python benchmarks/bench_migration.py
 
 bench-loans: $(VENV)/dev.stamp ## measure loan workloads against plain loops, row-wise Beam, DuckDB
 	$(BIN)/python benchmarks/bench_loans.py $(BENCH_LOANS_FLAGS)

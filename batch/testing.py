@@ -11,7 +11,7 @@ def test_the_pipeline() -> None:
 
 import ledgerbeam.batch.import_beam  # noqa: F401, I001 - in front of all that imports Beam
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.money import check_money
 from ledgerbeam.batch.define.page_process import Page, PageProcess, SqlPages
-from ledgerbeam.batch.define.process import BatchProcess, Record, instance_uri
+from ledgerbeam.batch.define.process import BatchProcess, instance_uri
 from ledgerbeam.batch.execute.prepared import AttemptContext
 from ledgerbeam.batch.keyed.prepare import read_lookup
 from ledgerbeam.batch.keyed.rejects import with_row_locations
@@ -47,7 +47,7 @@ from ledgerbeam.transforms.columnar.components import (
     side_by_side,
     sort_components,
 )
-from ledgerbeam.transforms.concurrency.rows import checked_rows, rows_table
+from ledgerbeam.transforms.concurrency.rows import GivenRows, UnitRows
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -165,12 +165,13 @@ def _check_names(
 
 
 def _typed(
-    process: BatchProcess[Any], key: dict[str, Any], records: Iterable[Record]
+    process: BatchProcess[Any], key: dict[str, Any], given: GivenRows
 ) -> list[dict[str, Any]]:
     """The rows that one component returned, with its key, in the types of the results."""
     assert process.results is not None
-    given = checked_rows(records, frozenset(process.results.names))
-    return [key | record for record in rows_table(given, process.results).to_pylist()]
+    rows = UnitRows(1, process.results)
+    rows.add(0, given)
+    return [key | record for record in rows.table().to_pylist()]
 
 
 def _sorted(process: KeyedProcess[Any], number: int, rows: Rows) -> Components:

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -34,6 +34,7 @@ import psutil
 import report
 import sqlalchemy as sa
 import typer
+from measure import server_cpu
 from messages_page import Figure, Lateness, markdown
 from payments import TOPIC, UPDATE, Nothing, OneUpdate, OneUpdateForMany, PaymentDue
 from peers import SMALLER, built, running
@@ -329,17 +330,6 @@ def durable_server() -> AbstractContextManager["PostgresServer"]:
     from tests.support.postgres import postgres_server
 
     return postgres_server(DURABLE)
-
-
-def server_cpu(server: psutil.Process) -> float:
-    """CPU seconds of the server's processes, with those that have ended."""
-    own = server.cpu_times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for process in server.children():
-        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            # In nanoseconds; the times of psutil are ticks of 10 milliseconds.
-            total += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
-    return float(total)
 
 
 def beside_peers(

@@ -25,8 +25,8 @@ import psutil
 import report
 import sqlalchemy as sa
 import typer
-from bench_messages import HERE, RESULTS, ROOT, Bench, server_cpu
-from measure import measure
+from bench_messages import HERE, RESULTS, ROOT, Bench
+from measure import measure, server_cpu
 from payments import TOPIC
 from rich.console import Console
 

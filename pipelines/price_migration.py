@@ -14,24 +14,24 @@ run is an instance of its own, such as 2026-11-20-dry-run.
 
 import datetime
 import sys
-from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from pydantic import Field, model_validator
 
 from ledgerbeam.batch.cli.module import main
 from ledgerbeam.batch.define.page_process import Page, PageProcess, SqlPages, SqlParameters
-from ledgerbeam.batch.define.process import Record
 from ledgerbeam.io.commit.records import Totals
 from ledgerbeam.io.secrets import resolve_url
 from ledgerbeam.io.sql.engine import connect, database_errors, open_engine
 from ledgerbeam.io.sql.ranges import ByNumber
 from ledgerbeam.io.sql.source import SqlQuery
+from ledgerbeam.io.sql.write import ComponentTransaction
 from ledgerbeam.rules.components import Components
-from ledgerbeam.rules.prices import raised_price
+from ledgerbeam.rules.prices import raised_prices
 from ledgerbeam.transforms.columnar.totals import exact_sum
 
 PRICE = pa.decimal128(12, 2)
@@ -58,7 +58,7 @@ class PriceParameters(SqlParameters):
     """Parameters of the price migration."""
 
     business_date: datetime.date = Field(description="the day that the prices are for")
-    percent: Decimal = Field(description="by how much prices are raised, as 2.5")
+    percent: Decimal = Field(decimal_places=10, description="by how much prices are raised, as 2.5")
     max_percent: Decimal = Field(
         default=Decimal(20),
         ge=0,
@@ -96,10 +96,11 @@ class PriceMigration(PageProcess[PriceParameters]):
     def source(self) -> SqlPages:
         """The products with the prices that they had before this instance."""
         # The instance is a date, perhaps with a run number: it holds no quotes.
+        # A subquery is looked up for the rows of a page; a join would begin at the first change.
         query = (
-            "SELECT product.id AS product_id, coalesce(old_price, price) AS price "  # noqa: S608
-            "FROM product LEFT JOIN price_change "
-            f"ON instance = '{self.instance}' AND price_change.product_id = product.id"
+            "SELECT id AS product_id, coalesce((SELECT old_price FROM price_change "  # noqa: S608
+            f"WHERE instance = '{self.instance}' AND price_change.product_id = product.id), "
+            "price) AS price FROM product"
         )
         if self.parameters.dry_run:
             query = "SELECT id AS product_id, price FROM product"
@@ -128,41 +129,40 @@ class PriceMigration(PageProcess[PriceParameters]):
         finally:
             engine.dispose()
 
-    def execute(self, page: Page) -> Iterator[Record]:
+    def execute(self, page: Page) -> pa.Table:
         """Raise the prices of a page."""
-        percent, floor = self.parameters.percent, self.parameters.floor
-        changes = [
-            {
-                "product_id": item["product_id"],
-                "old_price": item["price"],
-                "new_price": raised_price(item["price"], percent, floor),
-            }
-            for item in page.items
-        ]
+        old = page.table.column("price")
+        new = raised_prices(old, self.parameters.percent, self.parameters.floor)
+        changes = pa.table([page.table.column("product_id"), old, new], schema=self.results)
         if not self.parameters.dry_run:
             self._raise(page, changes)
-        yield from changes
+        return changes
 
-    def _raise(self, page: Page, changes: Sequence[Record]) -> None:
+    def _raise(self, page: Page, changes: pa.Table) -> None:
         """Write those changes that aren't recorded yet."""
         url = self.parameters.database
         with page.transaction(url) as transaction:
             if not transaction.already_done:
-                self._write(transaction.connection, changes)
+                self._write(transaction, changes)
                 return
             recorded = self._recorded(transaction.connection, changes)
-        if any(recorded.get(c["product_id"], c["new_price"]) != c["new_price"] for c in changes):
-            raise ValueError(
-                "these products were raised before, to other prices: give the parameters of then"
-            )
+        ids, prices = (changes.column(name) for name in ("product_id", "new_price"))
+        for id_, price in zip(ids.to_pylist(), prices.to_pylist(), strict=True):
+            if recorded.get(id_, price) != price:
+                raise ValueError(
+                    "these products were raised before, to other prices: give the parameters of "
+                    "then"
+                )
         # An earlier attempt wrote the page and ended before it committed; these came since then.
-        came = [change for change in changes if change["product_id"] not in recorded]
-        if came:
-            with page.transaction(url, str(came[0]["product_id"])) as transaction:
+        came = pc.indices_nonzero(pc.invert(pc.is_in(ids, pa.array([*recorded], ids.type))))
+        if len(came):
+            first = ids[came[0].as_py()].as_py()
+            with page.transaction(url, str(first)) as transaction:
                 if not transaction.already_done:
-                    self._write(transaction.connection, came)
+                    for row in came.to_pylist():  # between two of them are some that were raised
+                        self._write(transaction, changes.slice(row, 1))
 
-    def _recorded(self, connection: sa.Connection, changes: Sequence[Record]) -> dict[int, Decimal]:
+    def _recorded(self, connection: sa.Connection, changes: pa.Table) -> dict[int, Decimal]:
         """The new prices that this instance gave between the first product and the last one."""
         recorded = connection.execute(
             sa.select(PRICE_CHANGE.c.product_id, PRICE_CHANGE.c.new_price)
@@ -171,17 +171,20 @@ class PriceMigration(PageProcess[PriceParameters]):
         )
         return {row.product_id: row.new_price for row in recorded}
 
-    def _write(self, connection: sa.Connection, changes: Sequence[Record]) -> None:
-        connection.execute(
-            PRICE_CHANGE.insert(), [{"instance": self.instance, **change} for change in changes]
-        )
-        raised = connection.execute(
+    def _write(self, transaction: ComponentTransaction, changes: pa.Table) -> None:
+        """Record and make changes that are all there are between the first and the last of them."""
+        instance = pa.repeat(self.instance, len(changes))
+        transaction.insert(PRICE_CHANGE, changes.append_column("instance", instance))
+        bounds = _first_and_last(changes)
+        raised = transaction.connection.execute(
             PRODUCT.update()
             .values(price=PRICE_CHANGE.c.new_price)
             .where(PRICE_CHANGE.c.instance == self.instance)
             .where(PRICE_CHANGE.c.product_id == PRODUCT.c.id)
             .where(PRICE_CHANGE.c.old_price == PRODUCT.c.price)
-            .where(PRODUCT.c.id.in_([change["product_id"] for change in changes]))
+            # Both, so that the database needn't search either table for rows of other pages.
+            .where(PRICE_CHANGE.c.product_id.between(*bounds))
+            .where(PRODUCT.c.id.between(*bounds))
         )
         if raised.rowcount != len(changes):
             raise ValueError(
@@ -198,8 +201,9 @@ class PriceMigration(PageProcess[PriceParameters]):
         }
 
 
-def _first_and_last(changes: Sequence[Record]) -> tuple[int, int]:
-    return changes[0]["product_id"], changes[-1]["product_id"]
+def _first_and_last(changes: pa.Table) -> tuple[int, int]:
+    ids = changes.column("product_id")
+    return ids[0].as_py(), ids[-1].as_py()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
 """Price changes: raise by a percentage, round to the price's decimals, keep above a floor."""
 
 from decimal import Context, Decimal
+from fractions import Fraction
 
-from ledgerbeam.rules.money import Rounding, round_money
+import numpy as np
+import pyarrow as pa
+
+from ledgerbeam.rules.money import (
+    Rounding,
+    decimals,
+    multiply_divide_many,
+    round_money,
+    units,
+)
 
 # Holds any product of a price and a percentage exactly.
 _WIDE = Context(prec=76)
@@ -26,3 +36,27 @@ def raised_price(
     """
     exact = _WIDE.multiply(price, _WIDE.add(100, percent)).scaleb(-2, _WIDE)
     return max(round_money(exact, scale, mode), floor)
+
+
+def raised_prices(
+    prices: pa.Array | pa.ChunkedArray,
+    percent: Decimal,
+    floor: Decimal,
+    mode: Rounding = Rounding.HALF_EVEN,
+) -> pa.Decimal128Array:
+    """The prices of a column after a raise, each as `raised_price` gives it, in the same type.
+
+    Args:
+        prices: decimals of up to 18 digits, without nulls.
+        percent: of the price, to be added; negative for a cut. It has up to 14 decimals.
+        floor: the least price that comes out; of no more decimals than the prices have.
+        mode: for prices in the middle between two.
+
+    Raises:
+        ValueError: a price is null.
+        OverflowError: a price, before or after, has too many digits, or the percentage has.
+    """
+    scale = prices.type.scale
+    factor = Fraction(100 + Fraction(percent)) / 100
+    raised = multiply_divide_many(units(prices, scale), factor.numerator, factor.denominator, mode)
+    return decimals(np.maximum(raised, int(floor.scaleb(scale))), prices.type)

@@ -285,11 +285,12 @@ class PageProcess(BatchProcess[P]):
         """`rows` for pages of a database, else `items`."""
         return "rows" if isinstance(self.source, SqlPages) else "items"
 
-    def execute(self, page: Page) -> Iterable[Record]:
+    def execute(self, page: Page) -> Iterable[Record] | pa.Table:
         """Execute one page.
 
         Returns:
-            Rows of results, with the columns of `results`. The page's name is added to each.
+            Rows of results, with the columns of `results`: one by one, or as an Arrow table, which
+            costs the least where a page has many. The page's name is added to each.
         """
         raise NotImplementedError
 

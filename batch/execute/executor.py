@@ -5,13 +5,13 @@ the outcomes of earlier attempts, and claims for calls that may be made only onc
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
-from ledgerbeam.batch.define.process import BatchProcess, Record, RetryMode
+from ledgerbeam.batch.define.process import BatchProcess, RetryMode
 from ledgerbeam.batch.execute.executions import ShardControl
 from ledgerbeam.batch.execute.rows import rows_of_text, text_of
 from ledgerbeam.batch.model.outcomes import Outcome, decisions, grouped, outcomes_of
@@ -30,7 +30,7 @@ from ledgerbeam.transforms.concurrency.executor import (
     TablesExecuted,
 )
 from ledgerbeam.transforms.concurrency.retry import Failure, RetryAfter
-from ledgerbeam.transforms.concurrency.rows import ended, rows_table
+from ledgerbeam.transforms.concurrency.rows import CheckedRows, ended, rows_table
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class ClaimedCalls:
     earlier: EarlierOutcomes
     hold: Callable[[float], None] = lambda seconds: None
 
-    def __call__(self, name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
+    def __call__(self, name: str, call: Callable[[], CheckedRows]) -> OnceCalled:
         """Make a component's call, or find how an earlier call ended.
 
         Raises:

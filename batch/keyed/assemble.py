@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from ledgerbeam.batch.define.keyed_process import KeyedProcess
 from ledgerbeam.batch.define.process import is_overridden
-from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
 from ledgerbeam.batch.keyed.plan import Plan, row_totals
 from ledgerbeam.io.arrow.spill import Batch, batch_bytes, load_batch
 from ledgerbeam.io.datasets.readers import ROW_LOCATION
@@ -22,6 +21,9 @@ from ledgerbeam.transforms.shuffle import Assembled, RejectedRowsOfShard, assemb
 
 _TIMES = 5
 """How many times its bytes a shard takes while it is sorted, executed and written."""
+
+_MAX_BYTES = 2**31 - 1
+"""The most text that one Arrow array can hold, and so the most bytes of a shard."""
 
 
 def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]]) -> Assembled:
@@ -37,9 +39,9 @@ def assemble_shard(plan: Plan, shard: int, batches: Sequence[tuple[int, Batch]])
         MemoryError: there was less memory than that.
     """
     process = plan.process
-    size = sum(batch_bytes(batch) for _, batch in batches)
+    size = bytes_of(batches)
     memory = memory_limit()
-    limit = bytes_per_shard(plan, memory)
+    limit = plan.memory_limit or min(bytes_in_flight(memory), _MAX_BYTES)
     if size > limit:
         raise ShardTooLargeError(
             f"shard {shard} of {plan.shards} has {size >> 20} MiB, and {limit >> 20} MiB fit into "
@@ -82,15 +84,15 @@ def _as_asked(components: Components, with_locations: bool) -> Components:
     return components._replace(table=components.table.drop_columns(ROW_LOCATION))
 
 
-def bytes_per_shard(plan: Plan, memory: MemoryLimit) -> int:
-    """Bytes that a shard's batches may have: sorting and writing take about five times as much.
+def bytes_of(batches: Sequence[tuple[int, Batch]]) -> int:
+    """Bytes of a shard's batches, each of which comes with the number of its input."""
+    return sum(batch_bytes(batch) for _, batch in batches)
 
-    The limit is never above 2 GiB, the most text that one Arrow array can hold.
-    """
-    if plan.memory_limit:
-        return plan.memory_limit
+
+def bytes_in_flight(memory: MemoryLimit) -> int:
+    """Bytes that the batches of all shards may have that a process executes at the same time."""
     free = memory.size - (memory.taken or PROGRAM_BYTES)
-    return min(max(free // (_TIMES * IN_FLIGHT), 0), 2**31 - 1)
+    return max(free // _TIMES, 0)
 
 
 def _advice(plan: Plan, batches: Sequence[tuple[int, Batch]], size: int, limit: int) -> str:
@@ -100,11 +102,17 @@ def _advice(plan: Plan, batches: Sequence[tuple[int, Batch]], size: int, limit: 
     if own <= limit:
         shards = math.ceil(plan.shards * size / max(limit, 1)) + 1
         return f"give more --shards, such as {shards}, or more memory"
-    needed = PROGRAM_BYTES + _TIMES * IN_FLIGHT * own
-    return (
+    alone = (
         f"its component {component} alone has {rows} rows and about {own >> 20} MiB, so that more "
-        f"--shards don't help: give it {(needed >> 20) + 1} MiB of memory"
+        "--shards don't help: "
     )
+    if own > _MAX_BYTES:
+        return (
+            f"{alone}no component may have more than {_MAX_BYTES >> 20} MiB: add a column to the "
+            "key, or leave columns out that aren't needed"
+        )
+    needed = PROGRAM_BYTES + _TIMES * own
+    return f"{alone}give it {(needed >> 20) + 1} MiB of memory"
 
 
 def _largest_component(plan: Plan, batches: Sequence[tuple[int, Batch]]) -> tuple[str, int, int]:

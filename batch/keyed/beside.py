@@ -5,8 +5,7 @@ import sys
 
 from ledgerbeam.batch.define.process import RetryMode
 from ledgerbeam.batch.execute.helpers import Helpers
-from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
-from ledgerbeam.batch.keyed.assemble import bytes_per_shard
+from ledgerbeam.batch.keyed.assemble import bytes_in_flight
 from ledgerbeam.batch.keyed.pipeline import CommitShard
 from ledgerbeam.batch.keyed.plan import Plan
 from ledgerbeam.io.machine import available_cores
@@ -51,5 +50,5 @@ def helpers_for(plan: Plan, rows: int) -> Helpers | None:
     count = min(available_cores(), plan.shards - len(plan.done), by_memory) - 1
     if count < 1:
         return None
-    room = bytes_per_shard(plan, memory) * IN_FLIGHT
+    room = bytes_in_flight(memory)
     return Helpers(CommitShard(plan), count, room, at_once=rows >= ROWS_AT_ONCE)

@@ -32,29 +32,39 @@ from ledgerbeam.batch.execute.executions import ShardControl
 from ledgerbeam.batch.execute.helpers import Helpers, helpers_of
 from ledgerbeam.batch.execute.reduce import Finish
 from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
-from ledgerbeam.batch.keyed.assemble import assemble_shard, rejected_totals
+from ledgerbeam.batch.keyed.assemble import (
+    assemble_shard,
+    bytes_in_flight,
+    bytes_of,
+    rejected_totals,
+)
 from ledgerbeam.batch.keyed.notes import CollectNotes
 from ledgerbeam.batch.keyed.plan import Plan, SplitSummary, row_totals
 from ledgerbeam.batch.keyed.publish import Publish
 from ledgerbeam.batch.keyed.rejects import RejectionLimit, rejected_table
 from ledgerbeam.batch.keyed.shard import execute_shard
 from ledgerbeam.batch.model.outcomes import outcomes_table
-from ledgerbeam.io.arrow.spill import Batch, batch_bytes
+from ledgerbeam.io.arrow.spill import Batch
 from ledgerbeam.io.commit.attempts import Attempt
 from ledgerbeam.io.commit.records import FileRecord, ShardCommit
 from ledgerbeam.io.datasets.inputs import Split
 from ledgerbeam.io.datasets.readers import Check, SplitRows, is_of
 from ledgerbeam.io.datasets.rejections import LineCounts, RowLocator
+from ledgerbeam.io.memory import memory_limit
 from ledgerbeam.io.secrets import remember_all
 from ledgerbeam.transforms.columnar.hashing import hash_distinct
 from ledgerbeam.transforms.columnar.shard_totals import ReadTotals
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
+from ledgerbeam.transforms.concurrency.room import Room
 from ledgerbeam.transforms.publish import Part, commit_part, count_committed
 from ledgerbeam.transforms.read import LINE_COUNTS, ReadSplits, RejectedTable, SplitBatches
 from ledgerbeam.transforms.shuffle import Cut, element_type, no_rows
 
 NOTES = "notes"
 ROWS_PER_CUT = 50_000
+
+_ROOM = Room()
+"""For the shards that this process executes: a large one waits until it is alone."""
 
 
 class KeyedBatch(beam.PTransform):
@@ -245,6 +255,16 @@ class CommitShard:
             UserError: the shard is larger than the memory limit, can't be written, or too many
                 of its components fail.
         """
+        with _ROOM.take(bytes_of(batches), bytes_in_flight(memory_limit())):
+            return self._execute(control, shard, batches, line_counts)
+
+    def _execute(
+        self,
+        control: ShardControl,
+        shard: int,
+        batches: Sequence[tuple[int, Batch]],
+        line_counts: LineCounts,
+    ) -> ShardCommit:
         plan = self.plan
         assembled = assemble_shard(plan, shard, batches)
         earlier = next((commit for commit in plan.context.retried if commit.shard == shard), None)
@@ -298,9 +318,8 @@ class ExecuteShard:
         with traces.span("shard", shard=shard):
             if self._helpers is None:
                 return [self._task(self._control, shard, batches, line_counts)]
-            size = sum(batch_bytes(batch) for _, batch in batches)
             arguments = (batches, [*line_counts])
-            return [self._helpers.execute(self._control, shard, size, arguments)]
+            return [self._helpers.execute(self._control, shard, bytes_of(batches), arguments)]
 
 
 def _of_date(table: pa.Table, column: str, date: datetime.date) -> pa.Table:

@@ -1,14 +1,13 @@
 """Executing the pages of a shard, and merging their results with those of earlier attempts."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ledgerbeam.batch.define.page_process import Page, PageProcess
-from ledgerbeam.batch.define.process import Record
 from ledgerbeam.batch.execute.executor import EarlierOutcomes, shard_executor
 from ledgerbeam.batch.execute.worker_control import WorkerControl
 from ledgerbeam.batch.model.outcomes import Outcome, retries
@@ -23,6 +22,7 @@ from ledgerbeam.transforms.columnar.components import component_name, component_
 from ledgerbeam.transforms.columnar.shard_totals import ShardTotals
 from ledgerbeam.transforms.columnar.totals import NO_ROWS, TableTotals, table_totals
 from ledgerbeam.transforms.concurrency.executor import MAX_FAILURES
+from ledgerbeam.transforms.concurrency.rows import GivenRows
 
 
 class PageDone(NamedTuple):
@@ -120,7 +120,7 @@ class PageShard:
         else:
             # A page of a table is empty only if its rows were deleted since it was cut.
             is_gone = self._fetcher.schema is not None and not len(page)
-            execute = _nothing if is_gone else process.execute
+            execute: Callable[[Any], GivenRows] = _nothing if is_gone else process.execute
             each = self._executor.execute_each([page] * len(todo), execute, of_units, results)
         now = self._before.outcomes_now(each, of_units)
         succeeded = []
@@ -259,5 +259,5 @@ class PageShard:
         return pa.concat_tables([before, now]).take(pa.array(rows))
 
 
-def _nothing(page: Page) -> Iterable[Record]:
+def _nothing(page: Page) -> GivenRows:
     return ()

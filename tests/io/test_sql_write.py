@@ -1,20 +1,24 @@
 """Writes of a component: once per instance and component, whoever dies, races or is too late."""
 
+import datetime
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from tests.support.databases import Database, open_database, sqlite_url
 from tests.support.postgres import PostgresServer
 
 from ledgerbeam.io.errors import DatabaseError, UserError
 from ledgerbeam.io.sql.engine import connect, database_errors, open_engine
-from ledgerbeam.io.sql.write import DONE, component_transaction
+from ledgerbeam.io.sql.write import DONE, component_transaction, insert_rows
 
 INSTANCE = "2026-01-05"
 RAISE_PRICE = "UPDATE product SET price = price + 1 WHERE id = 7"
@@ -133,6 +137,70 @@ def test_a_fence_is_not_asked_where_nothing_will_be_written(
     with component_transaction(engine, INSTANCE, "7", lambda: pytest.fail("asked")) as transaction:
         assert transaction.already_done
     assert price(bank) == 101
+
+
+ROWS = pa.table(
+    {
+        "id": pa.array([1, 2, 3], pa.int64()),
+        "Na me": ["", None, 'say "a,b"\n\\N\n\\.\nend'],
+        "price": pa.array([Decimal("1.50"), None, Decimal("-0.01")], pa.decimal128(12, 2)),
+        "day": pa.array([datetime.date(2026, 11, 20), None, datetime.date(1, 1, 1)]),
+        "made": [datetime.datetime.fromisoformat("2026-01-02 03:04:05.678901"), None, None],
+        "is_new": [True, None, False],
+        "digest": pa.array([b"\x00\xff,", None, b""], pa.large_binary()),
+    }
+)
+NOTE = sa.Table(
+    "no te",
+    sa.MetaData(),
+    sa.Column("id", sa.BigInteger, primary_key=True),
+    sa.Column("Na me", sa.Text),
+    sa.Column("price", sa.Numeric(12, 2)),
+    sa.Column("day", sa.Date),
+    sa.Column("made", sa.DateTime),
+    sa.Column("is_new", sa.Boolean),
+    sa.Column("digest", sa.LargeBinary),
+    sa.Column("note", sa.Text, server_default="none"),
+)
+
+
+class TestInsert:
+    def test_values_come_back_as_they_were(self, engine: sa.Engine) -> None:
+        NOTE.create(engine)
+        with component_transaction(engine, INSTANCE, "7") as transaction:
+            transaction.insert(NOTE, ROWS.slice(0, 0))
+            transaction.insert(NOTE, ROWS.select(reversed(ROWS.column_names)))
+        with engine.connect() as connection:
+            found = connection.execute(NOTE.select().order_by(NOTE.c.id)).mappings().all()
+        assert [dict(row) for row in found] == [row | {"note": "none"} for row in ROWS.to_pylist()]
+
+    def test_they_are_there_with_the_transaction(self, bank: Database, engine: sa.Engine) -> None:
+        NOTE.create(engine)
+
+        def insert() -> None:
+            with component_transaction(engine, INSTANCE, "7") as transaction:
+                transaction.insert(NOTE, ROWS)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            insert()
+        with engine.connect() as connection:
+            insert_rows(connection, NOTE, ROWS)  # which begins one where there is none
+            connection.rollback()
+            assert connection.execute(NOTE.select()).all() == []
+            insert_rows(connection, NOTE, ROWS)
+            connection.commit()
+        with bank.engine.connect() as connection:
+            assert len(connection.execute(NOTE.select()).all()) == 3
+
+    def test_rows_that_the_database_refuses(self, engine: sa.Engine) -> None:
+        NOTE.create(engine)
+        with (
+            engine.connect() as connection,
+            pytest.raises(DBAPIError, match=r"(?i)unique") as refused,
+        ):
+            insert_rows(connection, NOTE, pa.concat_tables([ROWS, ROWS]))
+        assert isinstance(refused.value, IntegrityError)
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])

@@ -497,6 +497,20 @@ class TestMemory:
         assert found is not None
         assert found[1] == "3000"
 
+    def test_a_component_larger_than_any_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """More memory would change nothing either."""
+        monkeypatch.setattr("ledgerbeam.batch.keyed.assemble._MAX_BYTES", 9000)
+        huge = {**BASE[0], "client_code": "HUGE"}
+        rows = [{**huge, "id": 10_000 + number} for number in range(3000)]
+        definition = process(variant(tmp_path, BASE + rows), tmp_path / "o", shards=2)
+        told = (
+            r"HUGE\S* alone has 3000 rows .* don't help: no component may have more than 0 MiB: add"
+        )
+        with pytest.raises(ShardTooLargeError, match=told):
+            run_by_hand(definition, spill_directory=tmp_path)
+
 
 class TestRejects:
     def test_both_of_two_equal_ids_are_named(self, tmp_path: Path, base: Manifest) -> None:

@@ -11,9 +11,10 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.postgres import PostgresServer
 
@@ -24,7 +25,8 @@ from ledgerbeam.io.commit.attempts import load_manifest
 from ledgerbeam.io.commit.published import read_published
 from ledgerbeam.io.errors import UserError
 from ledgerbeam.pipelines.price_migration import PriceMigration, PriceParameters
-from ledgerbeam.rules.prices import raised_price
+from ledgerbeam.rules.money import Rounding
+from ledgerbeam.rules.prices import raised_price, raised_prices
 
 DAY = datetime.date(2026, 11, 20)
 PRODUCTS = 600
@@ -57,6 +59,26 @@ class TestRule:
         assert abs(raised - exact) <= Fraction(1, 200)
         if abs(raised - exact) == Fraction(1, 200):
             assert raised * 100 % 2 == 0
+
+    @given(
+        st.lists(st.decimals(0, 10**9, places=2, allow_nan=False), max_size=9),
+        st.decimals(-100, 1_000, places=10, allow_nan=False),
+        st.decimals(0, 10, places=2, allow_nan=False),
+        st.sampled_from(Rounding),
+    )
+    @example([Decimal("0.50"), Decimal("1.50")], Decimal(1), Decimal("0.05"), Rounding.HALF_UP)
+    def test_a_column_is_raised_as_each_price_is(
+        self, prices: list[Decimal], percent: Decimal, floor: Decimal, mode: Rounding
+    ) -> None:
+        column = pa.array(prices, pa.decimal128(16, 2))
+        raised = raised_prices(column, percent, floor, mode)
+        assert raised.type == column.type
+        assert raised.to_pylist() == [raised_price(p, percent, floor, 2, mode) for p in prices]
+
+    def test_a_price_that_would_have_too_many_digits(self) -> None:
+        column = pa.array([Decimal("999.99")], pa.decimal128(5, 2))
+        with pytest.raises(OverflowError, match=r"more digits than decimal128\(5, 2\)"):
+            raised_prices(column, Decimal("2.5"), Decimal(0))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from ledgerbeam.transforms.concurrency.executor import (
     ThrottleOnly,
 )
 from ledgerbeam.transforms.concurrency.retry import Record, Retry, RetryMode
+from ledgerbeam.transforms.concurrency.rows import GivenRows
 
 SUCCESS, FAILURE, UNKNOWN = (
     ComponentStatus.SUCCESS,
@@ -62,12 +63,12 @@ class Bench:
     def each(
         self,
         units: Sequence[int],
-        call: Callable[[int], Iterable[Record]],
+        call: Callable[[int], GivenRows],
         results: pa.Schema = RESULTS,
     ) -> EachExecuted:
         """Execute units one by one."""
 
-        def noted_call(unit: int) -> Iterable[Record]:
+        def noted_call(unit: int) -> GivenRows:
             self.calls.append(unit)
             return call(unit)
 

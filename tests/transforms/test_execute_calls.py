@@ -23,7 +23,7 @@ from tests.support.execution_bench import (
 
 from ledgerbeam.io.errors import CanceledError, InputError, OverdueError, UserError
 from ledgerbeam.rules.components import Components
-from ledgerbeam.transforms.concurrency.executor import OnceCalled, current_fence
+from ledgerbeam.transforms.concurrency.executor import Executor, OnceCalled, current_fence
 from ledgerbeam.transforms.concurrency.retry import (
     Failure,
     Record,
@@ -399,6 +399,50 @@ class TestResults:
         assert executed.table.column("square").to_pylist() == [1]
         assert executed.counts == [1, 0]
         assert executed.failed[1].error.endswith("square is None, and the column isn't nullable")
+
+
+class TestTablesOfResults:
+    """A unit may give its rows as a table."""
+
+    @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=6), st.booleans())
+    def test_the_rows_are_the_same(self, given_: list[tuple[bool, int]], pooled: bool) -> None:
+        units = [
+            ([10 * number + row for row in range(rows)], is_table)
+            for number, (is_table, rows) in enumerate(given_)
+        ]
+
+        def call(unit: tuple[list[int], bool]) -> Any:
+            values, is_table = unit
+            column = pa.array(values, pa.int64())
+            return (
+                pa.table([column], schema=RESULTS) if is_table else [{"square": n} for n in values]
+            )
+
+        executor = Executor(pooled=pooled)
+        executed = executor.execute_each(units, call, [""] * len(units), RESULTS)
+        assert executed.table.schema == RESULTS
+        assert executed.table.column("square").to_pylist() == [n for unit in units for n in unit[0]]
+        assert executed.counts == [len(values) for values, _ in units]
+
+    @pytest.mark.parametrize(
+        ("table", "why"),
+        [
+            (pa.table({"square": [1.0]}), "TypeError: square is double, not int64: cast it"),
+            (pa.table({"cube": [1]}), "TypeError: execute gave a table with the columns cube, and"),
+            (pa.table([[1], [2]], ["square"] * 2), "TypeError: execute gave a table with the colu"),
+        ],
+    )
+    def test_what_does_not_fit(self, bench: Bench, table: pa.Table, why: str) -> None:
+        executed = bench.each(range(3), lambda unit: table if unit == 1 else square(unit))
+        assert executed.table.column("square").to_pylist() == [0, 4]
+        assert executed.failed[1].error.startswith(why)
+
+    def test_none_where_a_column_does_not_allow_it(self, bench: Bench) -> None:
+        schema = pa.schema([pa.field("square", pa.int64(), nullable=False)])
+        tables = [pa.table({"square": pa.array(values, pa.int64())}) for values in ([1], [None])]
+        executed = bench.each(range(2), tables.__getitem__, schema)
+        assert executed.table == pa.table([[1]], schema=schema)
+        assert "square is None, and the column isn't nullable" in executed.failed[1].error
 
 
 @pytest.mark.parametrize(

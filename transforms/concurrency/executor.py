@@ -13,7 +13,7 @@ import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,13 +32,18 @@ from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.concurrency.calls import Fence, call_with_limit, shared_pool
 from ledgerbeam.transforms.concurrency.retry import (
     Failure,
-    Record,
     Retry,
     RetryAfter,
     RetryMode,
     error_line,
 )
-from ledgerbeam.transforms.concurrency.rows import DOES_NOT_FIT, UnitRows, ended
+from ledgerbeam.transforms.concurrency.rows import (
+    DOES_NOT_FIT,
+    CheckedRows,
+    GivenRows,
+    UnitRows,
+    ended,
+)
 from ledgerbeam.transforms.concurrency.throttle import Throttle
 from ledgerbeam.transforms.concurrency.tracebacks import record_at_hand
 
@@ -144,24 +149,24 @@ class OnceCalled(NamedTuple):
     """The end of a call that may be made only once.
 
     Attributes:
-        records: the records that the call returned, now or earlier; None if it failed or its
+        records: the rows that the call returned, now or earlier; None if it failed or its
             outcome is unknown.
         failure: why the call failed or is unknown; for a success, a note to record, or None.
     """
 
-    records: Sequence[Record] | None
+    records: CheckedRows | None
     failure: Failure | None
 
 
 class CallOnce(Protocol):
     """Makes a call that may be made only once, unless it was made earlier."""
 
-    def __call__(self, name: str, call: Callable[[], Sequence[Record]]) -> OnceCalled:
+    def __call__(self, name: str, call: Callable[[], CheckedRows]) -> OnceCalled:
         """Make the call, or find how an earlier one ended.
 
         Args:
             name: the name of the component.
-            call: makes the call, and returns its records. An error is the component's failure,
+            call: makes the call, and returns its rows. An error is the component's failure,
                 unless it is one of `NOT_OF_A_COMPONENT`.
         """
 
@@ -252,7 +257,7 @@ class Executor:
     def execute_each(
         self,
         units: Sequence[Any],
-        call: Callable[[Any], Iterable[Record]],
+        call: Callable[[Any], GivenRows],
         names: Names,
         results: pa.Schema,
     ) -> EachExecuted:
@@ -394,7 +399,7 @@ class _Each:
         self,
         executor: Executor,
         units: Sequence[Any],
-        call: Callable[[Any], Iterable[Record]],
+        call: Callable[[Any], GivenRows],
         names: Names,
         results: pa.Schema,
     ) -> None:
@@ -526,14 +531,14 @@ class _Each:
             self._recovered[number] = before._replace(tries=tries)
         return False
 
-    def _limited(self, number: int) -> Sequence[Record]:
+    def _limited(self, number: int) -> CheckedRows:
         limit = self._executor.retry.time_limit
         unit = self._units[number]
         if limit is None:
             return self._rows.checked(self._call(unit))
         fence = Fence()
 
-        def call() -> Sequence[Record]:
+        def call() -> CheckedRows:
             _current.fence = fence
             try:
                 return self._rows.checked(self._call(unit))

@@ -12,6 +12,12 @@ from ledgerbeam.transforms.concurrency.retry import Record
 DOES_NOT_FIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
+GivenRows = Iterable[Record] | pa.Table
+"""Rows that user code gives: records, or a table with the columns of the results."""
+
+CheckedRows = Sequence[Record] | pa.Table
+
+
 def checked_rows(records: Iterable[Record], columns: Collection[str]) -> Sequence[Record]:
     """The rows that a component has given.
 
@@ -42,12 +48,35 @@ def checked_rows(records: Iterable[Record], columns: Collection[str]) -> Sequenc
     return records
 
 
-def rows_table(rows: Sequence[Record], results: pa.Schema) -> pa.Table:
-    """Rows of results as a table.
+def checked_table(table: pa.Table, results: pa.Schema) -> pa.Table:
+    """The table that a component has given, with its columns in the order of the results.
+
+    Raises:
+        TypeError: it has other columns, or a column of another type.
+        ValueError: a column has nulls, and isn't nullable.
+    """
+    if sorted(table.column_names) != sorted(results.names):
+        raise TypeError(
+            f"execute gave a table with the columns {', '.join(table.column_names)}, and results "
+            f"has {', '.join(results.names)}"
+        )
+    for column in results:
+        given = table.column(column.name)
+        if given.type != column.type:
+            raise TypeError(f"{column.name} is {given.type}, not {column.type}: cast it")
+        if given.null_count and not column.nullable:
+            raise _null(column)
+    return table.select(results.names).cast(results)
+
+
+def rows_table(rows: CheckedRows, results: pa.Schema) -> pa.Table:
+    """Checked rows of results as a table.
 
     Raises:
         pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
     """
+    if isinstance(rows, pa.Table):
+        return rows
     return _table([[row[name] for row in rows] for name in results.names], results)
 
 
@@ -69,32 +98,39 @@ class UnitRows:
         self._counts = [0] * units
         self._columns: list[list[Any]] = [[] for _ in results]
         self._add = [(c.append, n) for c, n in zip(self._columns, results.names, strict=True)]
-        self._apart: dict[int, Sequence[Record]] = {}
+        self._apart: dict[int, CheckedRows] = {}
 
-    def add(self, number: int, records: Iterable[Record]) -> None:
+    def add(self, number: int, rows: GivenRows) -> None:
         """Take the rows of a unit; units come in the order of their numbers, in one thread.
 
         Raises:
-            DefinitionError, TypeError: they are no rows of these columns.
+            DefinitionError, TypeError, ValueError: they are no rows of these columns.
         """
-        records = checked_rows(records, self._names)
+        if isinstance(rows, pa.Table):
+            self.put(number, self.checked(rows))
+            return
+        records = checked_rows(rows, self._names)
         for record in records:
             for add, name in self._add:
                 add(record[name])
         self._counts[number] = len(records)
 
-    def checked(self, records: Iterable[Record]) -> Sequence[Record]:
+    def checked(self, rows: GivenRows) -> CheckedRows:
         """The rows of a unit, checked as by `add`."""
-        return checked_rows(records, self._names)
+        if isinstance(rows, pa.Table):
+            return checked_table(rows, self._results)
+        return checked_rows(rows, self._names)
 
-    def put(self, number: int, records: Sequence[Record]) -> None:
+    def put(self, number: int, rows: CheckedRows) -> None:
         """Take the checked rows of a unit in any order, in any thread."""
-        self._apart[number] = records
+        self._apart[number] = rows
 
     def counts(self) -> list[int]:
         """The number of rows of each unit."""
-        self._in_order()
-        return self._counts
+        counts = [*self._counts]
+        for number, rows in self._apart.items():
+            counts[number] = len(rows)
+        return counts
 
     def table(self) -> pa.Table:
         """All rows, in the order of the units.
@@ -102,6 +138,9 @@ class UnitRows:
         Raises:
             pa.ArrowException, TypeError, ValueError, OverflowError: a value doesn't fit its column.
         """
+        tables = [rows for _, rows in sorted(self._apart.items()) if isinstance(rows, pa.Table)]
+        if tables and len(tables) == len(self._apart) and not any(self._counts):
+            return pa.concat_tables(tables)
         self._in_order()
         return _table(self._columns, self._results)
 
@@ -133,7 +172,12 @@ class UnitRows:
             own, merged, start = self._columns[place], [], 0
             for number in numbers:
                 merged += own[start : firsts[number]]
-                merged += [record[name] for record in self._apart[number]]
+                rows = self._apart[number]
+                merged += (
+                    rows.column(name).to_pylist()
+                    if isinstance(rows, pa.Table)
+                    else [record[name] for record in rows]
+                )
                 start = firsts[number]
             self._columns[place] = [*merged, *own[start:]]
         for number in numbers:
@@ -154,9 +198,13 @@ def _table(columns: Sequence[list[Any]], results: pa.Schema) -> pa.Table:
         except DOES_NOT_FIT as error:
             raise _misfit(values, column, error) from error
         if array.null_count and not column.nullable:
-            raise ValueError(f"{column.name} is None, and the column isn't nullable")
+            raise _null(column)
         arrays.append(array)
     return pa.table(arrays, schema=results)
+
+
+def _null(column: pa.Field) -> ValueError:
+    return ValueError(f"{column.name} is None, and the column isn't nullable")
 
 
 def _misfit(values: Sequence[Any], column: pa.Field, error: Exception) -> TypeError:
