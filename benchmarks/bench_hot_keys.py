@@ -11,7 +11,7 @@ import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import report
 import typer
@@ -23,7 +23,7 @@ from ledgerbeam.synthetic.trades import write_trades
 
 HERE = Path(__file__).resolve().parent
 NAME = "hot-keys"
-KEYS = {"one component": {"clients": 1, "symbols": 1}, "many components": {}}
+KEYS: dict[str, Any] = {"one component": {"clients": 1, "symbols": 1}, "many components": {}}
 ROWS_PER_FILE = 1_000_000
 LIMIT_SECONDS = 900.0
 HEADINGS = ("trades", "of", "peak MB", "bytes a trade", "÷ many", "wall s", "cpu s")

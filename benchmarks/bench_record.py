@@ -94,7 +94,8 @@ def commands(trades: str, day: str, folder: Path, server: str) -> dict[str, list
 def published(output: Path, day: str) -> list[Mapping[str, Any]]:
     """The rows of a result, in their order."""
     rows = read_published(str(output / WORKLOAD / day)).to_table()
-    return rows.sort_by("id").to_pylist()
+    found: list[Mapping[str, Any]] = rows.sort_by("id").to_pylist()
+    return found
 
 
 def markdown(raw: dict[str, Any]) -> str:

@@ -131,7 +131,7 @@ class RequestReader:
         is_full = len(page.items) == limit
         return Page(page.items, cursor_of(edge.sequence), None if is_full else edge.received_at)
 
-    def _edge(self, cursor: str | None) -> sa.Row[Any] | None:
+    def _edge(self, cursor: str | None) -> "sa.Row[Any, Any] | None":
         """The last request with an error that a page looks at; None where it looks at all."""
         before = [] if cursor is None else [request.c.sequence < place_of(cursor, int)[0]]
         found = sa.select(request.c.sequence).where(request.c.error.is_not(None), *before)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -12,10 +12,10 @@ from ledgerbeam.transforms.concurrency.retry import Record
 DOES_NOT_FIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
-GivenRows = Iterable[Record] | pa.Table
+GivenRows: TypeAlias = Iterable[Record] | pa.Table
 """Rows that user code gives: records, or a table with the columns of the results."""
 
-CheckedRows = Sequence[Record] | pa.Table
+CheckedRows: TypeAlias = Sequence[Record] | pa.Table
 
 
 def checked_rows(records: Iterable[Record], columns: Collection[str]) -> Sequence[Record]:

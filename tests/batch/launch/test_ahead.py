@@ -17,7 +17,8 @@ DRIVER = "ledgerbeam.batch.launch.driver"
 def driver_of(run: RunRecord) -> list[str]:
     """The command line of the process of a run's first attempt."""
     job = JobId.parse(str(run.attempts[0].job_id))
-    return psutil.Process(job.driver.pid).cmdline()
+    found: list[str] = psutil.Process(job.driver.pid).cmdline()
+    return found
 
 
 def test_a_run_that_is_submitted_is_launched_by_a_process_that_was_started_before(
