@@ -142,11 +142,12 @@ def test_parameters_stand_in_a_file_and_flags_win(folder: Path) -> None:
 
 def test_decimals_in_the_file_are_exact(folder: Path) -> None:
     text = (
-        'database = "sqlite:///p.db"\nbusiness_date = "2026-11-20"\npercent = 2.50000000000000001'
+        'database = "sqlite:///p.db"\nbusiness_date = "2026-11-20"\n'
+        "percent = 1234567.1234567891\nmax_percent = 2000000"
     )
     (folder / "day.toml").write_text(text)
     parsed = parse_arguments(PriceMigration, ["--params=day.toml", "--business-date=2026-11-20"])
-    assert str(parsed.parameters.model_dump()["percent"]) == "2.50000000000000001"
+    assert str(parsed.parameters.model_dump()["percent"]) == "1234567.1234567891"
 
 
 @pytest.mark.parametrize(
