@@ -12,6 +12,7 @@ from ledgerbeam.batch.model.run import RecordedEvent, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.parameters import (
+    DAMAGE,
     UNLISTED,
     has_parameters,
     list_missed,
@@ -39,8 +40,6 @@ _UNDELIVERED = sa.literal_column("NOT event.delivered", sa.Boolean)
 _MIN_PREFIX_LENGTH = 6
 _IDS = 500  # that one question names
 _PAGE = 1_000
-DAMAGE = (ValueError, LookupError, TypeError)
-"""By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
 _log = logging.getLogger(__name__)
 _Row = TypeVar("_Row")
