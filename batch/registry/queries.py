@@ -117,11 +117,10 @@ class RegistryReader:
             if wanted.where and is_empty:
                 _check_names(connection, wanted)
         kept = [each for each in found[:limit] if has_parameters(each, wanted.where)]
-        if len(found) > limit:
-            return RunPage(kept, found[limit - 1].id)
-        if edge is not None:
-            return RunPage(kept, edge.id, edge.submitted_at if len(kept) < limit else None)
-        return RunPage(kept, None)
+        last = edge if len(found) <= limit else found[limit - 1]
+        if last is None:
+            return RunPage(kept, None)
+        return RunPage(kept, last.id, last.submitted_at if len(kept) < limit else None)
 
     def _list_missed(self) -> None:
         """Have runs found by their parameters that programs of version 7 have recorded."""
