@@ -38,7 +38,7 @@ class Page(NamedTuple):
     looked_back_to: datetime.datetime | None = None
 
 
-LOOKED_AT = 10_000
+LOOKED_AT = 5_000
 """How many requests with an error a page looks at for a text."""
 
 

@@ -87,7 +87,7 @@ filters = st.builds(
 
 
 class TestAnyFilter:
-    @pytest.mark.parametrize("looked_at", [1, 3, 5_000])
+    @pytest.mark.parametrize("looked_at", [1, 3, 3_000])
     def test_it_finds_what_plain_python_finds(
         self, registry: Registry, looked_at: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
