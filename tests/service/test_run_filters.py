@@ -45,7 +45,7 @@ def runs(registry: Registry) -> Sequence[RunRecord]:
         )
         if number % 3 == 0:
             assert start(registry, run.id)
-            failed = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
+            failed: dict[str, Any] = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
             assert end(registry, run.id, **failed, error=f"no prices of day {number}, 100% & more")
         made.append(registry.get(run.id))
     return made

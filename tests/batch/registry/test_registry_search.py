@@ -45,7 +45,11 @@ def recorded(registry: Registry) -> list[RunRecord]:
         if number % 4 == 0:
             assert start(registry, run.id)
             error = ERRORS[number // 4 % len(ERRORS)]
-            ended = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE, "error": error}
+            ended: dict[str, Any] = {
+                "outcome": AttemptOutcome.FAILURE,
+                "to": RunStatus.FAILURE,
+                "error": error,
+            }
             assert end(registry, run.id, **ended)
     runs = [registry.get(run_id) for run_id in ids]
     return sorted(runs, key=lambda run: (run.submitted_at, run.id), reverse=True)
