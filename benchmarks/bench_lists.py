@@ -252,7 +252,7 @@ def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, list[tu
 
     from ledgerbeam.batch.registry.registry import Registry
     from ledgerbeam.batch.settings import Settings
-    from ledgerbeam.service.web.app import create_app
+    from ledgerbeam.service.web.app import create_app, import_for_pages
 
     found: dict[str, list[tuple[float, float]]] = {}
     with Registry.open(url) as registry:
@@ -265,6 +265,7 @@ def measured(url: str, folder: Path, runs: int, times: int) -> dict[str, list[tu
         ):
             found[name] = [milliseconds(ask) for _ in range(times)]
     app = create_app(Settings(url, folder, 30), needs_key=False)
+    import_for_pages()  # as `ledgerbeam serve` does
     with TestClient(app, "http://localhost:8017", follow_redirects=False) as client:
         for name, path in calls(runs).items():
             answer = client.get(path)

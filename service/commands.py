@@ -6,7 +6,6 @@ Each imports what it needs when it is called: a front end does without Beam.
 import asyncio
 import contextlib
 import datetime
-import gc
 import os
 import signal
 import socket
@@ -60,7 +59,7 @@ def serve(
     try:
         import uvicorn
 
-        from ledgerbeam.service.web.app import create_app
+        from ledgerbeam.service.web.app import create_app, import_for_pages
     except ModuleNotFoundError as error:
         raise ParameterError(
             f"{error.name} isn't installed: pip install 'ledgerbeam[service]'"
@@ -109,11 +108,7 @@ def serve(
                 ticks += 10  # of a tenth of a second, as it counts them
                 await asyncio.sleep(1.0)
 
-    # What pages of runs need: the first one doesn't wait for it. What is imported by now stays; to
-    # look through it again and again is half of the time in which a large manifest is read.
-    import ledgerbeam.batch.observe.components  # noqa: F401
-
-    gc.freeze()
+    import_for_pages()
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])
 

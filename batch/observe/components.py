@@ -12,7 +12,6 @@ from ledgerbeam.io.commit.published import EXPIRED, read_part
 from ledgerbeam.io.commit.records import ShardCommit
 from ledgerbeam.io.errors import ComponentNotFoundError, DamagedFileError
 from ledgerbeam.io.storage import stores, uris
-from ledgerbeam.transforms.columnar.components import component_name
 
 _THREADS = 8
 _COUNTED = {ComponentStatus.FAILURE: "failed", ComponentStatus.UNKNOWN: "unknown"}
@@ -165,6 +164,9 @@ def _of_shard(
 
 def _rules_of_results(uri: str, commit: ShardCommit) -> dict[str, int | None]:
     """The components that have results, each with the number of its rule if there are rules."""
+    # It brings Beam, without which failures are looked at.
+    from ledgerbeam.transforms.columnar.components import component_name
+
     part = read_part(uri, commit.part)
     if missing := [name for name in commit.key if name not in part.column_names]:
         place = uris.inside(uri, commit.part.name)

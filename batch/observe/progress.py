@@ -123,7 +123,8 @@ class ProgressReader:
         found = self.seen
         totals = Counter[str]()
         for commit in found.values():
-            totals.update(commit.totals)
+            for name, total in commit.totals.items():  # `update` takes 40 ms of 10,000 shards
+                totals[name] += total
         beats = control_log.heartbeats(Attempt(self._uri, last).uri, now) if is_live else []
         executing = [each for beat in beats for each in beat.executing]
         components = Counter(

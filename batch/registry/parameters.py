@@ -10,9 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ledgerbeam.batch.model.run import RunRecord
+from ledgerbeam.batch.model.run import RunDraft, RunRecord
 from ledgerbeam.batch.registry.database import insert_into
 from ledgerbeam.batch.registry.schema import run, run_parameter
+
+DAMAGE = (ValueError, LookupError, TypeError)
+"""By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
 _CHARACTERS = 100
 _MISSED_AT_ONCE = 500
@@ -44,30 +47,32 @@ def pairs_of(parameters: Mapping[str, Any], run_number: int, reason: str) -> Ite
     return (pair_of(name, parameter_text(value)) for name, value in given.items())
 
 
+def add_rows(connection: sa.Connection, of: RunDraft | sa.Row[Any]) -> None:
+    """Make the rows of a run that aren't there yet."""
+    found = [
+        {"name": name, "value": value, "submitted_at": of.submitted_at, "run_id": of.id}
+        for name, value in pairs_of(of.parameters, of.run_number, of.reason)
+    ]
+    connection.execute(insert_into(connection, run_parameter).on_conflict_do_nothing(), found)
+
+
 def list_parameters(connection: sa.Connection, run_id: str) -> None:
-    """Have a run found by the parameters that it has now, in a transaction that writes."""
-    row = connection.execute(run.select().where(run.c.id == run_id)).one()
-    _list(connection, [row])
+    """Have a run on record found by the parameters that it has now."""
+    mine = run.c.id == run_id
+    add_rows(connection, connection.execute(run.select().where(mine)).one())
+    connection.execute(run.update().where(mine).values(listed=True))
 
 
 def list_missed(connection: sa.Connection) -> bool:
     """Do so for some runs that programs of version 7 have recorded; whether there were any."""
-    missed = run.select().where(UNLISTED).limit(_MISSED_AT_ONCE)
-    rows = connection.execute(missed.with_for_update()).all()
-    _list(connection, rows)
-    return bool(rows)
-
-
-def _list(connection: sa.Connection, rows: Any) -> None:
-    found = [
-        {"name": name, "value": value, "submitted_at": row.submitted_at, "run_id": row.id}
-        for row in rows
-        for name, value in pairs_of(row.parameters, row.run_number, row.reason)
-    ]
-    if found:
-        connection.execute(insert_into(connection, run_parameter).on_conflict_do_nothing(), found)
-        ids = [row.id for row in rows]
-        connection.execute(run.update().where(run.c.id.in_(ids)).values(listed=True))
+    missed = sa.select(run.c.id).where(UNLISTED).limit(_MISSED_AT_ONCE).with_for_update()
+    ids = [id_ for id_ in connection.scalars(missed) if isinstance(id_, str)]
+    for run_id in ids:
+        try:
+            list_parameters(connection, run_id)
+        except DAMAGE:  # it is told of where it is read
+            connection.execute(run.update().where(run.c.id == run_id).values(listed=True))
+    return bool(ids)
 
 
 def missing_name(connection: sa.Connection, where: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from ledgerbeam.batch.model.run import RecordedEvent, RunAttempt, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.database import Database
 from ledgerbeam.batch.registry.parameters import (
+    DAMAGE,
     UNLISTED,
     has_parameters,
     list_missed,
@@ -39,8 +40,6 @@ _UNDELIVERED = sa.literal_column("NOT event.delivered", sa.Boolean)
 _MIN_PREFIX_LENGTH = 6
 _IDS = 500  # that one question names
 _PAGE = 1_000
-DAMAGE = (ValueError, LookupError, TypeError)
-"""By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
 _log = logging.getLogger(__name__)
 _Row = TypeVar("_Row")
@@ -118,11 +117,10 @@ class RegistryReader:
             if wanted.where and is_empty:
                 _check_names(connection, wanted)
         kept = [each for each in found[:limit] if has_parameters(each, wanted.where)]
-        if len(found) > limit:
-            return RunPage(kept, found[limit - 1].id)
-        if edge is not None:
-            return RunPage(kept, edge.id, edge.submitted_at if len(kept) < limit else None)
-        return RunPage(kept, None)
+        last = edge if len(found) <= limit else found[limit - 1]
+        if last is None:
+            return RunPage(kept, None)
+        return RunPage(kept, last.id, last.submitted_at if len(kept) < limit else None)
 
     def _list_missed(self) -> None:
         """Have runs found by their parameters that programs of version 7 have recorded."""

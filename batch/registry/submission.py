@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ledgerbeam.batch.model.run import RunDraft, RunRecord
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.registry.database import insert_into
-from ledgerbeam.batch.registry.parameters import list_parameters
+from ledgerbeam.batch.registry.parameters import add_rows
 from ledgerbeam.batch.registry.queries import REPLACED, find_runs, get_run
 from ledgerbeam.batch.registry.schema import definition, event, instance, run
 from ledgerbeam.batch.registry.transitions import (
@@ -112,9 +112,10 @@ def _insert_run(
             definition_id=definition_id,
             status=RunStatus.INITIATED,
             last_move=_key_of(beginning),
+            listed=True,
         )
     )
-    list_parameters(connection, draft.id)
+    add_rows(connection, draft)
     return get_run(connection, draft.id)
 
 

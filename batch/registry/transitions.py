@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import run_name
 from ledgerbeam.batch.model.status import MOVES, RunStatus
-from ledgerbeam.batch.registry.parameters import list_parameters
-from ledgerbeam.batch.registry.queries import DAMAGE, damaged, find_successor, unknown_run
+from ledgerbeam.batch.registry.parameters import DAMAGE, list_parameters
+from ledgerbeam.batch.registry.queries import damaged, find_successor, unknown_run
 from ledgerbeam.batch.registry.schema import attempt, event, instance, run
 from ledgerbeam.io.errors import IllegalMoveError
 

@@ -38,7 +38,7 @@ class Page(NamedTuple):
     looked_back_to: datetime.datetime | None = None
 
 
-LOOKED_AT = 10_000
+LOOKED_AT = 5_000
 """How many requests with an error a page looks at for a text."""
 
 
@@ -136,7 +136,7 @@ class RequestReader:
         before = [] if cursor is None else [request.c.sequence < place_of(cursor, int)[0]]
         found = sa.select(request.c.sequence).where(request.c.error.is_not(None), *before)
         last = found.order_by(request.c.sequence.desc()).offset(LOOKED_AT - 1).limit(1)
-        facts = sa.select(request.c.sequence, request.c.received_at)
+        facts: sa.Select[Any] = sa.select(request.c.sequence, request.c.received_at)
         with self._database.asking() as connection:
             query = facts.where(request.c.sequence == last.scalar_subquery())
             return connection.execute(query).first()

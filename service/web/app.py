@@ -7,6 +7,7 @@ It holds no state: any number of replicas may stand behind a load balancer.
 
 import asyncio
 import functools
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,6 +63,17 @@ _HEADERS = [
 def from_environment() -> FastAPI:
     """The application for servers that import one; its callers always need keys."""
     return create_app(Settings.from_environment(), needs_key=True)
+
+
+def import_for_pages() -> None:
+    """Import what pages of runs need, for which the first one would wait.
+
+    What is imported by then stays to the end. The garbage collector needn't look through it: each
+    time that it did, a page took 0.1 s more.
+    """
+    import ledgerbeam.batch.observe.components  # noqa: F401
+
+    gc.freeze()
 
 
 def create_app(settings: Settings, *, needs_key: bool) -> FastAPI:

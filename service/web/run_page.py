@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ledgerbeam.io.commit.records import Manifest
 
 _COMPONENTS = 50
-_FAILED_SHARDS = 200
+_FAILED_SHARDS = 100
 _SEARCH_SECONDS = 5.0
 _ROWS = 20
 _REPORT_ROWS = 200

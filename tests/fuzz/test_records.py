@@ -25,6 +25,7 @@ from ledgerbeam.batch.clock import utc_now
 from ledgerbeam.batch.model.status import RunStatus
 from ledgerbeam.batch.observe.progress import ProgressReader
 from ledgerbeam.batch.registry.registry import Registry
+from ledgerbeam.batch.registry.search import RunFilter
 from ledgerbeam.batch.runs.expire import expire_results
 
 TOKENS = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"null", b"true", b"-1", b"9" * 30, b"..", b"/"]
@@ -90,15 +91,17 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return Recorded(file, ids)
 
 
-def cells(file: Path) -> list[tuple[str, str, int]]:
-    """All cells: table, column, row."""
+def cells(file: Path) -> list[tuple[str, str, str, tuple[Any, ...]]]:
+    """All cells: table, column, the condition for their row, and the row's key."""
     connection = sqlite3.connect(file)
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     found = []
     for (table,) in tables:
-        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-        rows = [row[0] for row in connection.execute(f"SELECT rowid FROM {table}")]
-        found += [(table, column, row) for column in columns for row in rows]
+        columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        key = [column[1] for column in columns if column[5]]
+        of_row = " AND ".join(f"{name} = ?" for name in key)
+        rows = connection.execute(f"SELECT {', '.join(key)} FROM {table}").fetchall()
+        found += [(table, column[1], of_row, row) for column in columns for row in rows]
     connection.close()
     return found
 
@@ -107,6 +110,8 @@ def _calls(registry: Registry, ids: list[str]) -> Iterator[Callable[[], object]]
     """What asks the registry, and what writes to it."""
     yield registry.open_runs
     yield registry.runs
+    yield partial(registry.runs, RunFilter(where={"shards": "7"}))
+    yield partial(registry.runs, RunFilter(error="prices", requester="ada@bank"))
     yield partial(registry.undelivered, 100)
     yield partial(registry.expiring, NOON)
     signed: dict[str, Any] = {"who": "somebody", "at": NOON}
@@ -127,12 +132,12 @@ def test_rows_of_the_registry(recorded: Recorded, folder: Path, data: st.DataObj
     folder.mkdir(exist_ok=True)
     file = folder / "registry.db"
     shutil.copy(recorded.file, file)
-    table, column, row = data.draw(st.sampled_from(cells(file)))
+    table, column, of_row, key = data.draw(st.sampled_from(cells(file)))
     value = data.draw(st.one_of(st.sampled_from(VALUES), st.text(max_size=5), st.integers(-5, 5)))
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("PRAGMA ignore_check_constraints = ON")
     with suppress(sqlite3.Error, UnicodeEncodeError):  # a value that the schema doesn't take
-        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {of_row}", (value, *key))
     connection.close()
     registry = refused(lambda: Registry.open(f"sqlite:///{file}"))
     if registry is not None:

@@ -45,8 +45,12 @@ def recorded(registry: Registry) -> list[RunRecord]:
         if number % 4 == 0:
             assert start(registry, run.id)
             error = ERRORS[number // 4 % len(ERRORS)]
-            ended: Any = {"outcome": AttemptOutcome.FAILURE, "to": RunStatus.FAILURE}
-            assert end(registry, run.id, **ended, error=error)
+            ended: dict[str, Any] = {
+                "outcome": AttemptOutcome.FAILURE,
+                "to": RunStatus.FAILURE,
+                "error": error,
+            }
+            assert end(registry, run.id, **ended)
     runs = [registry.get(run_id) for run_id in ids]
     return sorted(runs, key=lambda run: (run.submitted_at, run.id), reverse=True)
 
@@ -87,7 +91,7 @@ filters = st.builds(
 
 
 class TestAnyFilter:
-    @pytest.mark.parametrize("looked_at", [1, 3, 5_000])
+    @pytest.mark.parametrize("looked_at", [1, 3, 3_000])
     def test_it_finds_what_plain_python_finds(
         self, registry: Registry, looked_at: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -123,7 +123,7 @@ def _write_sqlite(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> Non
 
 
 def _write_postgresql(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
-    cursor: Any = connection.connection.cursor()  # psycopg's, which has `copy`
+    cursor: Any = connection.connection.cursor()
     copy = "COPY run_parameter (name, value, submitted_at, run_id) FROM STDIN"
     with cursor, cursor.copy(copy) as target:
         for row in rows:
