@@ -168,6 +168,8 @@ def cells(figures: Figures, messages: int) -> Iterator[list[str]]:
 
 def markdown(raw: dict[str, Any]) -> str:
     """The page of results."""
+    count = raw["repetitions"]
+    repetitions = "measured once" if count == 1 else f"medians of {count} repetitions in turn"
     lines = [
         "# Replay of messages: a consumer, and the same handler on Beam",
         "",
@@ -175,8 +177,7 @@ def markdown(raw: dict[str, Any]) -> str:
         "",
         f"- Machine: {raw['machine']}; PostgreSQL on the same, which doesn't wait for a disk",
         f"- Versions: {', '.join(f'{name} {v}' for name, v in raw['versions'].items())}",
-        f"- {raw['messages']:,} messages with one UPDATE each, medians of "
-        f"{raw['repetitions']} repetitions in turn; whole processes",
+        f"- {raw['messages']:,} messages with one UPDATE each, {repetitions}; whole processes",
         "- `client` is the CPU of all processes but PostgreSQL's, for each message; on Flink also "
         "of the JobManager, two TaskManagers and the Python workers, of which `MB` are those of "
         "the whole cluster",

@@ -7,7 +7,7 @@ from ledgerbeam.io.commit.parquet import read_parquet, to_parquet
 
 
 def test_texts_that_repeat_keep_one_dictionary_for_all_row_groups() -> None:
-    repeating = [f"client {row % 20}" for row in range(6_000)]
+    repeating = [f"client {row * row // 7 % 20 + row // 1_000}" for row in range(6_000)]
     table = pa.table(
         {
             "client": pa.array(repeating).dictionary_encode(),
