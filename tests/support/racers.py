@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from ledgerbeam.io.errors import IllegalMoveError
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 _numbers = itertools.count(1)
+_results = tempfile.TemporaryDirectory(prefix="ledgerbeam-racers-")
 
 
 def minutes(count: int) -> datetime:
@@ -44,8 +46,8 @@ def draft(**changes: Any) -> RunDraft:
         "identity": {"trade_date": "2026-11-20"},
         "business_date": NOON.date(),
         "parameters": {"trades": "trades/*.parquet", "shards": 7},
-        "output": "/results",
-        "uri": f"/results/delivery-marking/2026-11-20-{number}",
+        "output": _results.name,
+        "uri": f"{_results.name}/delivery-marking/2026-11-20-{number}",
         "submitted_by": "ada@bank",
         "submitted_at": NOON,
     }
