@@ -374,7 +374,7 @@ class TestDefinitions:
         ("members", "message"),
         [
             ({}, "neither handle, handle_many nor rules"),
-            ({"rules": {1: Ruled.old}, "handle": Ruled.old}, "both handle and rules"),
+            ({"rules": {1: Ruled.old}, "handle": Ruled.old}, "has handle and rules"),
             ({"rules": {1: Ruled.old, 2: Ruled.new}}, "rollout is missing"),
         ],
     )
