@@ -5,6 +5,7 @@ start such a process takes a second.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -27,7 +28,6 @@ from ledgerbeam.io.errors import IllegalMoveError
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 _numbers = itertools.count(1)
-_results = tempfile.TemporaryDirectory(prefix="ledgerbeam-racers-")
 
 
 def minutes(count: int) -> datetime:
@@ -35,9 +35,15 @@ def minutes(count: int) -> datetime:
     return NOON + timedelta(minutes=count)
 
 
+@functools.cache
+def _results() -> "tempfile.TemporaryDirectory[str]":
+    """Where no run of another process has its output; gone when this one ends."""
+    return tempfile.TemporaryDirectory(prefix="ledgerbeam-racers-")
+
+
 def draft(**changes: Any) -> RunDraft:
     """A run of an instance that no other draft of this process has."""
-    number = next(_numbers)
+    number, results = next(_numbers), _results().name
     facts = {
         "id": f"{number:08x}-0000-4000-8000-{os.getpid():012x}",
         "process": "delivery-marking",
@@ -46,8 +52,8 @@ def draft(**changes: Any) -> RunDraft:
         "identity": {"trade_date": "2026-11-20"},
         "business_date": NOON.date(),
         "parameters": {"trades": "trades/*.parquet", "shards": 7},
-        "output": _results.name,
-        "uri": f"{_results.name}/delivery-marking/2026-11-20-{number}",
+        "output": results,
+        "uri": f"{results}/delivery-marking/2026-11-20-{number}",
         "submitted_by": "ada@bank",
         "submitted_at": NOON,
     }
