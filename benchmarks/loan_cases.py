@@ -4,7 +4,8 @@ A portfolio of 24 months is closed through the end of the month before the last 
 the day before the last one. For the report the contenders get the loans as they stood at the end
 of that month, and what came in since; for the close of business the loans as they were published
 the night before, and everything that came in since they were boarded. A smaller portfolio is the
-first files of the largest one.
+first files of the largest one. A tenth of the loans is made; the others are the same ones again under
+ids of their own, since making them takes ten times as long as closing their day.
 """
 
 import datetime
@@ -31,6 +32,7 @@ from ledgerbeam.rules.loans.tables import OPENING, with_state_columns, write_sta
 from ledgerbeam.rules.loans.terms_columns import TermsColumns
 from ledgerbeam.rules.money import decimals
 from ledgerbeam.rules.remittance.report_line_many import report_line_many
+from ledgerbeam.synthetic.loan_history import IDS_PER_LOAN
 from ledgerbeam.synthetic.loans import investor_table, make_loans
 
 BUSINESS_DATE = datetime.date(2026, 11, 30)
@@ -40,6 +42,8 @@ MONTHS = 24
 INSTALMENTS = 360
 FILES = 40
 """Of each kind: a portfolio of a fortieth is one of them."""
+_MADE = FILES // 10
+"""Files whose loans are made; those of each other file are the loans of one of these."""
 
 _ROOMS = ("schedules", "month", "day", "lines")
 _BLOCK = 4_000
@@ -90,7 +94,9 @@ def _write(folder: Path, loans: int, progress: Callable[[int], None]) -> None:
         (folder / room).mkdir(parents=True)
     pq.write_table(investor_table(), folder / "month" / "investors.parquet")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
-        for count in pool.map(_write_file, repeat(folder), repeat(loans), range(FILES)):
+        for count in pool.map(_write_file, repeat(folder), repeat(loans), range(_MADE)):
+            progress(count)
+        for count in pool.map(_copy_file, repeat(folder), repeat(loans), range(_MADE, FILES)):
             progress(count)
 
 
@@ -128,6 +134,30 @@ def _write_file(folder: Path, loans: int, file: int) -> int:
     for writer in writers.values():
         writer.close()
     return last - first
+
+
+def _copy_file(folder: Path, loans: int, file: int) -> int:
+    """Give the loans of a made file once more, under other ids; how many there are."""
+    copy, made = divmod(file, _MADE)
+    for path in folder.glob(f"*/*-{made:02}.parquet"):
+        source = pq.ParquetFile(path)
+        target = path.with_name(path.name.replace(f"-{made:02}", f"-{file:02}"))
+        with pq.ParquetWriter(target, source.schema_arrow) as writer:
+            for group in range(source.num_row_groups):
+                writer.write_table(_renumbered(source.read_row_group(group), copy * loans))
+    return pq.read_metadata(folder / "day" / f"loans-{file:02}.parquet").num_rows
+
+
+def _renumbered(table: pa.Table, shift: int) -> pa.Table:
+    """The rows of loans whose numbers are higher by `shift`."""
+    number = pc.utf8_slice_codeunits(table.column("loan_id"), 1).cast(pa.int64())
+    digits = pc.utf8_lpad(pc.add(number, shift).cast(pa.string()), 9, "0")
+    columns = {"loan_id": pc.binary_join_element_wise("L", digits, "")}
+    for name in {"transaction_id", "reverses"}.intersection(table.column_names):
+        columns[name] = pc.add(table.column(name), shift * IDS_PER_LOAN)
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def _to_schedule(numbers: range) -> pa.Table:
