@@ -17,7 +17,7 @@ from ledgerbeam.rules.arrays import Dates, Flags, Integers
 from ledgerbeam.rules.calendar.conventions import BusinessDayConvention
 from ledgerbeam.rules.closing.close import close
 from ledgerbeam.rules.closing.delinquency import late_on_many, missed_payments_many, payable_on_many
-from ledgerbeam.rules.closing.interest import interest_base_many, interest_many
+from ledgerbeam.rules.closing.interest import interest_due_many, interest_many
 from ledgerbeam.rules.closing.late_fees import late_fees
 from ledgerbeam.rules.loans.book import States, Transactions
 from ledgerbeam.rules.loans.entries import Entries
@@ -104,6 +104,7 @@ class _Run:
         self.plain_loans: list[int] = []
         self.plain_entries: list[Entry] = []
         self.by_plain_function = 0
+        self.first_day: Dates = states.closed_through + 1
         self.is_behind = states.closed_through < np.datetime64(business_date)
         self.changes_rate: Flags = np.array([bool(each) for each in states.rate_changes], bool)
         has_begun = np.isnat(terms.first_due) | (opening.next_due > terms.first_due)
@@ -228,9 +229,11 @@ class _Run:
             allocated, base = self._apply_money(loan, amount, date)
             ids = self.transactions.transaction_id[rows]
             self._book(EntryKind.PAYMENT, loan, day, amount, allocated, base, ids)
-        state = self.states
-        held = (state.suspense[at] > 0) & (state.balance[at] > 0) & (state.next_due[at] <= date)
-        loan = np.setdiff1d(at[held], loan, assume_unique=True)
+        state, due = self.states, self.states.next_due[at]
+        # What doesn't pay an instalment on the day it falls due does so on no later day by itself.
+        is_due = (due == date) | ((due < date) & (self.first_day[at] == date))
+        is_held = is_due & (state.suspense[at] > 0) & (state.balance[at] > 0)
+        loan = np.setdiff1d(at[is_held], loan, assume_unique=True)
         if len(loan):
             nothing = np.zeros(len(loan), np.int64)
             allocated, base = self._apply_money(loan, nothing, date)
@@ -274,10 +277,7 @@ class _Run:
         state, terms = self.states, self.terms
         principal = state.balance[at] + state.ahead[at]
         codes, due_day, starts = terms.day_count[at], terms.due_day[at], state.accrued_from[at]
-        return (
-            interest_many(principal, state.rate[at], codes, due_day, starts, ends),
-            interest_base_many(principal, codes, due_day, starts, ends),
-        )
+        return interest_due_many(principal, state.rate[at], codes, due_day, starts, ends)
 
     def _apply_money(
         self, loan: Integers, amount: Integers, day: np.datetime64

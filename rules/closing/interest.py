@@ -11,7 +11,7 @@ up to anything but the period, whatever was paid on them.
 """
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from ledgerbeam.rules.arrays import Dates, Integers
 from ledgerbeam.rules.loans.loan import BASE_SCALE, RATE_UNITS, PayoffInterest, State, Terms
 from ledgerbeam.rules.money import divide_rounded, multiply_divide_many
 from ledgerbeam.rules.terms.accrual import WHOLE_MONTHS, loan_fraction, payoff_fraction
-from ledgerbeam.rules.terms.day_count import DAY_COUNTS, year_fraction_many
+from ledgerbeam.rules.terms.day_count import DAY_COUNTS, YearFractions, year_fraction_many
 
 _Fraction = Callable[[datetime.date, datetime.date], Fraction]
 
@@ -168,36 +168,43 @@ def interest_many(
         starts: datetime64[D] `(loans,)`.
         ends: likewise; where it isn't after the start, there is no interest.
     """
-    return _by_day_count(balance, rate, RATE_UNITS, codes, due_day, starts, ends)
+    interest = np.zeros(len(balance), np.int64)
+    for at, parts in _year_fractions(codes, due_day, starts, ends):
+        interest[at] = _interest_on(balance[at], rate[at], parts)
+    return interest
 
 
-def interest_base_many(
-    balance: Integers, codes: Integers, due_day: Integers, starts: Dates, ends: Dates
-) -> Integers:
-    """What the interest of many loans is the interest on, int64 `(loans,)`.
-
-    Arguments are those of `interest_many`, units those of `Entry.interest_base`.
-    """
-    units = np.full_like(balance, 10**BASE_SCALE)
-    return _by_day_count(balance, units, 1, codes, due_day, starts, ends)
-
-
-def _by_day_count(
+def interest_due_many(
     balance: Integers,
     rate: Integers,
-    rate_units: int,
     codes: Integers,
     due_day: Integers,
     starts: Dates,
     ends: Dates,
-) -> Integers:
-    result = np.zeros(len(balance), np.int64)
-    for code in np.unique(codes).tolist():
-        at = np.flatnonzero((codes == code) & (ends > starts))
-        if not len(at):
-            continue
-        parts = year_fraction_many(starts[at], ends[at], DAY_COUNTS[code], due_day[at])
-        result[at] = multiply_divide_many(
-            balance[at], rate[at] * parts.numerators, parts.denominator * rate_units
-        )
-    return result
+) -> tuple[Integers, Integers]:
+    """`interest_due` of many loans: the interest, and what it is the interest on.
+
+    Arguments are those of `interest_many`.
+    """
+    interest, base = np.zeros((2, len(balance)), np.int64)
+    for at, parts in _year_fractions(codes, due_day, starts, ends):
+        principal = balance[at]
+        interest[at] = _interest_on(principal, rate[at], parts)
+        units = parts.numerators * 10**BASE_SCALE
+        base[at] = multiply_divide_many(principal, units, parts.denominator)
+    return interest, base
+
+
+def _interest_on(principal: Integers, rate: Integers, parts: YearFractions) -> Integers:
+    return multiply_divide_many(principal, rate * parts.numerators, parts.denominator * RATE_UNITS)
+
+
+def _year_fractions(
+    codes: Integers, due_day: Integers, starts: Dates, ends: Dates
+) -> Iterator[tuple[Integers, YearFractions]]:
+    """Loans of one day count for which there is time between the days, and its part of a year."""
+    is_time = ends > starts
+    for code in np.flatnonzero(np.bincount(codes)).tolist():
+        at = np.flatnonzero((codes == code) & is_time)
+        if len(at):
+            yield at, year_fraction_many(starts[at], ends[at], DAY_COUNTS[code], due_day[at])

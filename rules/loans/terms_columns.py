@@ -15,6 +15,7 @@ from ledgerbeam.rules.loans.columns import (
     amounts_of,
     coded,
     dates_of,
+    encoded,
     integers_of,
 )
 from ledgerbeam.rules.loans.loan import Terms
@@ -138,8 +139,11 @@ class TermsColumns:
         if len(due_day) and not 1 <= due_day.min() <= due_day.max() <= 31:
             wrong = due_day[(due_day < 1) | (due_day > 31)][0]
             raise ValueError(f"due_day {wrong} is not from 1 to 31")
-        currency = np.array(table.column("currency").to_pylist(), object)
         places, _ = coded(table, "currency", minor_units)
+        currencies = encoded(table.column("currency"))
+        currency = np.array(currencies.dictionary.to_pylist(), object)[
+            currencies.indices.to_numpy()
+        ]
         codes, frequencies = coded(table, "frequency", parse_frequency, "P1M")
         months = np.array([each.months for each in frequencies], np.int64)[codes]
         days = np.array([each.days for each in frequencies], np.int64)[codes]

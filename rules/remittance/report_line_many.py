@@ -10,9 +10,16 @@ from ledgerbeam.rules.arrays import Dates, Flags, Integers
 from ledgerbeam.rules.closing.close import check_matches_book
 from ledgerbeam.rules.closing.close_many import close_many
 from ledgerbeam.rules.closing.delinquency import missed_payments_many
-from ledgerbeam.rules.closing.interest import interest_base_many, interest_many
+from ledgerbeam.rules.closing.interest import interest_due_many
 from ledgerbeam.rules.loans.book import States
-from ledgerbeam.rules.loans.columns import AMOUNT, PERCENT, amounts_of, as_decimals, with_places
+from ledgerbeam.rules.loans.columns import (
+    AMOUNT,
+    PERCENT,
+    amounts_of,
+    as_decimals,
+    encoded,
+    with_places,
+)
 from ledgerbeam.rules.loans.entries import KINDS, Entries
 from ledgerbeam.rules.loans.loan import (
     STATE_VERSION,
@@ -161,11 +168,12 @@ class _Months:
         self._holdings = holdings
         self._participation = units(holdings.column("participation"), PERCENT.scale)
         types = {name: each.remittance_type for name, each in investors.items()}
+        of_loans = encoded(holdings.column("investor_id"))
         is_scheduled = [
             types.get(name) is RemittanceType.SCHEDULED_SCHEDULED
-            for name in holdings.column("investor_id").to_pylist()
+            for name in of_loans.dictionary.to_pylist()
         ]
-        self._is_scheduled: Flags = np.array(is_scheduled, bool)
+        self._is_scheduled: Flags = np.array(is_scheduled, bool)[of_loans.indices.to_numpy()]
         terms = book.terms
         self._is_usual = terms.is_usual & (terms.months == 1)
         self._first_due = _first_due_many(book)
@@ -252,9 +260,9 @@ class _Months:
         at = np.flatnonzero(self._is_usual)
         due = month_later_many(np.full(len(at), month, "datetime64[D]"), terms.due_day[at], 0)
         begin = month_later_many(due, terms.due_day[at], -1)
-        of = (terms.day_count[at], terms.due_day[at], begin, due)
-        interest[at] = interest_many(balance[at], before.rate[at], *of)
-        base[at] = interest_base_many(balance[at], *of)
+        interest[at], base[at] = interest_due_many(
+            balance[at], before.rate[at], terms.day_count[at], terms.due_day[at], begin, due
+        )
         left = balance[at]
         repaid = np.minimum(left, before.payment[at] - interest[at])
         repaid = np.where(due >= terms.maturity_date[at], left, repaid)

@@ -18,8 +18,8 @@ from ledgerbeam.rules.closing.delinquency import (
 )
 from ledgerbeam.rules.closing.interest import (
     accrued,
-    interest_base_many,
     interest_due,
+    interest_due_many,
     interest_many,
 )
 from ledgerbeam.rules.closing.late_fees import late_fees
@@ -153,7 +153,8 @@ def test_interest_of_many_is_that_of_each(
         starts + np.array([row[5] for row in rows], "timedelta64[D]"),
     )
     assert interest_many(balances, rates, *rest).tolist() == [due.interest for due in expected]
-    assert interest_base_many(balances, *rest).tolist() == [due.base for due in expected]
+    interest, base = interest_due_many(balances, rates, *rest)
+    assert [*zip(interest.tolist(), base.tolist(), strict=True)] == expected
 
 
 @given(
