@@ -4,8 +4,8 @@ A portfolio of 24 months is closed through the end of the month before the last 
 the day before the last one. For the report the contenders get the loans as they stood at the end
 of that month, and what came in since; for the close of business the loans as they were published
 the night before, and everything that came in since they were boarded. A smaller portfolio is the
-first files of the largest one. A tenth of the loans is made; the others are the same ones again under
-ids of their own, since making them takes ten times as long as closing their day.
+first files of the largest one. A tenth of the loans is made; the others are the same ones again
+under ids of their own, since making them takes much longer than closing their day.
 """
 
 import datetime

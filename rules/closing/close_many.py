@@ -29,7 +29,10 @@ from ledgerbeam.rules.loans.loan import (
     EntryKind,
     Partials,
     Policy,
+    State,
     Step,
+    Terms,
+    Transaction,
     TransactionKind,
     days_between,
 )
@@ -101,6 +104,7 @@ class _Run:
         self.transactions, self.business_date, self.policy = transactions, business_date, policy
         self.states = states.copy()
         self.batches: list[Entries] = []
+        self.plain_rows: dict[int, tuple[Terms, State, list[Transaction]]] = {}
         self.plain_loans: list[int] = []
         self.plain_entries: list[Entry] = []
         self.by_plain_function = 0
@@ -132,10 +136,12 @@ class _Run:
             & (effective[at] > boarded[at])
         )
         other = at[~is_ordinary]
-        # What was posted before the book began, and is rejected, counts on its first day.
+        # What was posted before the book began, and is rejected, counts on its first day. Before it
+        # is posted nothing is known of it.
         before = other[posted[other] <= boarded[other]]
-        days = np.concatenate([effective[other], posted[other], boarded[before] + 1])
-        of_loan = loans[np.concatenate([other, other, before])]
+        ahead = other[effective[other] > posted[other]]
+        days = np.concatenate([effective[ahead], posted[other], boarded[before] + 1])
+        of_loan = loans[np.concatenate([ahead, other, before])]
         at = at[is_ordinary]
         at = at[np.lexsort((loans[at], effective[at]))]
         self.days, self.loans, self.rows = effective[at], loans[at], at
@@ -196,15 +202,9 @@ class _Run:
 
     def _close_by_plain_function(self, loans: Integers, day: datetime.date) -> None:
         states = []
-        rows = zip(
-            loans.tolist(),
-            self.terms.rows(loans),
-            self.opening.rows(loans),
-            self.states.rows(loans),
-            self.transactions.rows_of(loans),
-            strict=True,
-        )
-        for loan, terms, opening, before, transactions in rows:
+        self._read_plain_rows(loans)
+        for loan, before in zip(loans.tolist(), self.states.rows(loans), strict=True):
+            terms, opening, transactions = self.plain_rows[loan]
             state, entries = close(terms, opening, before, transactions, day, self.policy)
             states.append(state)
             self.plain_loans += [loan] * len(entries)
@@ -212,6 +212,19 @@ class _Run:
         self.states.put(loans, states)
         self.changes_rate[loans] = [bool(state.rate_changes) for state in states]
         self.by_plain_function += len(loans)
+
+    def _read_plain_rows(self, loans: Integers) -> None:
+        # At the first time, of the loans of all days: turning columns into rows of Python has its
+        # price for each call, and for each loan.
+        wanted = loans if self.plain_rows else np.union1d(loans, self.other_loans)
+        new = np.array([each for each in wanted.tolist() if each not in self.plain_rows], np.int64)
+        rows = zip(
+            self.terms.rows(new),
+            self.opening.rows(new),
+            self.transactions.rows_of(new),
+            strict=True,
+        )
+        self.plain_rows |= zip(new.tolist(), rows, strict=True)
 
     def finish(self) -> ClosedMany:
         """Put everything together."""
@@ -439,9 +452,11 @@ class _Run:
             return
         state, terms, policy = self.states, self.terms, self.policy
         # Business day conventions move due dates and the end of grace by a few days.
-        latest = np.datetime64(day) + (
-            0 if policy.due_dates is BusinessDayConvention.NONE else _MAX_MOVE
-        )
+        latest = np.datetime64(day)
+        if policy.due_dates is not BusinessDayConvention.NONE:
+            latest += _MAX_MOVE
+        elif policy.grace_end is BusinessDayConvention.NONE:
+            latest -= policy.grace_days
         at = at[(state.balance[at] > 0) & (state.next_due[at] <= latest)]
         due = self._next_late_fee(at)
         is_late = self._is_late(at, due, day)
