@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from ledgerbeam.io.errors import ControlTotalMismatchError, MixedCurrenciesError
 from ledgerbeam.pipelines.investor_page import Header, render
 from ledgerbeam.rules.closing.delinquency import BUCKETS
 from ledgerbeam.rules.currency import minor_units, to_decimal
+from ledgerbeam.rules.loans.columns import encoded
 from ledgerbeam.rules.remittance.pool_totals import (
     LINE_TOTALS,
     PoolCurrenciesError,
@@ -126,9 +128,16 @@ class LineSums(NamedTuple):
 def _by_investor(lines: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     # The local runner holds several copies in memory of all that it groups.
     lines = narrow(lines)
-    column = lines.column("investor_id")
-    for investor_id in pc.unique(column).to_pylist():
-        yield investor_id, lines.filter(pc.equal(column, investor_id))
+    investors = encoded(lines.column("investor_id"))
+    codes = investors.indices.to_numpy()
+    lines = lines.take(pa.array(np.argsort(codes, kind="stable")))
+    counts = np.bincount(codes, minlength=len(investors.dictionary))
+    starts = np.cumsum(counts) - counts
+    for investor_id, start, count in zip(
+        investors.dictionary.to_pylist(), starts.tolist(), counts.tolist(), strict=True
+    ):
+        if count:
+            yield investor_id, lines.slice(start, count)
 
 
 def _with_balance(lines: pa.Table) -> pa.Table:

@@ -30,6 +30,10 @@ class ArrowTableCoder(beam.coders.Coder):
         """The table; its columns are views into the bytes."""
         return read_stream(encoded)
 
+    def estimate_size(self, value: pa.Table) -> int:
+        """Bytes in memory: Beam's own estimate would encode the table once more."""
+        return int(value.nbytes)
+
     def is_deterministic(self) -> bool:
         """False: equal tables can differ in their chunks."""
         return False
@@ -127,7 +131,9 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
             if field.type != schema.field(index).type:
                 value_type = getattr(field.type, "value_type", field.type)
                 schema = schema.set(index, pa.field(field.name, value_type))
-    return pa.concat_tables([table.cast(schema) for table in tables])
+    return pa.concat_tables(
+        [table if table.schema == schema else table.cast(schema) for table in tables]
+    )
 
 
 def compact_array(array: pa.DictionaryArray) -> pa.DictionaryArray:

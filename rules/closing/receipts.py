@@ -69,7 +69,7 @@ def _effects(terms: TermsColumns, opening: States, transactions: Transactions) -
     ahead = np.flatnonzero((effective > first) & (transactions.amount != 0))
     ahead = ahead[rejected_many(terms, opening, transactions, loans[ahead], ahead)]
     since[ahead] = first[ahead]
-    is_reversal = _of_kind(transactions, TransactionKind.REVERSAL)
+    is_reversal = _of_kind(transactions, transactions.kind, TransactionKind.REVERSAL)
     at = np.flatnonzero(is_reversal)
     since[at] = first[at]
     until = np.full(len(posted), _NEVER)
@@ -83,10 +83,10 @@ def _effects(terms: TermsColumns, opening: States, transactions: Transactions) -
     return _Effects(since, until)
 
 
-def _of_kind(transactions: Transactions, *kinds: TransactionKind) -> Flags:
-    """Which transactions are of one of these kinds; bool `(transactions,)`."""
+def _of_kind(transactions: Transactions, codes: Integers, *kinds: TransactionKind) -> Flags:
+    """Which codes of transactions stand for one of these kinds; bool of the shape of `codes`."""
     is_of = np.array([kind in kinds for kind in transactions.kinds], bool)
-    return is_of[transactions.kind] if len(is_of) else np.zeros(len(transactions.kind), bool)
+    return is_of[codes] if len(is_of) else np.zeros(len(codes), bool)
 
 
 def rejected_many(
@@ -105,11 +105,12 @@ def rejected_many(
         bool `(some,)`.
     """
     effective, amount = transactions.effective_date[at], transactions.amount[at]
-    is_rejected = ~_of_kind(transactions, *TransactionKind)[at]
+    kind = transactions.kind[at]
+    is_rejected = ~_of_kind(transactions, kind, *TransactionKind)
     is_rejected |= effective < terms.origination_date[loans]
     is_rejected |= effective <= opening.closed_through[loans]
-    is_reversal = _of_kind(transactions, TransactionKind.REVERSAL)[at]
-    is_change = _of_kind(transactions, TransactionKind.RATE_CHANGE)[at]
+    is_reversal = _of_kind(transactions, kind, TransactionKind.REVERSAL)
+    is_change = _of_kind(transactions, kind, TransactionKind.RATE_CHANGE)
     # A rate or a payment that is missing is -1.
     has_no_terms = (transactions.rate[at] < 0) | (transactions.payment[at] <= 0)
     has_no_terms |= effective < transactions.posted_date[at]

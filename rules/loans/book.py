@@ -314,8 +314,11 @@ class Transactions:
 
 
 def _optional(column: pa.ChunkedArray, places: Integers, name: str) -> Integers:
-    values = amounts_of(column.fill_null(0), places, name)
-    return np.where(array_of(column.is_null()).to_numpy(zero_copy_only=False), NONE, values)
+    values = np.full(len(column), NONE)
+    # Nearly all rows have none.
+    at = np.flatnonzero(array_of(column.is_valid()).to_numpy(zero_copy_only=False))
+    values[at] = amounts_of(column.take(pa.array(at)), places[at], name)
+    return values
 
 
 def _values(column: pa.ChunkedArray, field: pa.Field, places: Integers) -> npt.NDArray[Any]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ledgerbeam.io.arrow.shared import encoded
 from ledgerbeam.io.arrow.stream import compact_array, join
+from ledgerbeam.rules.arrays import array_of
 from ledgerbeam.rules.components import Components
 from ledgerbeam.transforms.columnar.utf8_words import sort_strings
 
@@ -230,6 +231,11 @@ def component_starts(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int6
         return np.zeros(0, np.int64)
     changes = np.zeros(rows - 1, bool)
     for name in key:
+        column = array_of(table.column(name))
+        if pa.types.is_string(column.type) and not column.null_count:
+            # Texts are compared with their neighbours faster than they are encoded.
+            changes |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+            continue
         codes = _equality_codes(table.column(name))
         changes |= codes[1:] != codes[:-1]
     return np.flatnonzero(np.append(True, changes)).astype(np.int64)
