@@ -218,6 +218,24 @@ def test_ordinary_loans_need_no_plain_function() -> None:
     assert close_many(*book(portfolio), day(120), Policy()).by_plain_function == 1
 
 
+def test_a_payment_posted_late_needs_the_plain_function_on_that_day_alone() -> None:
+    terms, state = mortgage()
+    late = Transaction(1, "payment", day(31), day(45), 1_000_00)
+    assert close_many(*book([Loan(terms, state, [late])]), day(120), Policy()).by_plain_function == 1
+
+
+def test_what_is_held_pays_an_instalment_that_was_overdue_when_the_book_began() -> None:
+    terms, state = mortgage()
+    since = state.next_due + datetime.timedelta(9)
+    held = dataclasses.replace(state, suspense=2 * state.payment, closed_through=since)
+    loan, first_night = Loan(terms, held, []), since + datetime.timedelta(1)
+    result = close_many(*book([loan]), first_night, Policy())
+    assert result.by_plain_function == 0
+    after, entries = closed(loan, held, first_night, Policy())
+    assert EntryKind.SUSPENSE_RELEASE in [entry.kind for entry in entries]
+    assert result.states.row(0) == after
+
+
 def book(portfolio: list[Loan]) -> tuple[TermsColumns, States, States, Transactions]:
     terms, opening, transactions = columns(portfolio)
     return terms, opening, opening, transactions
