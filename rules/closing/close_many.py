@@ -453,10 +453,10 @@ class _Run:
         state, terms, policy = self.states, self.terms, self.policy
         # Business day conventions move due dates and the end of grace by a few days.
         if policy.due_dates is not BusinessDayConvention.NONE:
-            ahead = _MAX_MOVE
+            margin = _MAX_MOVE
         else:
-            ahead = -policy.grace_days if policy.grace_end is BusinessDayConvention.NONE else 0
-        latest = np.datetime64(day) + ahead
+            margin = -policy.grace_days if policy.grace_end is BusinessDayConvention.NONE else 0
+        latest = np.datetime64(day) + margin
         at = at[(state.balance[at] > 0) & (state.next_due[at] <= latest)]
         due = self._next_late_fee(at)
         is_late = self._is_late(at, due, day)
