@@ -452,11 +452,11 @@ class _Run:
             return
         state, terms, policy = self.states, self.terms, self.policy
         # Business day conventions move due dates and the end of grace by a few days.
-        latest = np.datetime64(day)
         if policy.due_dates is not BusinessDayConvention.NONE:
-            latest += _MAX_MOVE
-        elif policy.grace_end is BusinessDayConvention.NONE:
-            latest -= policy.grace_days
+            margin = _MAX_MOVE
+        else:
+            margin = -policy.grace_days if policy.grace_end is BusinessDayConvention.NONE else 0
+        latest = np.datetime64(day) + margin
         at = at[(state.balance[at] > 0) & (state.next_due[at] <= latest)]
         due = self._next_late_fee(at)
         is_late = self._is_late(at, due, day)

@@ -221,9 +221,8 @@ def test_ordinary_loans_need_no_plain_function() -> None:
 def test_a_payment_posted_late_needs_the_plain_function_on_that_day_alone() -> None:
     terms, state = mortgage()
     late = Transaction(1, "payment", day(31), day(45), 1_000_00)
-    assert (
-        close_many(*book([Loan(terms, state, [late])]), day(120), Policy()).by_plain_function == 1
-    )
+    result = close_many(*book([Loan(terms, state, [late])]), day(120), Policy())
+    assert result.by_plain_function == 1
 
 
 def test_what_is_held_pays_an_instalment_that_was_overdue_when_the_book_began() -> None:
