@@ -23,7 +23,9 @@ from ledgerbeam.synthetic.trades import write_trades
 
 HERE = Path(__file__).resolve().parent
 NAME = "hot-keys"
-KEYS = {"one component": {"clients": 1, "symbols": 1}, "many components": {}}
+KEYS = {"one component": (1, 1), "many components": (None, 500)}
+"""How many clients and symbols trade; None for one client in a hundred trades."""
+
 ROWS_PER_FILE = 1_000_000
 LIMIT_SECONDS = 900.0
 HEADINGS = ("trades", "of", "peak MB", "bytes a trade", "÷ many", "wall s", "cpu s")
@@ -36,13 +38,15 @@ def run(data: Path, rows: int, keys: str) -> Measurement:
         RuntimeError: it failed.
     """
     folder = data / f"hot-keys-{os.getpid()}"
+    clients, symbols = KEYS[keys]
     try:
         write_trades(
             str(folder / "trades"),
             rows,
             files=max(rows // ROWS_PER_FILE, 1),
             trade_date=TRADE_DATE,
-            **KEYS[keys],
+            clients=clients,
+            symbols=symbols,
         )
         measured = measure(
             [
