@@ -154,7 +154,6 @@ mutants: $(VENV)/dev.stamp ## change rules and see whether tests notice: make mu
 bench: $(VENV)/dev.stamp ## measure against DuckDB, Polars, pandas and row-wise Beam
 	$(BIN)/python benchmarks/bench_delivery.py $(BENCH_FLAGS)
 	$(BIN)/python benchmarks/bench_components.py
-	$(BIN)/python benchmarks/bench_hot_keys.py
 
 bench-compare: $(VENV)/dev.stamp ## measure a comparison of two instances against DuckDB
 	$(BIN)/python benchmarks/bench_compare.py

@@ -65,14 +65,6 @@ def test_a_migration_and_a_loop_leave_the_same_prices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_component_is_measured_beside_many(tmp_path: Path) -> None:
-    benchmark("bench_hot_keys.py", tmp_path, "--rows=20000")
-    table = (tmp_path / "hot-keys.md").read_text()
-    for keys in ("one component", "many components"):
-        assert f"| 20,000 | {keys} |" in table
-
-
-@pytest.mark.slow
 def test_all_ways_to_do_loans_agree(tmp_path: Path) -> None:
     benchmark("bench_loans.py", tmp_path, "--loans=100", "--repetitions=1")
     raw = json.loads((tmp_path / "loans.json").read_text())
