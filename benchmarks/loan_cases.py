@@ -145,7 +145,7 @@ def _copy_file(folder: Path, loans: int, file: int) -> int:
         with pq.ParquetWriter(target, source.schema_arrow) as writer:
             for group in range(source.num_row_groups):
                 writer.write_table(_renumbered(source.read_row_group(group), copy * loans))
-    return pq.read_metadata(folder / "day" / f"loans-{file:02}.parquet").num_rows
+    return int(pq.read_metadata(folder / "day" / f"loans-{file:02}.parquet").num_rows)
 
 
 def _renumbered(table: pa.Table, shift: int) -> pa.Table:
