@@ -21,7 +21,7 @@ from ledgerbeam.io.errors import DatabaseError, PageFetchError, UserError
 from ledgerbeam.io.secrets import resolve_url
 from ledgerbeam.io.sql.connections import Engines, Transactions
 from ledgerbeam.io.sql.keys import Key, KeyRange
-from ledgerbeam.io.sql.reader import FETCH_GROWTH, SqlPage, SqlReader
+from ledgerbeam.io.sql.reader import SqlPage, SqlReader
 from ledgerbeam.transforms.concurrency.retry import error_line
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class SqlFetcher:
             if cut.end:
                 return
         rest = _Resumable(self._reader, KeyRange(after, range_.upto), self._source.page_rows)
-        # As many as a fetch has, so that no page waits for another fetch.
+        # Only the first page at first, so that work can begin at once.
         size = 1
         while True:
             pages = self._fetching(functools.partial(rest.take, size))
@@ -116,7 +116,7 @@ class SqlFetcher:
                 number += 1
             if mine.end:
                 return
-            size = max(min(_ROWS_PER_CUT // self._source.page_rows, FETCH_GROWTH * size), 1)
+            size = max(_ROWS_PER_CUT // self._source.page_rows, 1)
 
     def _again(self, number: int, range_: KeyRange) -> FetchedPage:
         table = self._fetching(lambda: self._reader.read(range_))

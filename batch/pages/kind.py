@@ -9,7 +9,7 @@ from ledgerbeam.batch.execute.kind import Kind
 from ledgerbeam.batch.execute.prepared import Prepared
 from ledgerbeam.batch.execute.publish import BalanceSheet
 from ledgerbeam.batch.pages.prepare import prepare_pages
-from ledgerbeam.batch.pages.publish import balance_pages, pages_read, pages_totals
+from ledgerbeam.batch.pages.publish import balance_pages, pages_read
 from ledgerbeam.io.commit.records import AttemptRecord, Manifest
 
 
@@ -29,7 +29,6 @@ class PageKind(Kind[PageProcess[Any]]):
 
     def balance(self, process: PageProcess[Any], manifest: Manifest) -> BalanceSheet:
         """See `Kind.balance`."""
-        totals = pages_totals(process, manifest.shards)
-        if pages_read(process, totals) != manifest.read:
+        if pages_read(process, manifest.shards) != manifest.read:
             raise ValueError("what was read doesn't follow from its shards")
-        return balance_pages(process, totals)
+        return balance_pages(process, manifest.shards)

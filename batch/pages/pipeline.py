@@ -29,6 +29,7 @@ from ledgerbeam.batch.define.page_process import MAX_CONNECTIONS, PageProcess, S
 from ledgerbeam.batch.execute import worker_control
 from ledgerbeam.batch.execute.prepared import AttemptContext
 from ledgerbeam.batch.execute.reduce import Finish
+from ledgerbeam.batch.execute.worker_control import IN_FLIGHT
 from ledgerbeam.batch.model.outcomes import outcomes_table
 from ledgerbeam.batch.model.status import ComponentStatus
 from ledgerbeam.batch.pages.fetch import CursorFetcher, FetchedPage, SqlFetcher
@@ -44,9 +45,6 @@ from ledgerbeam.transforms.concurrency.calls import DaemonPool
 from ledgerbeam.transforms.concurrency.executor import current_fence
 from ledgerbeam.transforms.concurrency.in_flight import DoInFlight
 from ledgerbeam.transforms.publish import Part, commit_part, count_committed
-
-_PARTITIONS_IN_FLIGHT = 3
-"""Two have pages ready while a third one begins or is committed."""
 
 _UNLIMITED = 32
 _ROWS_AHEAD = 40_000
@@ -94,8 +92,7 @@ class PagedBatch(beam.PTransform):
                 root
                 | "Partitions" >> beam.Create(partitions, reshuffle=False).with_output_types(int)
                 | "Spread" >> beam.Reshuffle()
-                | "ExecutePartitions"
-                >> beam.ParDo(DoInFlight(ExecutePartition(plan), _PARTITIONS_IN_FLIGHT))
+                | "ExecutePartitions" >> beam.ParDo(DoInFlight(ExecutePartition(plan), IN_FLIGHT))
             )
         committed = done | "CountCommitted" >> beam.Map(count_committed)
         reports = committed | "Finish" >> Finish(

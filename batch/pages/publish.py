@@ -35,20 +35,21 @@ class PublishPages:
             UserError: too many components failed, or a control doesn't balance.
         """
         shards = whole(self.attempt, [*self.kept, *commits])
-        totals = pages_totals(self.process, shards)
-        sheet = balance_pages(self.process, totals)
-        read = pages_read(self.process, totals)
-        return publish(self.process, self.attempt, shards, sheet, read, [], reports)
+        sheet = balance_pages(self.process, shards)
+        return publish(
+            self.process, self.attempt, shards, sheet, pages_read(self.process, shards), [], reports
+        )
 
 
-def balance_pages(process: "PageProcess[Any]", out: ShardTotals) -> BalanceSheet:
+def balance_pages(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> BalanceSheet:
     """Compare input and output: rows, amounts, and the process's own controls.
 
     Args:
         process: the definition.
-        out: totals over all shards.
+        shards: the markers of all shards.
     """
     names = process.total_names
+    out = _sum(process, shards)
     counts = {
         "rows_in": out.read[0].rows,
         "rows_out": out.result_rows,
@@ -69,12 +70,11 @@ def balance_pages(process: "PageProcess[Any]", out: ShardTotals) -> BalanceSheet
     return BalanceSheet(out.published(names), counts, [*controls, *own], out.read[0].rows)
 
 
-def pages_read(process: "PageProcess[Any]", out: ShardTotals) -> Totals:
+def pages_read(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> Totals:
     """Totals over the rows that a page process has read, in their stored form."""
-    return process.total_names.flat(0, out.read[0])
+    return process.total_names.flat(0, _sum(process, shards).read[0])
 
 
-def pages_totals(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> ShardTotals:
-    """Totals over all shards, from their markers."""
+def _sum(process: "PageProcess[Any]", shards: Sequence[ShardCommit]) -> ShardTotals:
     names = process.total_names
     return ShardTotals.sum(ShardTotals.from_json(commit.totals, names) for commit in shards)

@@ -30,10 +30,6 @@ from ledgerbeam.io.sql.source import SqlSource, read_columns
 _ROWS_PER_FETCH = 20_000
 _BYTES_PER_FETCH = 8 << 20
 
-FETCH_GROWTH = 4
-"""How many times the rows of the one before it a fetch may have. The first page comes at once, and
-more come before the calls of those that were fetched have ended."""
-
 
 class SqlPage(NamedTuple):
     """Consecutive rows of a source.
@@ -145,8 +141,8 @@ class SqlReader:
     def pages(self, range_: KeyRange, page_rows: int) -> Iterator[SqlPage]:
         """The range's rows in pages of `page_rows`, the last one with what is left; none are empty.
 
-        The first page is fetched alone, and then ever more at once: up to 20,000 rows, or about
-        8 MB, which are kept until all their pages have been given.
+        Up to 20,000 rows, or about 8 MB, are fetched at once, and kept until all their pages have
+        been given.
 
         Raises:
             UserError: the database can't be read, a value doesn't fit its column's type, or the key
@@ -167,8 +163,7 @@ class SqlReader:
                 after = upto
             if more:
                 fitting = _BYTES_PER_FETCH * table.num_rows // max(table.nbytes, 1)
-                most = min(fitting, _ROWS_PER_FETCH, FETCH_GROWTH * rows_per_fetch)
-                rows_per_fetch = max(most // page_rows, 1) * page_rows
+                rows_per_fetch = max(min(fitting, _ROWS_PER_FETCH) // page_rows, 1) * page_rows
 
     def read(self, range_: KeyRange) -> pa.Table:
         """All rows of a range in one table; with the range of a page, that page again."""
