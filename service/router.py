@@ -100,20 +100,32 @@ class Router:
             self._errands.forget(self._now())
             self._published_at = time.monotonic()
         received = self._dispatch.received(list(self._kinds))
-        right: list[str] = []
+        right: list[RequestRecord] = []
         admitted_at = time.monotonic()
         for request in received:
             if self._decide(request):
-                right.append(request.id)
+                right.append(request)
             if time.monotonic() - admitted_at > _ADMIT_SECONDS:
                 self._admit(right)
                 right, admitted_at = [], time.monotonic()
         self._admit(right)
         return len(received) + self._act()
 
-    def _admit(self, right: Sequence[str]) -> None:
-        if right:
-            self._dispatch.admit(right, self._who, self._now())
+    def _admit(self, right: Sequence[RequestRecord]) -> None:
+        if not right:
+            return
+        try:
+            self._dispatch.admit([request.id for request in right], self._who, self._now())
+        except RegistryUnavailableError:
+            raise
+        except Exception as error:
+            if len(right) > 1:
+                # One that can't be admitted is no reason to leave the others alone.
+                for request in right:
+                    self._admit([request])
+                return
+            _log.exception("request %s can't be admitted", right[0].id)
+            self._reject(right[0], "bug", redact(f"{type(error).__name__}: {error}"))
 
     def _act(self) -> int:
         """Go on with actions on many, some targets of each at a time; gives how many."""

@@ -103,13 +103,11 @@ class RunsReader:
         """
         return self.registry.find(run)
 
-    def get(self, run: str, failed_shards: int | None = None) -> RunView:
+    def get(self, run: str) -> RunView:
         """How a run stands.
 
         Args:
             run: its id, six or more characters of it, or `process/instance[/run-number]`.
-            failed_shards: at how many shards the failures are looked for; by default all that have
-                some.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -117,12 +115,19 @@ class RunsReader:
         from ledgerbeam.batch.observe.progress import ProgressReader
 
         record = self.registry.find(run)
-        return self.view(record, ProgressReader(record.uri), failed_shards)
+        return self.view(record, ProgressReader(record.uri))
 
     def view(
         self, record: RunRecord, reader: "ProgressReader", failed_shards: int | None = None
     ) -> RunView:
-        """How a run stands, seen by a reader that has looked at it before; see `get`."""
+        """How a run stands, seen by a reader that has looked at it before.
+
+        Args:
+            record: of the run.
+            reader: of its progress.
+            failed_shards: at how many shards the failures are looked for; by default all that have
+                some.
+        """
         return self._whole(self._view(record, reader), reader, failed_shards)
 
     def wait(

@@ -5,8 +5,8 @@ is taken every `LOOK_SECONDS` in any case. On PostgreSQL whoever commits somethi
 channel. On SQLite who waits asks for the file's version, which costs microseconds.
 
 PostgreSQL takes one lock at the commit of each transaction that notifies. So senders notify only of
-messages that are due before the next look, and each process at most every `_DEBOUNCE_SECONDS`. A
-scheduler that was woken looks often for a while, and finds those that didn't notify.
+messages that are due before the next look, and not within `_DEBOUNCE_SECONDS` of a commit of the
+same process that did: a scheduler that was woken looks often for a while, and finds the others.
 """
 
 import select
@@ -35,11 +35,16 @@ SOON = 5_000_000
 """Microseconds ahead for which senders notify: the next look, and a sender's clock that is slow."""
 
 _DEBOUNCE_SECONDS = 0.1
+_NEVER = float("-inf")
 _STOP_SECONDS = 0.25
 _VERSION_SECONDS = 0.05
 _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 
-_notified_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
+_committed_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
+"""When an engine's last transaction that notifies was committed."""
+
+_notified_at: "weakref.WeakKeyDictionary[sa.Connection, float]" = weakref.WeakKeyDictionary()
+"""When a connection's transaction has last notified."""
 
 
 def wake(connection: sa.Connection, channel: str) -> None:
@@ -58,12 +63,29 @@ def wake_schedulers(connection: sa.Connection, due: int) -> None:
         connection: a sender's, in its transaction.
         due: when the first of its messages is due, in microseconds.
     """
-    if due > time.time_ns() // 1_000 + SOON:
+    if connection.dialect.name != "postgresql" or due > time.time_ns() // 1_000 + SOON:
         return
+    if connection not in _notified_at:
+        _notified_at[connection] = _NEVER
+        sa.event.listen(connection, "commit", _note_commit)
+        for end in ("rollback", "rollback_savepoint"):
+            sa.event.listen(connection, end, _note_rollback)
+    last = max(_committed_at.get(connection.engine, _NEVER), _notified_at[connection])
     now = time.monotonic()
-    if now - _notified_at.get(connection.engine, 0.0) >= _DEBOUNCE_SECONDS:
-        _notified_at[connection.engine] = now
+    if now - last >= _DEBOUNCE_SECONDS:
+        _notified_at[connection] = now
         wake(connection, MESSAGES_SENT)
+
+
+def _note_commit(connection: sa.Connection) -> None:
+    if _notified_at[connection] > _NEVER:
+        # Others hear of it now, and not before.
+        _committed_at[connection.engine] = time.monotonic()
+        _notified_at[connection] = _NEVER
+
+
+def _note_rollback(connection: sa.Connection, *_: object) -> None:
+    _notified_at[connection] = _NEVER
 
 
 class Watch:

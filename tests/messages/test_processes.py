@@ -4,7 +4,7 @@ import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from ledgerbeam.messages.model.message import bucket_of, lane_of
 from ledgerbeam.messages.scheduler import process as scheduling
 from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.scheduler.sweep import Sweeper
+from ledgerbeam.messages.store import wake
 from ledgerbeam.messages.store.database import MessageDatabase
 from ledgerbeam.messages.store.send import Outgoing, reschedule, schedule, schedule_many
 from ledgerbeam.messages.store.topics import set_topic_rate
@@ -207,6 +208,40 @@ def test_a_consumer_that_is_paused_sleeps_until_it_is_resumed(
         with bank.database.begin("consumer") as connection:
             set_paused(connection, handler.name, False)
         wait(lambda: noted(bank, handler) == ["R1"])
+
+
+@pytest.mark.usefixtures("woken_only")
+@pytest.mark.parametrize("ends", ["is open", "is rolled back", "is rolled back to a savepoint"])
+def test_a_sender_that_has_notified_silences_nobody_before_its_commit(
+    fresh_postgres: Bank, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(wake, "_DEBOUNCE_SECONDS", 3_600.0)
+    sleeps = threading.Event()
+    sleep = wake.Watch.wait
+
+    def noted_sleep(watch: wake.Watch, seconds: float, stop: threading.Event) -> None:
+        sleeps.set()
+        sleep(watch, seconds, stop)
+        sleeps.clear()
+
+    monkeypatch.setattr(wake.Watch, "wait", noted_sleep)
+    bank = fresh_postgres.for_a_test()
+    engine = sa.create_engine(bank.url)
+    with running(Scheduler(bank.database, LONG).run), engine.connect() as sender:
+        bank.send("begun")
+        wait(lambda: bank.stream() == ["begun"] and sleeps.is_set())
+        savepoint = sender.begin_nested() if ends == "is rolled back to a savepoint" else None
+        schedule(sender, bank.topic, Due(request="first", payer="P1"), due=soon(0.0))
+        if savepoint is not None:
+            savepoint.rollback()
+        elif ends == "is rolled back":
+            sender.rollback()
+        with engine.connect() if ends == "is open" else nullcontext(sender) as other:
+            second = Due(request="second", payer="P2")
+            schedule(other, bank.topic, second, due=soon(0.0), key="second")
+            other.commit()
+        wait(lambda: bank.stream() == ["begun", "second"])
+    engine.dispose()
 
 
 def test_a_transaction_that_will_be_prepared_notifies_nobody(fresh_postgres: Bank) -> None:

@@ -9,7 +9,7 @@ from ledgerbeam.service.client import Client
 
 OF_THE_REGISTRY = {
     *("audit_of", "begin_replacing", "check_retry", "expire", "record", "reopen"),
-    *("replace_approved", "signed_by", "to_be_approved"),
+    *("replace_approved", "signed_by", "to_be_approved", "view"),
 }
 """What those who run a registry do with it."""
 
