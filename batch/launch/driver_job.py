@@ -83,6 +83,11 @@ class StartedJob(Job):
                 else:
                     self._end = JobResult(message.error, message.lost, message.code or None)
 
+    def stop(self, grace: float) -> None:
+        """End it, and take its exit status, for which a process that has ended stays on."""
+        super().stop(grace)
+        self._process.wait()
+
     def result(self) -> JobResult:
         """What the driver has said of its end; where it died before, what others say of that."""
         if any(self._end):
