@@ -50,7 +50,10 @@ class ComponentTransaction(NamedTuple):
 
 
 def insert_rows(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
-    """Insert rows into a table, in the connection's transaction; by COPY on PostgreSQL.
+    """Insert rows into a table, in the connection's transaction; on PostgreSQL by COPY, if it can.
+
+    It can't where the table's definition has a say in the values, by a default or a type of
+    Python's, or where a value's text isn't PostgreSQL's.
 
     Args:
         connection: a connection, which is in its transaction afterwards.
@@ -64,15 +67,18 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> N
     """
     if rows.num_rows == 0:
         return
-    if connection.dialect.driver != "psycopg":
+    if connection.dialect.driver != "psycopg" or not _can_be_copied(connection, table, rows.schema):
         connection.execute(table.insert(), rows.to_pylist())
         return
+    from psycopg import sql
+
     if not connection.in_transaction():
         connection.begin()  # COPY goes past SQLAlchemy, which would have nothing to commit
     names = rows.column_names
-    quoted = connection.dialect.identifier_preparer
-    columns = ", ".join(map(quoted.quote, names))
-    statement = f"COPY {quoted.format_table(table)} ({columns}) FROM STDIN (FORMAT csv)"
+    place = [name for name in (table.schema, table.name) if name is not None]
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+        sql.Identifier(*place), sql.SQL(", ").join(map(sql.Identifier, names))
+    )
     text = pa.BufferOutputStream()
     # A null is empty, and an empty text is in quotes, for both sides.
     csv.write_csv(
@@ -86,9 +92,32 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> N
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(text.getvalue())
     except connection.dialect.loaded_dbapi.Error as error:
+        is_lost = connection.dialect.is_disconnect(error, driver, None)
+        if is_lost:
+            connection.invalidate(error)
         raise DBAPIError.instance(
-            statement, None, error, connection.dialect.loaded_dbapi.Error, hide_parameters=True
+            f"COPY {table.fullname}",
+            None,
+            error,
+            connection.dialect.loaded_dbapi.Error,
+            hide_parameters=True,
+            connection_invalidated=is_lost,
+            dialect=connection.dialect,
         ) from error
+
+
+def _can_be_copied(connection: sa.Connection, table: sa.Table, rows: pa.Schema) -> bool:
+    """Whether COPY stores the same as an INSERT of SQLAlchemy's."""
+    if connection.get_execution_options().get("schema_translate_map"):
+        return False
+    for column in table.columns:
+        if column.key not in rows.names:
+            if column.default is not None:
+                return False
+        elif column.key != column.name or isinstance(column.type, sa.TypeDecorator | sa.Enum):
+            return False
+    no_text = (pa.types.is_duration, pa.types.is_string_view, pa.types.is_binary_view)
+    return not any(is_one(field.type) for field in rows for is_one in no_text)
 
 
 def _copied(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -142,7 +142,7 @@ def test_a_fence_is_not_asked_where_nothing_will_be_written(
 ROWS = pa.table(
     {
         "id": pa.array([1, 2, 3], pa.int64()),
-        "Na me": ["", None, 'say "a,b"\n\\N\n\\.\nend'],
+        "Na me %": ["", None, 'say "a,b"\n\\N\n\\.\nend'],
         "price": pa.array([Decimal("1.50"), None, Decimal("-0.01")], pa.decimal128(12, 2)),
         "day": pa.array([datetime.date(2026, 11, 20), None, datetime.date(1, 1, 1)]),
         "made": [datetime.datetime.fromisoformat("2026-01-02 03:04:05.678901"), None, None],
@@ -154,7 +154,7 @@ NOTE = sa.Table(
     "no te",
     sa.MetaData(),
     sa.Column("id", sa.BigInteger, primary_key=True),
-    sa.Column("Na me", sa.Text),
+    sa.Column("Na me %", sa.Text),
     sa.Column("price", sa.Numeric(12, 2)),
     sa.Column("day", sa.Date),
     sa.Column("made", sa.DateTime),
@@ -201,6 +201,37 @@ class TestInsert:
         ):
             insert_rows(connection, NOTE, pa.concat_tables([ROWS, ROWS]))
         assert isinstance(refused.value, IntegrityError)
+
+    def test_defaults_and_types_of_the_definition_count(self, engine: sa.Engine) -> None:
+        call = sa.Table(
+            "call",
+            sa.MetaData(),
+            sa.Column("id", sa.BigInteger, primary_key=True),
+            sa.Column("took", sa.Interval),
+            sa.Column("state", sa.Text, default="new", nullable=False),
+        )
+        call.create(engine)
+        took = datetime.timedelta(seconds=5)
+        for number, unit in enumerate(("ms", "us")):
+            rows = pa.table({"id": [number], "took": pa.array([took], pa.duration(unit))})
+            with engine.begin() as connection:
+                insert_rows(connection, call, rows)
+        with engine.connect() as connection:
+            found = connection.execute(call.select().order_by(call.c.id)).all()
+        assert found == [(0, took, "new"), (1, took, "new")]
+
+
+def test_a_connection_that_is_lost_during_an_insert_says_so(postgres_database: Database) -> None:
+    table = postgres_database.create("id bigint")
+    engine = open_engine(postgres_database.url, max_connections=2)
+    with engine.connect() as connection, engine.connect() as other:
+        process = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+        other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
+        definition = sa.Table(table, sa.MetaData(), sa.Column("id", sa.BigInteger))
+        with pytest.raises(DBAPIError) as lost:
+            insert_rows(connection, definition, pa.table({"id": [1]}))
+        assert lost.value.connection_invalidated
+    engine.dispose()
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])

@@ -26,7 +26,6 @@ from tests.support.object_stores import (
     ENDPOINT,
     FaultyProxy,
     faulty_proxy,
-    google_cloud_storage,
 )
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.recorded import ACCOUNTS, TIMEOUT, NewPlace, Place
@@ -90,13 +89,10 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    """An object store of its own, with a network that may fail."""
-    with google_cloud_storage() as found, pytest.MonkeyPatch.context() as patch:
-        (endpoint,) = found.env.values()
-        with faulty_proxy(endpoint) as proxy:
-            patch.setenv(ENDPOINT["gs"], proxy.url)
-            yield Store(found.bucket, proxy)
+def store(gcs: str) -> Iterator[Store]:
+    """The tests' object store, which processes of a service reach by a network that may fail."""
+    with faulty_proxy(os.environ[ENDPOINT["gs"]]) as proxy:
+        yield Store(gcs, proxy)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +123,8 @@ def test_nothing_is_lost_and_nothing_done_twice(
     with service_of(place, lease) as service:
         night = Night(service, server, store, pair)
         found = night.until_ended()
-        assert [request.state for request in found] == [RequestState.SUCCESS] * 2, service.told()
+        ends = [(request.state, request.error) for request in found]
+        assert ends == [(RequestState.SUCCESS, None)] * 2, service.told()
         requests = httpx.get(f"{service.server}/v1/requests").json()["items"]
         assert len(requests) == len(DAYS)
     check_published_once(place)
@@ -150,6 +147,7 @@ class Night:
         self._output = str(place.folder / "output")
         if store is not None:
             self._output = f"{store.bucket}/{uuid.uuid4().hex}"
+            service.environment[ENDPOINT["gs"]] = store.network.url
         # Where neither is a point of a process, both die with the node.
         self._armed = [point for point in pair if point not in {DATABASE, STORE}] or [OF_NODE]
         self._are_to_die: dict[str, Callable[[], None]] = {}

@@ -23,11 +23,13 @@ class Service:
     Attributes:
         place: with the input of requests, and its registry.
         server: URL of the front end that was started last.
+        environment: of all its processes, in place of this one's.
     """
 
     def __init__(self, place: Place, lease: float) -> None:
         self.place = place
         self.server = ""
+        self.environment: dict[str, str] = {}
         self._lease = lease
         self._log = place.folder / "service.log"
         self._started: list[subprocess.Popen[str]] = []
@@ -35,6 +37,7 @@ class Service:
     def start(self, *arguments: str, failpoint: str = "") -> "subprocess.Popen[str]":
         """`ledgerbeam …` as a process, once it says that it is at work."""
         environment = {**os.environ, REGISTRY: self.place.url, LEASE: str(self._lease)}
+        environment |= self.environment
         if arguments[0] == "serve":
             # A front end knows no workloads: those of the tests aren't installed for it.
             environment.pop("PYTHONPATH", None)
