@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import logging
 import math
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     StrictBool,
     TypeAdapter,
+    ValidationError,
 )
 
 from ledgerbeam.batch.model.queue import QueuePolicy
@@ -26,6 +28,7 @@ KEY_SECONDS = 24 * 3600
 MAX_BODY = 256 * 1024
 """Bytes of a request's body at most. Input is named by URI, never sent."""
 
+_log = logging.getLogger(__name__)
 _SLA = "x-sla"
 """In the JSON Schema of a kind's parameters, what its definition says of deadlines."""
 
@@ -399,9 +402,16 @@ class KindRecord(Stored):
 
     @property
     def sla(self) -> Sla | None:
-        """When its runs must have started and finished; None where they needn't."""
+        """When its runs must have started and finished; None where they needn't.
+
+        None as well where this program can't read it, for want of a time zone or by its version.
+        """
         given = self.parameters_schema.get(_SLA)
-        return None if given is None else _sla_adapter().validate_python(given)
+        try:
+            return None if given is None else _sla_adapter().validate_python(given)
+        except ValidationError as error:
+            _log.warning("the deadlines of %s can't be read: %s", self.name, error)
+            return None
 
 
 def schema_of(schema: dict[str, Any], sla: Sla | None) -> dict[str, Any]:

@@ -5,20 +5,21 @@ left stay. Who has found a run by them compares with what the run has (`has_para
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from ledgerbeam.batch.model.run import RunDraft, RunRecord
 from ledgerbeam.batch.registry.database import insert_into
-from ledgerbeam.batch.registry.schema import run, run_parameter
+from ledgerbeam.batch.registry.schema import definition, run, run_parameter
 
 DAMAGE = (ValueError, LookupError, TypeError)
 """By these a value is refused that isn't what the registry has written; pydantic's is the first."""
 
 _CHARACTERS = 100
 _MISSED_AT_ONCE = 500
+_LOOKED_AT = 3_000
 UNLISTED = sa.literal_column("NOT run.listed", sa.Boolean)
 """In the words of the index, by which SQLite knows that it may use it."""
 
@@ -75,10 +76,35 @@ def list_missed(connection: sa.Connection) -> bool:
     return bool(ids)
 
 
-def missing_name(connection: sa.Connection, where: Mapping[str, str]) -> str | None:
-    """A name that no run has a parameter of; None where there is none such."""
-    for name in where:
+def missing_name(
+    connection: sa.Connection, where: Mapping[str, str], process: str | None
+) -> str | None:
+    """A name that no run has a parameter of; None where there is none such.
+
+    Args:
+        connection: to the registry.
+        where: values by name.
+        process: whose runs alone count, since who asks may not know others; None for all.
+    """
+    declared: set[str] = set()
+    if process is not None:
+        schemas = sa.select(definition.c.parameters_schema).where(definition.c.process == process)
+        declared = {name for schema in connection.scalars(schemas) for name in _properties(schema)}
+    for name in where.keys() - declared:
         known = run_parameter.c.name == pair_of(name, "")[0]
-        if connection.execute(sa.select(sa.literal(1)).where(known).limit(1)).first() is None:
+        found = sa.select(run_parameter.c.run_id).where(known)
+        if process is None:
+            found = found.limit(1)
+        else:
+            # Of a name that only others have, there may be as many rows as runs.
+            some = found.limit(_LOOKED_AT).subquery()
+            own = (run.c.id == some.c.run_id) & (run.c.process == process)
+            found = sa.select(run.c.id).join(some, own).limit(1)
+        if connection.execute(found).first() is None:
             return name
     return None
+
+
+def _properties(schema: Any) -> Iterable[str]:
+    found = schema.get("properties") if isinstance(schema, dict) else None
+    return found if isinstance(found, dict) else ()

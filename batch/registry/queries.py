@@ -205,7 +205,7 @@ class RegistryReader:
 
 def _check_names(connection: sa.Connection, wanted: RunFilter) -> None:
     """Refuse a name that no run has a parameter of, unless there are no runs in any case."""
-    name = missing_name(connection, wanted.where)
+    name = missing_name(connection, wanted.where, wanted.process)
     others = wanted._replace(where={})
     if name is not None and find_runs(
         connection, run.c.id.in_(best_walk(connection, others, None).ids(1))

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from ledgerbeam.batch.clock import Clock
 from ledgerbeam.batch.model.run import RunRecord
 from ledgerbeam.batch.runs.client import Runs
+from ledgerbeam.service.errors import ServiceUnavailableError
 
 if TYPE_CHECKING:
     from ledgerbeam.batch.observe.progress import ProgressReader
@@ -24,12 +25,14 @@ class _Look(NamedTuple):
     Attributes:
         events: all events of the run so far, with their numbers.
         seen: what is told of its progress, without what changes from look to look.
-        progress: the same as text.
+        changes: how often that has changed; who has been told of it needn't be again.
+        progress: all of its progress at this moment, as text.
         end: how it has ended; empty where it goes on.
     """
 
     events: Sequence[tuple[int, str]]
     seen: dict[str, Any]
+    changes: int
     progress: str
     end: str
 
@@ -91,7 +94,7 @@ class Streams:
             watch.task = asyncio.create_task(self._keep_looking(run, watch))
         watch.followers += 1
         try:
-            spoken_at, shown = time.monotonic(), ""
+            spoken_at, shown = time.monotonic(), -1
             while not await is_gone():
                 following, look = watch.next, watch.look
                 if watch.error is not None:
@@ -99,9 +102,9 @@ class Streams:
                 if look is not None:
                     said = "".join(text for number, text in look.events if number > after)
                     after = max(after, look.events[-1][0])
-                    if look.progress != shown:
-                        shown = look.progress
-                        said += shown
+                    if look.changes != shown:
+                        shown = look.changes
+                        said += look.progress
                     if look.end:
                         yield said + look.end
                         return
@@ -127,6 +130,9 @@ class Streams:
                 await asyncio.sleep(_LOOK_SECONDS)
         except Exception as error:
             watch.error = error
+        except asyncio.CancelledError:
+            watch.error = ServiceUnavailableError("the front end is ending: ask again")
+            raise
         finally:
             # Who comes now has it looked at anew.
             del self._watches[run.id]
@@ -142,7 +148,8 @@ class Streams:
         progress = reader.read(self._now(), run.live_attempt is not None)
         seen = progress.model_dump(mode="json", exclude={"at", "estimated_end", "rate"})
         told = f"event: progress\ndata: {progress.model_dump_json()}\n\n"
-        if before is not None and before.seen == seen:
-            told = before.progress
+        changes = 0
+        if before is not None:
+            changes = before.changes + (before.seen != seen)
         end = f"event: end\ndata: {run.status}\n\n" if run.status.is_final else ""
-        return _Look(known, seen, told, end)
+        return _Look(known, seen, changes, told, end)

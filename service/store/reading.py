@@ -120,7 +120,7 @@ class RequestReader:
             )
             if value is not None
         ]
-        edge = self._edge(cursor) if error else None
+        edge = self._edge(cursor, kinds) if error else None
         if error:
             conditions.append(has_text(request.c.error, error))
         if edge is not None:
@@ -131,10 +131,14 @@ class RequestReader:
         is_full = len(page.items) == limit
         return Page(page.items, cursor_of(edge.sequence), None if is_full else edge.received_at)
 
-    def _edge(self, cursor: str | None) -> "sa.Row[Any, Any] | None":
+    def _edge(self, cursor: str | None, kinds: Sequence[str] | None) -> "sa.Row[Any, Any] | None":
         """The last request with an error that a page looks at; None where it looks at all."""
-        before = [] if cursor is None else [request.c.sequence < place_of(cursor, int)[0]]
-        found = sa.select(request.c.sequence).where(request.c.error.is_not(None), *before)
+        conditions = [request.c.error.is_not(None)]
+        if cursor is not None:
+            conditions.append(request.c.sequence < place_of(cursor, int)[0])
+        if kinds is not None:
+            conditions.append(request.c.kind.in_(kinds))
+        found = sa.select(request.c.sequence).where(*conditions)
         last = found.order_by(request.c.sequence.desc()).offset(LOOKED_AT - 1).limit(1)
         facts: sa.Select[Any] = sa.select(request.c.sequence, request.c.received_at)
         with self._database.asking() as connection:

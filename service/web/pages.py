@@ -74,7 +74,10 @@ def tonight(request: Request, front: AFront, caller: Caller) -> Response:
     unrun = [
         kind
         for kind in front.intake.kinds()
-        if kind.name not in ran and caller.may(Role.VIEWER, kind.name)
+        if kind.name not in ran
+        and caller.may(Role.VIEWER, kind.name)
+        # Routers publish theirs every few minutes: what none has for a day is gone.
+        and now - kind.seen_at < datetime.timedelta(days=1)
     ]
     runs = {run.id: run for run in (*at_work[:_FEW], *last, *failed)}
     return page_of(

@@ -83,8 +83,8 @@ def lease() -> float:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """A database of its own, which may be killed."""
-    with postgres_server() as server:
+    """A database of its own, which may be killed, and keeps what it has said to be committed."""
+    with postgres_server(["synchronous_commit = on"]) as server:
         yield server
 
 

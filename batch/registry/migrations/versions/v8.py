@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from ledgerbeam.batch.registry.parameters import pairs_of
+from ledgerbeam.batch.registry.parameters import DAMAGE, pairs_of
 from ledgerbeam.batch.registry.schema import storable
 
 revision = "8"
@@ -100,20 +100,21 @@ def _pages(connection: sa.Connection) -> Iterator[list[tuple[Any, ...]]]:
     while runs:
         found = []
         for at, run_id, stored, number, reason in runs:
-            given = _read(stored)
-            # One that is damaged is told of where it is read.
-            pairs = pairs_of(given, number, reason) if isinstance(given, dict) else ()
-            found += [(*map(storable, pair), at, run_id) for pair in pairs]
-        yield found
+            try:
+                pairs = list(pairs_of(_read(stored), number, reason))
+            except DAMAGE:
+                continue  # it is told of where it is read
+            # Names and values are cut, so two may have become equal.
+            stored_pairs = dict.fromkeys(tuple(map(storable, pair)) for pair in pairs)
+            found += [(*pair, at, run_id) for pair in stored_pairs]
+        if found:
+            yield found
         behind = sa.tuple_(run.c.submitted_at, run.c.id) > sa.tuple_(*map(sa.literal, runs[-1][:2]))
         runs = connection.execute(query.where(behind)).all()
 
 
 def _read(stored: Any) -> Any:
-    try:
-        return json.loads(stored) if isinstance(stored, str) else stored
-    except ValueError:
-        return None
+    return json.loads(stored) if isinstance(stored, str) else stored
 
 
 def _write_sqlite(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
