@@ -178,6 +178,7 @@ class Scheduler:
         seen = self._seen or NOTHING_SEEN[self._database.engine.dialect.name]
         horizon = self._now + HORIZON if self._seen else -1
         values = unseen_values(seen, is_postgresql) | {"horizon": horizon}
+        self._watch.forget()
         rows = self._watch.rows(self._arrivals, values)
         if any(row.topic is not None and row.topic not in self._topics for row in rows):
             self.renew()  # it is new: its lanes have to be taken as well

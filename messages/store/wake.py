@@ -9,7 +9,7 @@ messages that are due before the next look, and not within `_DEBOUNCE_SECONDS` o
 same process that did: a scheduler that was woken looks often for a while, and finds the others.
 """
 
-import select
+import selectors
 import threading
 import time
 import weakref
@@ -125,29 +125,35 @@ class Watch:
             self.close()
             raise
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Wait until something has come since the last look.
+    def forget(self) -> None:
+        """Forget what has come: the look that follows sees it. The driver would keep it for ever."""
+        self._was_woken()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait until something has come that wasn't forgotten; whether it has.
 
         Args:
             seconds: for which it waits at most.
             stop: ends it.
         """
         deadline = time.monotonic() + seconds
-        while not (stop.is_set() or self._was_woken()):
+        while not (was_woken := self._was_woken()) and not stop.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
-                return
+                break
             if self._listen is None or self._connection is None:
                 stop.wait(min(left, _VERSION_SECONDS))
             else:
                 self._select(deadline, stop)
+        return was_woken
 
     def _select(self, deadline: float, stop: threading.Event) -> None:
         """Wait for anything from the server; asking the driver each time would cost more."""
-        driver: Any = self._driver
-        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
-            if select.select([driver.fileno()], [], [], min(left, _STOP_SECONDS))[0]:
-                return
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._driver.fileno(), selectors.EVENT_READ)
+            while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+                if selector.select(min(left, _STOP_SECONDS)):
+                    return
 
     @property
     def _driver(self) -> Any:
