@@ -7,6 +7,7 @@ channel. On SQLite who waits asks for the file's version, which costs microsecon
 PostgreSQL takes one lock at the commit of each transaction that notifies. So senders notify only of
 messages that are due before the next look, and not within `_DEBOUNCE_SECONDS` of a commit of the
 same process that did: a scheduler that was woken looks often for a while, and finds the others.
+Each decides when it commits, not when it sends: its messages aren't there before.
 """
 
 import selectors
@@ -40,19 +41,16 @@ _STOP_SECONDS = 0.25
 _VERSION_SECONDS = 0.05
 _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 
-_committed_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
-"""When an engine's last transaction that notifies was committed."""
+_notified_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
+"""When a transaction of an engine has last notified schedulers, at its commit."""
 
-_notified_at: "weakref.WeakKeyDictionary[sa.Connection, float]" = weakref.WeakKeyDictionary()
-"""When a connection's transaction has last notified."""
+_is_to_notify: "weakref.WeakKeyDictionary[sa.Connection, bool]" = weakref.WeakKeyDictionary()
+"""Whether a connection's transaction is to notify schedulers; of each that has ever been."""
 
 
 def wake(connection: sa.Connection, channel: str) -> None:
     """Wake those who listen to a channel when the transaction commits."""
-    # A transaction that is prepared for a commit in two phases can't notify.
-    if connection.dialect.name == "postgresql" and not isinstance(
-        connection.get_transaction(), sa.TwoPhaseTransaction
-    ):
+    if connection.dialect.name == "postgresql":
         connection.execute(_NOTIFY, {"channel": channel})
 
 
@@ -65,27 +63,34 @@ def wake_schedulers(connection: sa.Connection, due: int) -> None:
     """
     if connection.dialect.name != "postgresql" or due > time.time_ns() // 1_000 + SOON:
         return
-    if connection not in _notified_at:
-        _notified_at[connection] = _NEVER
-        sa.event.listen(connection, "commit", _note_commit)
-        for end in ("rollback", "rollback_savepoint"):
-            sa.event.listen(connection, end, _note_rollback)
-    last = max(_committed_at.get(connection.engine, _NEVER), _notified_at[connection])
+    # A transaction that is prepared for a commit in two phases can't notify.
+    if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
+        return
+    if connection.connection.dbapi_connection.autocommit:  # it is committed already
+        _notify_schedulers(connection)
+        return
+    if connection not in _is_to_notify:
+        sa.event.listen(connection, "commit", _end_by_commit)
+        sa.event.listen(connection, "rollback", _end_by_rollback)
+    _is_to_notify[connection] = True
+
+
+def _end_by_commit(connection: sa.Connection) -> None:
+    """Called in the transaction, just before its commit: what others committed before is known."""
+    if _is_to_notify[connection]:
+        _is_to_notify[connection] = False
+        _notify_schedulers(connection)
+
+
+def _end_by_rollback(connection: sa.Connection) -> None:
+    _is_to_notify[connection] = False
+
+
+def _notify_schedulers(connection: sa.Connection) -> None:
     now = time.monotonic()
-    if now - last >= _DEBOUNCE_SECONDS:
-        _notified_at[connection] = now
+    if now - _notified_at.get(connection.engine, _NEVER) >= _DEBOUNCE_SECONDS:
         wake(connection, MESSAGES_SENT)
-
-
-def _note_commit(connection: sa.Connection) -> None:
-    if _notified_at[connection] > _NEVER:
-        # Others hear of it now, and not before.
-        _committed_at[connection.engine] = time.monotonic()
-        _notified_at[connection] = _NEVER
-
-
-def _note_rollback(connection: sa.Connection, *_: object) -> None:
-    _notified_at[connection] = _NEVER
+        _notified_at[connection.engine] = now
 
 
 class Watch:
