@@ -66,7 +66,8 @@ def wake_schedulers(connection: sa.Connection, due: int) -> None:
     # A transaction that is prepared for a commit in two phases can't notify.
     if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
         return
-    if connection.connection.dbapi_connection.autocommit:  # it is committed already
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:  # they are committed already
         _notify_schedulers(connection)
         return
     if connection not in _is_to_notify:
@@ -131,7 +132,10 @@ class Watch:
             raise
 
     def forget(self) -> None:
-        """Forget what has come: the look that follows sees it. The driver would keep it for ever."""
+        """Forget what has come, just before a look, which sees it.
+
+        Else the driver would keep the notifications of all the time that nobody waits.
+        """
         self._was_woken()
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
