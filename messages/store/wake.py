@@ -80,7 +80,12 @@ def _end_by_commit(connection: sa.Connection) -> None:
     """Called in the transaction, just before its commit: what others committed before is known."""
     if _is_to_notify[connection]:
         _is_to_notify[connection] = False
-        _notify_schedulers(connection)
+        try:
+            _notify_schedulers(connection)
+        except BaseException:
+            # SQLAlchemy takes it for a commit that has failed, and so for the transaction's end.
+            connection.dialect.do_rollback(connection.connection)
+            raise
 
 
 def _end_by_rollback(connection: sa.Connection) -> None:

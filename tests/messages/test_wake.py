@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from tests.messages.senders import Bank, Due
 from tests.support.postgres import postgres_server
 
@@ -79,6 +80,26 @@ def test_a_sender_without_transactions_notifies_at_once(
     with engine.connect() as connection:
         send(bank, connection, "R1")
         assert heard(1) == 1
+
+
+def test_the_commit_of_a_transaction_that_is_aborted_fails_and_leaves_the_connection_usable(
+    bank: Bank,
+) -> None:
+    engine = sa.create_engine(bank.url, pool_size=1, max_overflow=0)
+    with engine.connect() as connection:
+        for request in ("first", "second"):
+            send(bank, connection, request)
+            with pytest.raises(DBAPIError, match="division by zero"):
+                connection.execute(sa.text("SELECT 1 / 0"))
+            with pytest.raises(DBAPIError, match="transaction is aborted"):
+                connection.commit()
+            connection.rollback()
+        send(bank, connection, "third")
+        connection.commit()
+    with engine.connect() as connection:
+        sent = sa.text("SELECT count(*) FROM ledgerbeam_message WHERE topic = :topic")
+        assert connection.execute(sent, {"topic": bank.topic_id}).scalar() == 1
+    engine.dispose()
 
 
 def test_a_transaction_that_is_prepared_notifies_and_silences_nobody(
