@@ -51,7 +51,7 @@ class ConsumerProcess:
         self._buckets = buckets
         self._slots = slots
         self._leases = Leases(work_of(consumer.name), new_owner(), lease_seconds)
-        self._watch = Watch(database, "the stream", STREAM_POSTED)
+        self._watch = Watch(database, "the stream", STREAM_POSTED, consumer.topic)
         self._ends_of_lanes = sa.text(f"""
             SELECT {database.clock} AS now, c.paused, c.rate, l.lane, l.position
             FROM ledgerbeam_consumer c JOIN ledgerbeam_cursor l ON l.topic = c.topic

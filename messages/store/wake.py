@@ -39,7 +39,7 @@ _DEBOUNCE_SECONDS = 0.1
 _NEVER = float("-inf")
 _STOP_SECONDS = 0.25
 _VERSION_SECONDS = 0.05
-_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
+_NOTIFY = sa.text("SELECT pg_notify(:channel, :topic)")
 
 _notified_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
 """When a transaction of an engine has last notified schedulers, at its commit."""
@@ -48,10 +48,17 @@ _is_to_notify: "weakref.WeakKeyDictionary[sa.Connection, bool]" = weakref.WeakKe
 """Whether a connection's transaction is to notify schedulers; of each that has ever been."""
 
 
-def wake(connection: sa.Connection, channel: str) -> None:
-    """Wake those who listen to a channel when the transaction commits."""
+def wake(connection: sa.Connection, channel: str, topic: int | None = None) -> None:
+    """Wake those who listen to a channel when the transaction commits.
+
+    Args:
+        connection: in its transaction.
+        channel: that is notified.
+        topic: number of the one whose watchers are woken; by default those of all topics.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(_NOTIFY, {"channel": channel})
+        of = "" if topic is None else str(topic)
+        connection.execute(_NOTIFY, {"channel": channel, "topic": of})
 
 
 def wake_schedulers(connection: sa.Connection, due: int) -> None:
@@ -102,17 +109,21 @@ def _notify_schedulers(connection: sa.Connection) -> None:
 class Watch:
     """Looks by single statements on one connection, outside of any transaction, and waits there."""
 
-    def __init__(self, database: MessageDatabase, what: str, channel: str) -> None:
+    def __init__(
+        self, database: MessageDatabase, what: str, channel: str, topic: int | None = None
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
             database: of the messages.
             what: what is looked for, for messages.
             channel: that is listened to.
+            topic: number of the one that is watched; by default all are.
         """
         options = {"isolation_level": "AUTOCOMMIT"} if database.is_postgresql else {"watches": True}
         self._engine = database.engine.execution_options(**options)
         self._what = what
+        self._topic = topic
         self._listen = sa.text(f"LISTEN {channel}") if database.is_postgresql else None
         self._connection: sa.Connection | None = None
         self._version: Any = None
@@ -179,7 +190,8 @@ class Watch:
             return False
         try:
             if self._listen is not None:
-                return bool(list(self._driver.notifies(timeout=0)))
+                topics = {notified.payload for notified in self._driver.notifies(timeout=0)}
+                return bool(topics if self._topic is None else topics & {"", str(self._topic)})
             version = self._driver.execute("PRAGMA data_version").fetchone()
         except self._engine.dialect.loaded_dbapi.Error:
             self.close()

@@ -16,6 +16,7 @@ from tests.messages.senders import Bank, Due
 from tests.support.postgres import postgres_server
 
 from ledgerbeam.messages.consumer.bucket import Buckets
+from ledgerbeam.messages.consumer.consumers import set_paused
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.store import wake
@@ -149,6 +150,23 @@ def test_a_look_forgets_the_notifications_that_came_before_it(bank: Bank) -> Non
             wake.wake(connection, channel)
         assert watch.wait(SECONDS, stop)
         watch.close()
+
+
+def test_a_posting_wakes_the_consumers_of_its_topic_alone(bank: Bank) -> None:
+    handler = bank.handler()()
+    consumer = bank.declare(type(handler))
+    process = ConsumerProcess(bank.database, consumer, Buckets(bank.database, consumer, handler))
+    watch, stop = process._watch, threading.Event()
+    process._look()
+    for other in (bank.for_a_test(), bank):
+        other.send("R1")
+        other.post()
+        watch._select(time.monotonic() + SECONDS, stop)
+        assert watch.wait(0.0, stop) == (other is bank)
+    with bank.database.begin("consumer") as connection:
+        set_paused(connection, handler.name, True)
+    assert watch.wait(SECONDS, stop)
+    watch.close()
 
 
 def test_a_process_with_many_open_files_can_wait(bank: Bank) -> None:
