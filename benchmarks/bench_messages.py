@@ -147,8 +147,8 @@ class Bench:
             connection.exec_driver_sql(f"""
                 INSERT INTO ledgerbeam_message
                     (topic, lane, bucket, version, due, customer, key, payload)
-                SELECT 1, n %% {LANES}, n %% {BUCKETS}, 1, {to_microseconds(first)} + n,
-                    'P' || n %% {PAYERS}, 'R' || n,
+                SELECT 1, n %% {PAYERS} %% {LANES}, n %% {PAYERS} %% {BUCKETS}, 1,
+                    {to_microseconds(first)} + n, 'P' || n %% {PAYERS}, 'R' || n,
                     '{{"request":' || n || ',"payer":"P' || n %% {PAYERS} || '"}}'
                 FROM generate_series(1, {count}) AS n""")
 

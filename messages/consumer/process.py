@@ -51,7 +51,7 @@ class ConsumerProcess:
         self._buckets = buckets
         self._slots = slots
         self._leases = Leases(work_of(consumer.name), new_owner(), lease_seconds)
-        self._watch = Watch(database, "the stream", STREAM_POSTED)
+        self._watch = Watch(database, "the stream", STREAM_POSTED, consumer.topic)
         self._ends_of_lanes = sa.text(f"""
             SELECT {database.clock} AS now, c.paused, c.rate, l.lane, l.position
             FROM ledgerbeam_consumer c JOIN ledgerbeam_cursor l ON l.topic = c.topic
@@ -97,6 +97,7 @@ class ConsumerProcess:
                     except DatabaseError as error:
                         _log.warning("%s; trying again", error)
                         renew_at = 0.0
+                        self._ends = {}  # what was being leased may be leased, or not
                         stop.wait(_ERROR_SECONDS)
                         continue
                     self._dispatch(pool)
@@ -107,7 +108,8 @@ class ConsumerProcess:
                             self._done.wait(_BUSY_LOOK_SECONDS if not self._collect() else 0)
                     else:
                         seconds = min(self._seconds_to_look(), renew_at - time.monotonic())
-                        self._watch.wait(seconds, stop)
+                        if self._watch.wait(seconds, stop):
+                            look_at = 0.0
             finally:
                 for step in list(self._steps.values()):
                     step.exception()
@@ -132,6 +134,7 @@ class ConsumerProcess:
 
     def _look(self) -> None:
         """See what has come, and how the consumer is steered."""
+        self._watch.forget()
         rows = self._watch.rows(self._ends_of_lanes, {"consumer": self._consumer.id})
         if not rows:
             raise removed_error(self._consumer)
@@ -200,7 +203,7 @@ class ConsumerProcess:
             elif error is not None:
                 # Nothing of the step was committed.
                 _log.warning("bucket %d: %s; trying again", bucket, error, exc_info=error)
-                self._later[bucket] = time.time_ns() // 1_000 + int(_ERROR_SECONDS * 1_000_000)
+                self._later[bucket] = self._now + int(_ERROR_SECONDS * 1_000_000)
             else:
                 step = future.result()
                 self.handled += step.handled

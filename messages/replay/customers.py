@@ -68,7 +68,9 @@ class Customers:
         self._handling = Handling(self._records, handler)
         # Made once: SQLAlchemy takes longer to build a statement than PostgreSQL to execute it.
         now: sa.ColumnElement[int] = sa.literal_column(database.clock, sa.BigInteger)
-        self._progress = select_progress(consumer).add_columns(now.label("now"))
+        # The time is asked for outside of what locks the row, which may have to wait for that.
+        held = select_progress(consumer).cte("held")
+        self._progress = sa.select(held, now.label("now"))
         first, last = (sa.bindparam(name, type_=sa.BigInteger) for name in ("first", "last"))
         self._waiting = (
             sa.select(PARKED)

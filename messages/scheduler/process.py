@@ -65,7 +65,9 @@ class Scheduler:
         self._seen: str | None = None
         self._now = 0
         self._due: dict[tuple[int, int], int] = {}
-        self._new: set[tuple[int, int]] = set()
+        # Lanes whose sweep, maybe another process's, may have begun before the last look. They are
+        # swept once more when it has ended: its snapshot hasn't seen what was committed since.
+        self._again: set[tuple[int, int]] = set()
         self._allowance: dict[tuple[int, int], tuple[float, float]] = {}
         self._taken: dict[tuple[int, int], int] = {}
         self._are_units_declared = False
@@ -117,8 +119,11 @@ class Scheduler:
             with self._database.begin("lanes") as connection:
                 for lane, epoch in epochs.items():
                     take_lane(connection, lane, epoch)
+            # Another process may have had a lane in between, and not ended its sweep.
+            for key in lanes.items() - self._taken.items():
+                self._due.pop(key[0], None)
             self._taken = lanes
-        self._new = (self._new | (lanes.keys() - self._due.keys())) & lanes.keys()
+        self._again = (self._again | (lanes.keys() - self._due.keys())) & lanes.keys()
         self._due = {lane: self._due.get(lane, 0) for lane in lanes}
         if self._database.is_postgresql and time.monotonic() >= self._partitions_at:
             with self._database.begin("partitions") as connection:
@@ -148,22 +153,22 @@ class Scheduler:
             except LaneLostError:
                 _log.info("lane %d is another process's", lane)
                 self._leases.epochs.pop(lane, None)
-                self._taken = {}  # if the lease is renewed after all, the lane is taken again
+                # If the lease is renewed after all, the lane is taken again.
+                self._taken = {key: of for key, of in self._taken.items() if key[1] != lane}
                 self._due = {key: due for key, due in self._due.items() if key[1] != lane}
                 return True
             self._spend(topic, lane, posted.messages)
             self.posted += posted.messages
             is_busy = is_busy or posted.messages > 0
-            if posted.is_done and (topic, lane) in self._new:
-                # Another process may have begun that sweep, with a snapshot of its own, which
-                # hasn't seen what was committed since.
-                self._new.discard((topic, lane))
+            if not posted.is_done:
+                self._again.add((topic, lane))
+            elif (topic, lane) in self._again:
+                self._again.discard((topic, lane))
                 is_busy = True
-            elif posted.is_done:
-                next_due = now + HORIZON if posted.next_due is None else posted.next_due
-                if posted.holds:
-                    next_due = min(next_due, now + int(_HELD_SECONDS * 1_000_000))
-                self._due[topic, lane] = next_due
+            else:
+                sweep_at = now + (int(_HELD_SECONDS * 1_000_000) if posted.holds else HORIZON)
+                # A cursor that is ahead of a clock that was put back knows only what is far ahead.
+                self._due[topic, lane] = min(sweep_at, posted.next_due or sweep_at)
         return is_busy
 
     def _look_for_arrivals(self) -> int:
@@ -173,17 +178,18 @@ class Scheduler:
         seen = self._seen or NOTHING_SEEN[self._database.engine.dialect.name]
         horizon = self._now + HORIZON if self._seen else -1
         values = unseen_values(seen, is_postgresql) | {"horizon": horizon}
-        for row in self._watch.rows(self._arrivals, values):
-            self._now, self._seen = row.now, row.seen
+        self._watch.forget()
+        rows = self._watch.rows(self._arrivals, values)
+        if any(row.topic is not None and row.topic not in self._topics for row in rows):
+            self.renew()  # it is new: its lanes have to be taken as well
+        if rows[0].now < self._now:  # the clock was put back, and all is due earlier than it was
+            self._due = dict.fromkeys(self._due, 0)
+        self._now, self._seen = rows[0].now, rows[0].seen
+        for row in rows:
             if row.due is not None and row.due <= row.now + SOON:
                 self._arrived_at = time.monotonic()
-            if row.lane not in self._leases.epochs:
-                continue
-            if row.topic not in self._topics:
-                self.renew()  # it is new: its lanes have to be taken as well
-            self._due[row.topic, row.lane] = min(
-                self._due.get((row.topic, row.lane), row.due), row.due
-            )
+            if (row.topic, row.lane) in self._due:
+                self._due[row.topic, row.lane] = min(self._due[row.topic, row.lane], row.due)
         return self._now
 
     def _seconds_to_look(self) -> float:

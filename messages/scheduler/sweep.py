@@ -128,7 +128,7 @@ class Sweeper:
                 .values(changes)
             )
             if batch.posted or released:
-                wake(connection, STREAM_POSTED)
+                wake(connection, STREAM_POSTED, topic)
             held = connection.execute(
                 sa.select(HELD.c.due).where(HELD.c.topic == topic, HELD.c.lane == lane).limit(1)
             )

@@ -7,9 +7,10 @@ channel. On SQLite who waits asks for the file's version, which costs microsecon
 PostgreSQL takes one lock at the commit of each transaction that notifies. So senders notify only of
 messages that are due before the next look, and not within `_DEBOUNCE_SECONDS` of a commit of the
 same process that did: a scheduler that was woken looks often for a while, and finds the others.
+Each decides when it commits, not when it sends: its messages aren't there before.
 """
 
-import select
+import selectors
 import threading
 import time
 import weakref
@@ -38,22 +39,26 @@ _DEBOUNCE_SECONDS = 0.1
 _NEVER = float("-inf")
 _STOP_SECONDS = 0.25
 _VERSION_SECONDS = 0.05
-_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
+_NOTIFY = sa.text("SELECT pg_notify(:channel, :topic)")
 
-_committed_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
-"""When an engine's last transaction that notifies was committed."""
+_notified_at: "weakref.WeakKeyDictionary[sa.Engine, float]" = weakref.WeakKeyDictionary()
+"""When a transaction of an engine has last notified schedulers, at its commit."""
 
-_notified_at: "weakref.WeakKeyDictionary[sa.Connection, float]" = weakref.WeakKeyDictionary()
-"""When a connection's transaction has last notified."""
+_is_to_notify: "weakref.WeakKeyDictionary[sa.Connection, bool]" = weakref.WeakKeyDictionary()
+"""Whether a connection's transaction is to notify schedulers; of each that has ever been."""
 
 
-def wake(connection: sa.Connection, channel: str) -> None:
-    """Wake those who listen to a channel when the transaction commits."""
-    # A transaction that is prepared for a commit in two phases can't notify.
-    if connection.dialect.name == "postgresql" and not isinstance(
-        connection.get_transaction(), sa.TwoPhaseTransaction
-    ):
-        connection.execute(_NOTIFY, {"channel": channel})
+def wake(connection: sa.Connection, channel: str, topic: int | None = None) -> None:
+    """Wake those who listen to a channel when the transaction commits.
+
+    Args:
+        connection: in its transaction.
+        channel: that is notified.
+        topic: number of the one whose watchers are woken; by default those of all topics.
+    """
+    if connection.dialect.name == "postgresql":
+        of = "" if topic is None else str(topic)
+        connection.execute(_NOTIFY, {"channel": channel, "topic": of})
 
 
 def wake_schedulers(connection: sa.Connection, due: int) -> None:
@@ -65,43 +70,60 @@ def wake_schedulers(connection: sa.Connection, due: int) -> None:
     """
     if connection.dialect.name != "postgresql" or due > time.time_ns() // 1_000 + SOON:
         return
-    if connection not in _notified_at:
-        _notified_at[connection] = _NEVER
-        sa.event.listen(connection, "commit", _note_commit)
-        for end in ("rollback", "rollback_savepoint"):
-            sa.event.listen(connection, end, _note_rollback)
-    last = max(_committed_at.get(connection.engine, _NEVER), _notified_at[connection])
+    # A transaction that is prepared for a commit in two phases can't notify.
+    if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
+        return
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:  # they are committed already
+        _notify_schedulers(connection)
+        return
+    if connection not in _is_to_notify:
+        sa.event.listen(connection, "commit", _end_by_commit)
+        sa.event.listen(connection, "rollback", _end_by_rollback)
+    _is_to_notify[connection] = True
+
+
+def _end_by_commit(connection: sa.Connection) -> None:
+    """Called in the transaction, just before its commit: what others committed before is known."""
+    if _is_to_notify[connection]:
+        _is_to_notify[connection] = False
+        try:
+            _notify_schedulers(connection)
+        except BaseException:
+            # SQLAlchemy takes it for a commit that has failed, and so for the transaction's end.
+            connection.dialect.do_rollback(connection.connection)
+            raise
+
+
+def _end_by_rollback(connection: sa.Connection) -> None:
+    _is_to_notify[connection] = False
+
+
+def _notify_schedulers(connection: sa.Connection) -> None:
     now = time.monotonic()
-    if now - last >= _DEBOUNCE_SECONDS:
-        _notified_at[connection] = now
+    if now - _notified_at.get(connection.engine, _NEVER) >= _DEBOUNCE_SECONDS:
         wake(connection, MESSAGES_SENT)
-
-
-def _note_commit(connection: sa.Connection) -> None:
-    if _notified_at[connection] > _NEVER:
-        # Others hear of it now, and not before.
-        _committed_at[connection.engine] = time.monotonic()
-        _notified_at[connection] = _NEVER
-
-
-def _note_rollback(connection: sa.Connection, *_: object) -> None:
-    _notified_at[connection] = _NEVER
+        _notified_at[connection.engine] = now
 
 
 class Watch:
     """Looks by single statements on one connection, outside of any transaction, and waits there."""
 
-    def __init__(self, database: MessageDatabase, what: str, channel: str) -> None:
+    def __init__(
+        self, database: MessageDatabase, what: str, channel: str, topic: int | None = None
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
             database: of the messages.
             what: what is looked for, for messages.
             channel: that is listened to.
+            topic: number of the one that is watched; by default all are.
         """
         options = {"isolation_level": "AUTOCOMMIT"} if database.is_postgresql else {"watches": True}
         self._engine = database.engine.execution_options(**options)
         self._what = what
+        self._topic = topic
         self._listen = sa.text(f"LISTEN {channel}") if database.is_postgresql else None
         self._connection: sa.Connection | None = None
         self._version: Any = None
@@ -125,29 +147,38 @@ class Watch:
             self.close()
             raise
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Wait until something has come since the last look.
+    def forget(self) -> None:
+        """Forget what has come, just before a look, which sees it.
+
+        Else the driver would keep the notifications of all the time that nobody waits.
+        """
+        self._was_woken()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait until something has come that wasn't forgotten; whether it has.
 
         Args:
             seconds: for which it waits at most.
             stop: ends it.
         """
         deadline = time.monotonic() + seconds
-        while not (stop.is_set() or self._was_woken()):
+        while not (was_woken := self._was_woken()) and not stop.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
-                return
+                break
             if self._listen is None or self._connection is None:
                 stop.wait(min(left, _VERSION_SECONDS))
             else:
                 self._select(deadline, stop)
+        return was_woken
 
     def _select(self, deadline: float, stop: threading.Event) -> None:
         """Wait for anything from the server; asking the driver each time would cost more."""
-        driver: Any = self._driver
-        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
-            if select.select([driver.fileno()], [], [], min(left, _STOP_SECONDS))[0]:
-                return
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._driver.fileno(), selectors.EVENT_READ)
+            while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+                if selector.select(min(left, _STOP_SECONDS)):
+                    return
 
     @property
     def _driver(self) -> Any:
@@ -159,7 +190,8 @@ class Watch:
             return False
         try:
             if self._listen is not None:
-                return bool(list(self._driver.notifies(timeout=0)))
+                topics = {notified.payload for notified in self._driver.notifies(timeout=0)}
+                return bool(topics if self._topic is None else topics & {"", str(self._topic)})
             version = self._driver.execute("PRAGMA data_version").fetchone()
         except self._engine.dialect.loaded_dbapi.Error:
             self.close()

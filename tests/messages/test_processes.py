@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 from tests.messages.senders import Bank, Due, noted
 
+from ledgerbeam.io.errors import DatabaseError
 from ledgerbeam.messages.consumer import process as consuming
 from ledgerbeam.messages.consumer.bucket import Buckets
-from ledgerbeam.messages.consumer.consumers import set_paused, set_rate
+from ledgerbeam.messages.consumer.consumers import set_paused, set_rate, work_of
 from ledgerbeam.messages.consumer.process import ConsumerProcess
 from ledgerbeam.messages.define.handler import MessageHandler
 from ledgerbeam.messages.model.message import bucket_of, lane_of
@@ -22,6 +23,7 @@ from ledgerbeam.messages.scheduler.process import Scheduler
 from ledgerbeam.messages.scheduler.sweep import Sweeper
 from ledgerbeam.messages.store import wake
 from ledgerbeam.messages.store.database import MessageDatabase
+from ledgerbeam.messages.store.leases import Leases
 from ledgerbeam.messages.store.send import Outgoing, reschedule, schedule, schedule_many
 from ledgerbeam.messages.store.topics import set_topic_rate
 
@@ -59,10 +61,11 @@ def database(bank: Bank) -> Iterator[MessageDatabase]:
 
 
 def consumer_of(
-    bank: Bank, database: MessageDatabase, handler: MessageHandler[Any]
+    bank: Bank, database: MessageDatabase, handler: MessageHandler[Any], lease_seconds: float = 15.0
 ) -> ConsumerProcess:
     consumer = bank.declare(type(handler))
-    return ConsumerProcess(database, consumer, Buckets(database, consumer, handler), slots=1)
+    buckets = Buckets(database, consumer, handler)
+    return ConsumerProcess(database, consumer, buckets, 1, lease_seconds)
 
 
 def send(bank: Bank, count: int) -> list[str]:
@@ -211,6 +214,86 @@ def test_a_consumer_that_is_paused_sleeps_until_it_is_resumed(
 
 
 @pytest.mark.usefixtures("woken_only")
+def test_a_consumer_that_is_resumed_just_after_its_look_begins_at_once(
+    bank: Bank, database: MessageDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler, LONG)
+    with bank.database.begin("consumer") as connection:
+        set_paused(connection, handler.name, True)
+    bank.send("R1")
+    bank.post()
+    look = process._look
+
+    def look_before_it_is_resumed() -> None:
+        look()
+        with bank.database.begin("consumer") as connection:
+            set_paused(connection, handler.name, False)
+
+    monkeypatch.setattr(process, "_look", look_before_it_is_resumed)
+    with running(process.run):
+        wait(lambda: noted(bank, handler) == ["R1"])
+
+
+@pytest.mark.usefixtures("woken_only")
+def test_what_lies_in_buckets_is_handled_though_the_commit_of_their_lease_was_not_confirmed(
+    bank: Bank, database: MessageDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler, 0.6)
+    other = Leases(work_of(handler.name), "another process", LONG)
+    with bank.database.begin("leases") as connection:
+        other.renew(connection, bank.database.now(connection))
+    begin, lost = database.begin, threading.Event()
+
+    @contextmanager
+    def begin_and_lose(what: str) -> Iterator[sa.Connection]:
+        had = set(process._leases.epochs)
+        with begin(what) as connection:
+            yield connection
+        if what == "leases" and set(process._leases.epochs) - had and not lost.is_set():
+            lost.set()
+            raise DatabaseError("the connection was lost")
+
+    monkeypatch.setattr(database, "begin", begin_and_lose)
+    with running(process.run):
+        wait(lambda: bool(process._ends))
+        bank.send("R1")
+        bank.post()
+        # It has seen that something was posted, which isn't in its buckets.
+        wait(lambda: any(process._ends.values()) and not process._ready)
+        with bank.database.begin("leases") as connection:
+            other.release(connection)
+        wait(lambda: noted(bank, handler) == ["R1"])
+    assert lost.is_set()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_step_that_fails_is_tried_again_whatever_the_consumer_s_own_clock_says(
+    bank: Bank, database: MessageDatabase, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    handler = bank.handler()()
+    process = consumer_of(bank, database, handler)
+    bank.send("R1")
+    bank.post()
+    step, tries = process._buckets.step, list[float]()
+
+    def fail_twice(*args: Any) -> Any:
+        tries.append(time.monotonic())
+        if len(tries) <= 2:
+            raise RuntimeError("the disk is full")
+        return step(*args)
+
+    monkeypatch.setattr(process._buckets, "step", fail_twice)
+    real_time = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real_time() + hours * 3_600 * 10**9)
+    with running(process.run):
+        wait(lambda: noted(bank, handler) == ["R1"])
+    # By the database's clock of the last look, which was just before.
+    assert tries[1] - tries[0] > consuming._ERROR_SECONDS / 2
+
+
+@pytest.mark.usefixtures("woken_only")
 @pytest.mark.parametrize("ends", ["is open", "is rolled back", "is rolled back to a savepoint"])
 def test_a_sender_that_has_notified_silences_nobody_before_its_commit(
     fresh_postgres: Bank, monkeypatch: pytest.MonkeyPatch, ends: str
@@ -219,10 +302,11 @@ def test_a_sender_that_has_notified_silences_nobody_before_its_commit(
     sleeps = threading.Event()
     sleep = wake.Watch.wait
 
-    def noted_sleep(watch: wake.Watch, seconds: float, stop: threading.Event) -> None:
+    def noted_sleep(watch: wake.Watch, seconds: float, stop: threading.Event) -> bool:
         sleeps.set()
-        sleep(watch, seconds, stop)
+        was_woken = sleep(watch, seconds, stop)
         sleeps.clear()
+        return was_woken
 
     monkeypatch.setattr(wake.Watch, "wait", noted_sleep)
     bank = fresh_postgres.for_a_test()
@@ -242,18 +326,3 @@ def test_a_sender_that_has_notified_silences_nobody_before_its_commit(
             other.commit()
         wait(lambda: bank.stream() == ["begun", "second"])
     engine.dispose()
-
-
-def test_a_transaction_that_will_be_prepared_notifies_nobody(fresh_postgres: Bank) -> None:
-    bank = fresh_postgres.for_a_test()
-    statements: list[str] = []
-    engine = bank.database.engine
-    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    for begin in (sa.Connection.begin, sa.Connection.begin_twophase):
-        statements.clear()
-        with engine.connect() as connection:
-            transaction = begin(connection)
-            schedule(connection, bank.topic, Due(request="R1", payer="P1"), due=soon(0))
-            transaction.rollback()
-        notifies = any("pg_notify" in statement for statement in statements)
-        assert notifies == (begin is sa.Connection.begin)

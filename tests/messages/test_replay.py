@@ -1,6 +1,7 @@
 """Handlers on Beam: each message once, in its customer's order, beside the consumer's processes."""
 
 import datetime
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from ledgerbeam.io.commit.records import Manifest
 from ledgerbeam.io.errors import ParameterError, UserError
 from ledgerbeam.messages.books.verify import verify
 from ledgerbeam.messages.consumer.dead_letters import redrive
+from ledgerbeam.messages.consumer.progress import select_progress
 from ledgerbeam.messages.define.handler import Work
+from ledgerbeam.messages.replay.customers import Customers
 from ledgerbeam.messages.replay.process import RangeParameters, process_of
 from ledgerbeam.transforms.concurrency.retry import Retry
 
@@ -174,3 +177,27 @@ def test_what_cant_be_a_range_is_refused(bank: Bank, tmp_path: Path) -> None:
         on_beam(bank, bank.handler(), tmp_path)
     with pytest.raises(ParameterError, match="lies ahead"):
         on_beam(bank, bank.handler(), tmp_path, to=NOON.replace(year=2099))
+
+
+def test_a_run_that_waits_for_a_bucket_handles_at_the_time_after_the_wait(
+    postgres_bank: Bank,
+) -> None:
+    bank = postgres_bank.for_a_test()
+    handler = bank.handler()()
+    consumer = bank.declare(type(handler))
+    customers = Customers(bank.database, consumer, handler, run=1)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> :own"
+
+    def now_when_held() -> int:
+        with customers._held(3) as (_, progress):
+            return int(progress.now)
+
+    with ThreadPoolExecutor(1) as pool, bank.database.begin("held") as holder:
+        holder.execute(select_progress(consumer), {"in_bucket": 3})
+        held = pool.submit(now_when_held)
+        own = holder.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        while bank.rows(waits, own=own) == [(0,)]:
+            assert not held.done()
+        before = bank.database.now(holder)
+        holder.commit()
+        assert held.result() >= before
