@@ -66,7 +66,10 @@ def list_parameters(connection: sa.Connection, run_id: str) -> None:
 
 def list_missed(connection: sa.Connection) -> bool:
     """Do so for some runs that programs of version 7 have recorded; whether there were any."""
-    missed = sa.select(run.c.id).where(UNLISTED).limit(_MISSED_AT_ONCE).with_for_update()
+    missed = sa.select(run.c.id).where(UNLISTED).limit(_MISSED_AT_ONCE)
+    # One that somebody is changing is left for the next search: submissions lock runs, too, in
+    # another order.
+    missed = missed.with_for_update(skip_locked=True)
     ids = [id_ for id_ in connection.scalars(missed) if isinstance(id_, str)]
     for run_id in ids:
         try:

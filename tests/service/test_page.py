@@ -324,6 +324,11 @@ class TestNight:
         ]
         assert found.late == 2
 
+    def test_deadlines_that_cannot_be_read_keep_no_page_closed(self) -> None:
+        damaged = kind("a", Sla(must_finish_by=datetime.timedelta(hours=6), zone="UTC"))
+        damaged.parameters_schema["x-sla"]["zone"] = "Nowhere/At all"
+        assert night([], [], [damaged], NOW).due == []
+
     @given(
         hours=st.integers(0, 100),
         minutes=st.integers(0, 366 * 24 * 60),

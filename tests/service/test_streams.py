@@ -1,6 +1,7 @@
 """Streams of events: many who follow a run cost the database as much as one."""
 
 import asyncio
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ledgerbeam.batch.settings import Settings
 from ledgerbeam.io.errors import RunNotFoundError
 from ledgerbeam.service.access import streams as module
 from ledgerbeam.service.access.streams import Streams
+from ledgerbeam.service.errors import ServiceUnavailableError
 
 
 @pytest.fixture
@@ -140,3 +142,43 @@ def test_who_follows_hears_of_an_error_and_may_follow_again(
         assert await anext(streams.follow(run, 0, never))
 
     asyncio.run(follow())
+
+
+def test_who_comes_later_is_told_how_the_run_stands_now(
+    runs: Runs, registry: Registry, tmp_path: Path
+) -> None:
+    run = play(registry, submitted(registry, uri=str(tmp_path / "run")).id, "start")
+    clock = [NOON]
+
+    async def follow() -> tuple[str, str]:
+        streams = Streams(runs, lambda: clock[0])
+        first = streams.follow(run, 0, never)
+        before = await anext(first)
+        clock[0] = NOON + datetime.timedelta(hours=5)
+        (watch,) = streams._watches.values()
+        await watch.next.wait()
+        await watch.next.wait()  # the first of the two may have begun before
+        return before, await anext(streams.follow(run, 0, never))
+
+    before, later = asyncio.run(follow())
+    assert f'"at":"{NOON:%Y-%m-%dT%H:%M:%SZ}"' in before
+    assert f'"at":"{clock[0]:%Y-%m-%dT%H:%M:%SZ}"' in later
+
+
+def test_nobody_waits_for_a_look_that_was_given_up(
+    runs: Runs, registry: Registry, tmp_path: Path
+) -> None:
+    run = play(registry, submitted(registry, uri=str(tmp_path / "run")).id, "start")
+
+    async def follow() -> None:
+        streams = Streams(runs, utc_now)
+        follower = streams.follow(run, 0, never)
+        await anext(follower)
+        (watch,) = streams._watches.values()
+        assert watch.task is not None
+        watch.task.cancel()
+        with pytest.raises(ServiceUnavailableError):
+            async for _ in follower:
+                pass
+
+    asyncio.run(asyncio.wait_for(follow(), 10))

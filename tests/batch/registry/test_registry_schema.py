@@ -253,6 +253,30 @@ def test_versions_4_and_5_can_be_taken_back(
     assert _described(engine) == schema
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "parameters = 'broken'",
+        "reason = x'00ff'",
+        "run_number = x'00'",
+        f'parameters = \'{{"{"n" * 100}1": 1, "{"n" * 100}2": 1}}\'',
+    ],
+    ids=["parameters", "reason", "number", "long names"],
+)
+def test_a_damaged_run_keeps_no_registry_from_a_newer_version(tmp_path: Path, damage: str) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    with Registry.open(url) as registry:
+        submitted(registry)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "7")
+        connection.exec_driver_sql(f"UPDATE run SET {damage}")
+    engine.dispose()
+    with Registry.open(url) as registry:
+        new = submitted(registry)
+        assert registry.get(new.id) == new
+
+
 @pytest.fixture
 def empty_database(engine: sa.Engine, request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
     """Another database, of the kind of the registry's."""

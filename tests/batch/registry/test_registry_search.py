@@ -122,6 +122,11 @@ class TestAnyFilter:
         for wanted in (RunFilter(where={"bok": "x"}), RunFilter("a", where={"bok": "x"})):
             with pytest.raises(ParameterError, match="no run has a parameter bok"):
                 registry.runs(wanted)
+        # What others have is nothing that whoever may see only these runs is told.
+        submitted(registry, process="b", parameters={"bok": "x"})
+        with pytest.raises(ParameterError, match="no run has a parameter bok"):
+            registry.runs(RunFilter("a", where={"bok": "x"}))
+        assert len(registry.runs(RunFilter(where={"bok": "x"}))) == 1
 
     def test_a_parameter_that_is_corrected_is_found_as_it_is(self, registry: Registry) -> None:
         run = play(registry, submitted(registry, parameters={"book": "x"}).id, "start fail")
