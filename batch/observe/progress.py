@@ -90,6 +90,7 @@ class ProgressReader:
         self._uri = run_uri
         self.seen: Mapping[int, ShardCommit] = {}
         self._markers: dict[str, ShardCommit | Fence] = {}
+        self._began: datetime.datetime | None = None
 
     def _look(self) -> AttemptRecord | None:
         """See which shards are committed; gives the last attempt, or None where there was none yet.
@@ -100,9 +101,16 @@ class ProgressReader:
         manifest = find_manifest(self._uri)
         if manifest is not None:
             self.seen = {commit.shard: commit for commit in manifest.shards}
+            self._markers.clear()  # read no more
             return manifest.attempt
         records = attempts(self._uri)
+        began = records[0].started_at if records else None
+        if began != self._began:
+            # Somebody has emptied the folder: names of files that were read may come again.
+            self._markers.clear()
+            self._began = began
         if not records:
+            self.seen = {}
             return None
         last = records[-1]
         current = [r.number for r in records if r.fingerprint == last.fingerprint]

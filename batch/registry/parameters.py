@@ -89,10 +89,10 @@ def missing_name(
         where: values by name.
         process: whose runs alone count, since who asks may not know others; None for all.
     """
-    declared: set[str] = set()
+    declared = {"run_number", "reason"}  # which all runs have
     if process is not None:
         schemas = sa.select(definition.c.parameters_schema).where(definition.c.process == process)
-        declared = {name for schema in connection.scalars(schemas) for name in _properties(schema)}
+        declared.update(*map(_properties, connection.scalars(schemas)))
     for name in where.keys() - declared:
         known = run_parameter.c.name == pair_of(name, "")[0]
         found = sa.select(run_parameter.c.run_id).where(known)

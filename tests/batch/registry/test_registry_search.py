@@ -128,6 +128,15 @@ class TestAnyFilter:
             registry.runs(RunFilter("a", where={"bok": "x"}))
         assert len(registry.runs(RunFilter(where={"bok": "x"}))) == 1
 
+    def test_what_all_runs_have_is_no_unknown_name(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ledgerbeam.batch.registry.parameters._LOOKED_AT", 1)
+        submitted(registry, process="a")
+        submitted(registry, process="b")
+        for process in "ab":
+            assert registry.runs(RunFilter(process, where={"reason": "none of them"})) == []
+
     def test_a_parameter_that_is_corrected_is_found_as_it_is(self, registry: Registry) -> None:
         run = play(registry, submitted(registry, parameters={"book": "x"}).id, "start fail")
         registry.move(

@@ -1,5 +1,7 @@
 """How far a run is, read from storage."""
 
+import dataclasses
+import datetime
 import json
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ledgerbeam.io.errors import DamagedFileError
 from ledgerbeam.transforms.publish import Part, commit_part
 
 SHARDS = 3
+HOUR = datetime.timedelta(hours=1)
 
 
 @pytest.fixture
@@ -75,3 +78,18 @@ def test_a_manifest_that_was_changed_is_read_again(attempt: Attempt, tmp_path: P
         find_manifest(str(tmp_path))
     path.unlink()
     assert find_manifest(str(tmp_path)) is None
+
+
+def test_a_folder_that_was_emptied_is_looked_at_anew(attempt: Attempt, tmp_path: Path) -> None:
+    reader = ProgressReader(str(tmp_path))
+    assert reader.read(NOON).shards_done == 1
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert reader.read(NOON).shards_done == 0
+    assert not reader.seen
+    later = attempt.record.model_copy(update={"number": 1, "started_at": NOON + HOUR})
+    totals = {"components": 5, "failed": 0, "rows": 5, "retries": 0}
+    commit_part(
+        start_attempt(str(tmp_path), later), 0, dataclasses.replace(part_of(0), totals=totals)
+    )
+    assert reader.read(NOON).components == {ComponentStatus.SUCCESS: 5}
